@@ -1,0 +1,1 @@
+"""Measurements: each prints a ratio or a count that this repository can reproduce."""

@@ -1,0 +1,1 @@
+"""Capture: any PyTorch model as one checked, named, functional ATen program."""

@@ -1,0 +1,53 @@
+"""The error every layer raises for what a user can put right."""
+
+from __future__ import annotations
+
+
+class AnePassesError(Exception):
+    """One clear message: what happened, where, what was expected and found, and the next step.
+
+    Args:
+        message: what happened, a sentence without a full stop.
+        op: the operator it happened at, as torch or MIL spells it.
+        module: the module path, such as ``encoder.layer.0.attention``.
+        source: the user's source line, such as ``model.py:41 return self.q(x)``.
+        expected: what was expected there.
+        found: what was found instead.
+        hint: the next step for the user.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        op: str | None = None,
+        module: str | None = None,
+        source: str | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.message = message
+        self.details = {
+            "op": op,
+            "module": module,
+            "source": source,
+            "expected": expected,
+            "found": found,
+            "next step": hint,
+        }
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        lines += [f"  {label}: {text}" for label, text in self.details.items() if text]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, str]:
+        """The same as a flat dictionary: ``error``, ``message`` and the details that are set."""
+        found = {key.replace(" ", "_"): text for key, text in self.details.items() if text}
+        return {"error": type(self).__name__, "message": self.message, **found}
+
+
+class CaptureError(AnePassesError):
+    """The model could not be captured as a graph."""

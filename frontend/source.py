@@ -1,0 +1,56 @@
+"""Where a graph node comes from: the user's module path and source line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from torch import fx
+
+# FX writes frames as 'File "path", line N, in function' followed by the code line.
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
+
+
+@dataclass(frozen=True)
+class Source:
+    """Origin of one operator.
+
+    Attributes:
+        module: module path in the user's model, ``""`` for the top module or when unknown.
+        line: ``file.py:41 code``, the innermost frame in the user's files, ``""`` when unknown.
+        passes: names of the passes that wrote or rewrote the operator, oldest first.
+    """
+
+    module: str = ""
+    line: str = ""
+    passes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [" ← ".join(reversed(self.passes)), self.module, self.line]
+        return " · ".join(part for part in parts if part) or "unknown source"
+
+
+def source_of(node: fx.Node) -> Source:
+    """Origin of ``node``, read from the metadata that capture and the passes keep."""
+    return Source(module_path(node), source_line(node), tuple(node.meta.get("rewritten_by", ())))
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module that called ``node``, ``""`` for the top module."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = next(reversed(stack.values()))[0]
+    # Non-strict export spells the path as an access expression on the root module.
+    path = re.sub(r"^L\['self'\]\.?", "", path)
+    return re.sub(r"\['?([^'\]]+)'?\]", r".\1", path).lstrip(".")
+
+
+def source_line(node: fx.Node) -> str:
+    """``file.py:41 code`` of the innermost recorded frame, ``""`` when none was recorded."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    if not frames:
+        return ""
+    path, line, code = frames[-1]
+    return f"{PurePath(path).name}:{line} {code.strip()}".rstrip()

@@ -1,0 +1,1 @@
+"""Core ML packages: conversion, execution on any OS, verification, placement."""

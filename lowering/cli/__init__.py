@@ -1,0 +1,18 @@
+"""The ``ane-passes`` command: one file per verb."""
+
+from __future__ import annotations
+
+import click
+
+# Each verb is a click command in a file of its own, named here in the order `--help` shows.
+COMMANDS: tuple[click.Command, ...] = ()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ane-passes")
+def main() -> None:
+    """Turn PyTorch models into Core ML packages shaped for the Apple Neural Engine."""
+
+
+for _command in COMMANDS:
+    main.add_command(_command)

@@ -1,0 +1,1 @@
+"""ANE planner: where each operator runs, why, and what it is predicted to cost."""

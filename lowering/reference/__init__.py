@@ -1,0 +1,1 @@
+"""MIL reference interpreter: executes finished ML Programs on torch CPU kernels."""

@@ -1,0 +1,1 @@
+"""Rewrites that shape a captured program for the Apple Neural Engine."""
