@@ -1,0 +1,89 @@
+"""What a lowering function sees: a named MIL builder and its operator's bound arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from coremltools.converters.mil.mil import Builder, Var
+from torch import fx
+
+# A lowering: (mb, *arguments in schema order, **keyword-only arguments) -> Var or tuple of Vars.
+Lowering = Callable[..., Any]
+
+# Where a tensor lives and how it is strided has no meaning in MIL.
+_PLACEMENT = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})
+
+
+class MilBuilder:
+    """coremltools' ``Builder``, naming each MIL op after the torch operator it is built for.
+
+    Every builder function is reached as usual (``mb.add(x=..., y=...)``). Names default to
+    ``<node>_<mil op>``, so that any op of the package can be traced to its origin.
+
+    Attributes:
+        node: the FX node being lowered.
+        result: torch's fake result: a FakeTensor (shape, dtype), or a tuple of them.
+    """
+
+    def __init__(self, node: fx.Node) -> None:
+        self.node = node
+        self.result = node.meta.get("val")
+        self._created: set[int] = set()
+
+    def __getattr__(self, op_type: str) -> Any:
+        build = getattr(Builder, op_type)
+        if not callable(build):
+            return build
+
+        def named(**inputs: Any) -> Any:
+            inputs.setdefault("name", f"{self.node.name}_{op_type}")
+            made = build(**inputs)
+            self._created.update(id(var) for var in _as_tuple(made))
+            return made
+
+        return named
+
+    def give_name(self, result: Any) -> None:
+        """Name the op that computes ``result`` exactly as the FX node."""
+        if isinstance(result, Var) and id(result) in self._created and result.op is not None:
+            result.op.name = result.name = self.node.name
+
+
+def bound_arguments(
+    node: fx.Node, value_of: Callable[[fx.Node], Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword-only arguments of ``node`` after its operator's schema.
+
+    Args:
+        node: a ``call_function`` node with an ``OpOverload`` target.
+        value_of: gives the value of an argument that is itself a node.
+
+    Returns:
+        Schema order, defaults filled in. Tensors and sizes of the program are MIL Vars;
+        constants, lists, ``None`` and dtypes are Python values. Arguments about devices and
+        memory formats are left out.
+    """
+    assert isinstance(node.target, torch._ops.OpOverload)
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for index, argument in enumerate(node.target._schema.arguments):
+        if argument.name in _PLACEMENT:
+            continue
+        if index < len(node.args) and not argument.kwarg_only:
+            value = node.args[index]
+        else:
+            value = node.kwargs.get(argument.name, argument.default_value)
+        value = fx.map_arg(value, value_of)
+        if isinstance(value, list):
+            value = list(value)  # torch's immutable lists fail some of coremltools' type checks
+        if argument.kwarg_only:
+            keywords[argument.name] = value
+        else:
+            positional.append(value)
+    return positional, keywords
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)

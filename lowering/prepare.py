@@ -1,0 +1,180 @@
+"""A copy of the program in the form coremltools can read, with the original left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ConstantArgument,
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+
+from lowering.errors import LoweringError
+
+# bfloat16 and float64 do not exist in MIL; they are computed in float32.
+_WIDENED = {torch.bfloat16: torch.float32, torch.float64: torch.float32}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A program ready for coremltools.
+
+    Attributes:
+        program: the copy; every output is an ``alias`` node of its own.
+        inputs: public input names in call order, tensors only.
+        outputs: public output names in result order, tensors only.
+        output_nodes: names of the ``alias`` nodes behind ``outputs``, same order.
+        handles: FX node name of each debug handle, by position; coremltools carries the handle
+            to every MIL op that comes from the node.
+    """
+
+    program: ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    output_nodes: tuple[str, ...]
+    handles: tuple[str, ...]
+
+
+def prepare(program: ExportedProgram) -> Prepared:
+    """Copy ``program``; drop constant inputs and outputs; give each output a node of its own.
+
+    Raises:
+        LoweringError: an input or output is neither a tensor nor a constant.
+    """
+    signature = program.graph_signature
+    unused = _constant_inputs(program)
+    graph, copies = _copied_graph(program.graph, skip=unused)
+    input_specs = [spec for spec in signature.input_specs if spec.arg.name not in unused]
+
+    old_output = program.graph.output_node()
+    values: list[fx.Node] = []
+    specs: list[OutputSpec] = []
+    names: list[str] = []
+    for spec, argument in zip(signature.output_specs, old_output.args[0], strict=True):
+        if spec.kind is OutputKind.USER_OUTPUT:
+            if isinstance(spec.arg, ConstantArgument):
+                continue
+            public = _unused_name(spec.arg.name, names)
+            value = _output_node(graph, copies[argument], public)
+            names.append(public)
+            spec = OutputSpec(spec.kind, TensorArgument(value.name), spec.target)
+        else:
+            value = copies[argument]
+        values.append(value)
+        specs.append(spec)
+    graph.output(tuple(values))
+    output_nodes = tuple(value.name for value in values[len(values) - len(names) :])
+    return Prepared(
+        program=_rebuilt(program, graph, input_specs, specs),
+        inputs=tuple(s.arg.name for s in input_specs if s.kind is InputKind.USER_INPUT),
+        outputs=tuple(names),
+        output_nodes=output_nodes,
+        handles=_number(graph),
+    )
+
+
+def _constant_inputs(program: ExportedProgram) -> set[str]:
+    """Names of user inputs that are Python constants or None, which a package cannot take."""
+    placeholders = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    constant: set[str] = set()
+    for spec in program.graph_signature.input_specs:
+        if spec.kind is not InputKind.USER_INPUT or isinstance(spec.arg, TensorArgument):
+            continue
+        node = placeholders[spec.arg.name]
+        if node.users:
+            raise LoweringError(
+                f"Input {spec.arg.name!r} is a {type(node.meta.get('val')).__name__}, "
+                "and a Core ML package takes tensors only",
+                hint="pass the number as a tensor, or fix it before capturing the model",
+            )
+        constant.add(spec.arg.name)
+    return constant
+
+
+def _copied_graph(
+    graph: fx.Graph, skip: set[str]
+) -> tuple[fx.Graph, dict[fx.Node | object, fx.Node]]:
+    """Copy all but the output node, keeping every node's name."""
+    copied = fx.Graph()
+    copies: dict[fx.Node | object, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op == "output" or node.name in skip:
+            continue
+        copy = copied.node_copy(node, lambda argument: copies[argument])
+        copy.meta = dict(node.meta)
+        # Copying a graph renames some placeholders, and the signature goes by name.
+        copy.name = node.name
+        copy.args = fx.node.map_aggregate(copy.args, _widened)
+        copy.kwargs = fx.node.map_aggregate(copy.kwargs, _widened)
+        copies[node] = copy
+    return copied, copies
+
+
+def _widened(argument: object) -> object:
+    return _WIDENED.get(argument, argument) if isinstance(argument, torch.dtype) else argument
+
+
+def _unused_name(name: str, taken: list[str]) -> str:
+    unique, count = name, 0
+    while unique in taken:
+        count += 1
+        unique = f"{name}_{count}"
+    return unique
+
+
+def _output_node(graph: fx.Graph, value: fx.Node, public: str) -> fx.Node:
+    if not isinstance(value.meta.get("val"), torch.Tensor):
+        raise LoweringError(
+            f"Output {public!r} is a {type(value.meta.get('val')).__name__}, "
+            "and a Core ML package returns tensors only",
+            hint="return it as a tensor, or leave it out",
+        )
+    node = graph.call_function(torch.ops.aten.alias.default, (value,), name=f"{public}__output")
+    node.meta = dict(value.meta)
+    return node
+
+
+def _number(graph: fx.Graph) -> tuple[str, ...]:
+    handles = []
+    for handle, node in enumerate(graph.nodes):
+        node.meta["debug_handle"] = handle
+        handles.append(node.name)
+    return tuple(handles)
+
+
+def _rebuilt(
+    program: ExportedProgram,
+    graph: fx.Graph,
+    input_specs: list[InputSpec],
+    output_specs: list[OutputSpec],
+) -> ExportedProgram:
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=graph,
+        graph_signature=ExportGraphSignature(input_specs, output_specs),
+        state_dict=_widened_tensors(program.state_dict),
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=_widened_tensors(program.constants),
+        verifiers=program.verifiers,
+    )
+
+
+def _widened_tensors(tensors: dict) -> dict:
+    """The same tensors (shared, not copied) with dtypes that MIL has."""
+
+    def widen(value: object) -> object:
+        if isinstance(value, torch.Tensor) and value.dtype in _WIDENED:
+            return value.detach().to(_WIDENED[value.dtype])
+        return value
+
+    return {name: widen(value) for name, value in tensors.items()}

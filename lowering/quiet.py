@@ -1,0 +1,41 @@
+"""Keeps coremltools' log lines and progress bars out of the user's terminal."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+
+@contextmanager
+def quiet_coremltools(*, progress: bool = False) -> Iterator[None]:
+    """Silence coremltools below ERROR while the block runs; everything is put back after it.
+
+    Args:
+        progress: leave coremltools' progress bars on.
+    """
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    # Errors are raised as exceptions as well, and we word those ourselves.
+    logger.setLevel(logging.CRITICAL)
+    try:
+        # The first import warns about versions it has not been tested with.
+        from coremltools.converters.mil.frontend.torch import ops
+        from coremltools.converters.mil.mil.passes import pass_pipeline
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"coremltools\.")
+            if progress:
+                yield
+                return
+            silent = functools.partial(ops._tqdm, disable=True)
+            with (
+                mock.patch.object(ops, "_tqdm", silent),
+                mock.patch.object(pass_pipeline, "tqdm", silent),
+            ):
+                yield
+    finally:
+        logger.setLevel(level)

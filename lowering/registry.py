@@ -1,0 +1,102 @@
+"""Our lowerings in coremltools' torch registry, for the time of one conversion.
+
+coremltools finds a lowering by a sanitised name in a process-wide table, in which overloads
+share an entry and results are not checked. While a program is converted, each name the program
+uses leads here instead: the overload picks its own lowering, or coremltools' one where we have
+none, and the result is held against the shape and dtype that torch computed. Afterwards the
+table is exactly as it was, so nothing leaks into the user's own use of coremltools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+from coremltools.converters.mil.frontend.torch.utils import (
+    sanitize_op_kind,
+    unify_inplace_and_functional,
+)
+from torch import fx
+
+from frontend.errors import AnePassesError
+from frontend.source import source_of
+from lowering.builder import Lowering, MilBuilder, bound_arguments
+from lowering.errors import LoweringError
+from lowering.results import conform
+
+Handler = Callable[[Any, Any], None]
+Table = Mapping[Any, Lowering]
+
+
+def kinds_of(target: Any) -> tuple[str, ...]:
+    """The names under which coremltools looks up ``target``: when reading, when lowering."""
+    name = target.name() if hasattr(target, "overloadpacket") else getattr(target, "__name__", "")
+    first = sanitize_op_kind(name or str(target))
+    return first, unify_inplace_and_functional(sanitize_op_kind(first))
+
+
+def stock_lowering(target: Any) -> Handler | None:
+    """The lowering of ``target`` that is in coremltools' table now."""
+    return _TORCH_OPS_REGISTRY.name_to_func_mapping.get(kinds_of(target)[1])
+
+
+@contextmanager
+def installed(graph: fx.Graph, table: Table, by_node: Mapping[str, Lowering]) -> Iterator[None]:
+    """Route every operator of ``graph`` through ``table``; restores coremltools' table on exit.
+
+    The caller holds the conversion lock: the table is shared by the whole process.
+
+    Args:
+        graph: the program's graph, as coremltools will read it.
+        table: operator overload to lowering.
+        by_node: FX node name to lowering, first choice for that node.
+    """
+    nodes = {node.name: node for node in graph.nodes if node.op == "call_function"}
+    mapping = _TORCH_OPS_REGISTRY.name_to_func_mapping
+    before = dict(mapping)
+
+    def handle(context: Any, internal_node: Any) -> None:
+        node = nodes[internal_node.name]
+        ours = by_node.get(node.name) or table.get(node.target)
+        try:
+            if ours is not None:
+                _lower(ours, context, node)
+            else:
+                before[kinds_of(node.target)[1]](context, internal_node)
+            conform(context, node)
+        except AnePassesError:
+            raise
+        except Exception as error:
+            raise _explained(error, node, ours is not None) from error
+
+    try:
+        for node in nodes.values():
+            for kind in kinds_of(node.target):
+                mapping[kind] = handle
+        yield
+    finally:
+        mapping.clear()
+        mapping.update(before)
+
+
+def _lower(lower: Lowering, context: Any, node: fx.Node) -> None:
+    mb = MilBuilder(node)
+    positional, keywords = bound_arguments(node, lambda argument: context[argument.name])
+    result = lower(mb, *positional, **keywords)
+    mb.give_name(result)
+    context.add(result, torch_name=node.name)
+
+
+def _explained(error: Exception, node: fx.Node, ours: bool) -> LoweringError:
+    origin = source_of(node)
+    return LoweringError(
+        f"{node.target} could not be lowered to MIL: {str(error) or type(error).__name__}",
+        op=f"{node.target} ({node.name})",
+        module=origin.module,
+        source=origin.line,
+        hint=None
+        if ours
+        else "coremltools' own lowering failed; bind one with lowering.composite(...)",
+    )

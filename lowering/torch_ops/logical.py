@@ -1,0 +1,73 @@
+"""Logic and choice: ``&`` ``|`` ``^`` ``~``, ``where`` with numbers, ``masked_fill``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from coremltools.converters.mil.mil import Var
+
+from lowering.errors import LoweringError
+from lowering.torch_ops.common import cast
+
+aten = torch.ops.aten
+
+
+def _binary(op_type: str, bitwise: bool) -> Callable[..., Var]:
+    def lower(mb: Any, x: Any, y: Any) -> Var:
+        if bitwise and mb.result.dtype != torch.bool:
+            raise LoweringError(
+                "Bitwise operators exist in MIL for booleans only", op=str(mb.node.target)
+            )
+        return getattr(mb, op_type)(x=cast(mb, x, torch.bool), y=cast(mb, y, torch.bool))
+
+    return lower
+
+
+def _logical_not(mb: Any, x: Var) -> Var:
+    return mb.logical_not(x=cast(mb, x, torch.bool))
+
+
+def _bitwise_not(mb: Any, x: Var) -> Var:
+    if mb.result.dtype == torch.bool:
+        return mb.logical_not(x=cast(mb, x, torch.bool))
+    return mb.sub(x=-1, y=x)  # two's complement: ~x = -1 - x
+
+
+def _where(mb: Any, condition: Var, a: Any, b: Any) -> Var:
+    dtype = mb.result.dtype
+    return mb.select(
+        cond=cast(mb, condition, torch.bool), a=cast(mb, a, dtype), b=cast(mb, b, dtype)
+    )
+
+
+def _masked_fill(mb: Any, x: Var, mask: Var, value: Any) -> Var:
+    return _where(mb, mask, value, x)
+
+
+TABLE = {
+    aten.bitwise_and.Tensor: _binary("logical_and", True),
+    aten.bitwise_and.Scalar: _binary("logical_and", True),
+    aten.__and__.Tensor: _binary("logical_and", True),
+    aten.__and__.Scalar: _binary("logical_and", True),
+    aten.bitwise_or.Tensor: _binary("logical_or", True),
+    aten.bitwise_or.Scalar: _binary("logical_or", True),
+    aten.__or__.Tensor: _binary("logical_or", True),
+    aten.__or__.Scalar: _binary("logical_or", True),
+    aten.bitwise_xor.Tensor: _binary("logical_xor", True),
+    aten.bitwise_xor.Scalar: _binary("logical_xor", True),
+    aten.__xor__.Tensor: _binary("logical_xor", True),
+    aten.__xor__.Scalar: _binary("logical_xor", True),
+    aten.logical_and.default: _binary("logical_and", False),
+    aten.logical_or.default: _binary("logical_or", False),
+    aten.logical_xor.default: _binary("logical_xor", False),
+    aten.logical_not.default: _logical_not,
+    aten.bitwise_not.default: _bitwise_not,
+    aten.where.self: _where,
+    aten.where.Scalar: _where,
+    aten.where.ScalarOther: _where,
+    aten.where.ScalarSelf: _where,
+    aten.masked_fill.Scalar: _masked_fill,
+    aten.masked_fill.Tensor: _masked_fill,
+}
