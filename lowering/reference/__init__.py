@@ -1,1 +1,93 @@
-"""MIL reference interpreter: executes finished ML Programs on torch CPU kernels."""
+"""MIL reference interpreter: executes finished ML Programs on torch CPU kernels, on any OS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lowering.reference.errors import (
+    ExecutionError,
+    InputError,
+    PackageError,
+    UnsupportedOpsError,
+)
+from lowering.reference.model import LoadedModel
+from lowering.reference.package import ModelLike
+from lowering.reference.precision import Precision
+from lowering.reference.states import State
+
+__all__ = [
+    "ExecutionError",
+    "InputError",
+    "LoadedModel",
+    "ModelLike",
+    "PackageError",
+    "Precision",
+    "State",
+    "UnsupportedOpsError",
+    "load",
+    "make_state",
+    "predict",
+]
+
+
+def load(
+    model: ModelLike, *, function: str = "main", precision: str | Precision = "fp16"
+) -> LoadedModel:
+    """A model that is decoded once and can be called many times.
+
+    Args:
+        model: an MLModel, the path of a ``.mlpackage``, or a MIL program.
+        function: the function to run, for models with several.
+        precision: ``fp16``: each op computes in fp32 and rounds once to the declared type;
+            ``strict``: sums inside an op round after each addition as well; ``fp32``: declared
+            fp16 is ignored.
+
+    Raises:
+        PackageError: the model cannot be read.
+        UnsupportedOpsError: it holds ops that the interpreter does not know; all are listed.
+    """
+    return LoadedModel(model, function, precision)
+
+
+def predict(
+    model: ModelLike | LoadedModel,
+    inputs: Mapping[str, Any],
+    *,
+    state: State | None = None,
+    function: str = "main",
+    precision: str | Precision = "fp16",
+) -> dict[str, Any]:
+    """Outputs of ``model`` by name for ``inputs`` by name.
+
+    Args:
+        model: an MLModel, the path of a ``.mlpackage``, a MIL program, or what :func:`load` gave
+            (then ``function`` and ``precision`` are those it was loaded with).
+        inputs: arrays (numpy, torch or lists of numbers) in the shapes that the model declares, PIL
+            images for image inputs.
+        state: from :func:`make_state`, for models with state; updated by the call.
+        function: the function to run, for models with several.
+        precision: see :func:`load`.
+
+    Returns:
+        Numpy arrays in the declared types, PIL images for image outputs, the label and a
+        dictionary of probabilities for classifiers. Scalars come as arrays of one element.
+
+    Raises:
+        PackageError: the model cannot be read.
+        UnsupportedOpsError: it holds ops that the interpreter does not know; all are listed.
+        InputError: an input is missing, unknown, or does not fit.
+        ExecutionError: an op failed on the values it got.
+    """
+    loaded = (
+        model
+        if isinstance(model, LoadedModel)
+        else load(model, function=function, precision=precision)
+    )
+    return loaded(inputs, state)
+
+
+def make_state(model: ModelLike | LoadedModel, *, function: str = "main") -> State:
+    """A fresh state of ``model``, all zeros, to pass to successive calls of :func:`predict`."""
+    loaded = model if isinstance(model, LoadedModel) else load(model, function=function)
+    return loaded.make_state()

@@ -1,0 +1,21 @@
+"""What can go wrong when a package is loaded or run, each as one clear error."""
+
+from __future__ import annotations
+
+from frontend.errors import AnePassesError
+
+
+class PackageError(AnePassesError):
+    """The package, its weights file or its program cannot be read."""
+
+
+class UnsupportedOpsError(AnePassesError):
+    """The program holds ops that the interpreter has no semantics for; all are listed at once."""
+
+
+class InputError(AnePassesError):
+    """An input is missing, unknown, or has a wrong type, shape or value."""
+
+
+class ExecutionError(AnePassesError):
+    """An op of the program could not be executed on the values it got."""

@@ -1,0 +1,104 @@
+"""Image inputs and outputs: PIL images outside, (1, C, H, W) tensors inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from coremltools import proto
+from torch import Tensor
+
+from lowering.reference.errors import ExecutionError, InputError
+
+_IMAGE = proto.FeatureTypes_pb2.ImageFeatureType
+# Colour space: mode of the PIL image.
+_MODE: dict[int, str] = {
+    _IMAGE.RGB: "RGB",
+    _IMAGE.BGR: "RGB",
+    _IMAGE.GRAYSCALE: "L",
+    _IMAGE.GRAYSCALE_FLOAT16: "F",
+}
+
+
+def from_image(name: str, kind: Any, given: Any) -> Tensor:
+    """A PIL image as a (1, C, H, W) float32 tensor of its pixel values.
+
+    Raises:
+        InputError: it is no image, or has a mode or size that the model does not take.
+    """
+    mode = _MODE[kind.colorSpace]
+    if not hasattr(given, "mode") or not hasattr(given, "size"):
+        raise InputError(
+            f"Input {name!r} must be an image",
+            expected=f"a PIL image of mode {mode}",
+            found=type(given).__name__,
+        )
+    if given.mode != mode:
+        raise InputError(
+            f"Input {name!r} has the wrong image mode",
+            expected=mode,
+            found=given.mode,
+            hint=f"image.convert({mode!r})",
+        )
+    width, height = given.size
+    if not _legal_size(kind, width, height):
+        raise InputError(
+            f"Input {name!r} has the wrong image size",
+            expected=_size_text(kind),
+            found=f"{width} x {height}",
+            hint="resize the image before",
+        )
+    pixels = torch.from_numpy(np.array(given, dtype=np.float32))
+    if pixels.ndim == 2:
+        return pixels[None, None]
+    pixels = pixels.permute(2, 0, 1)
+    return (pixels.flip(0) if kind.colorSpace == _IMAGE.BGR else pixels)[None].contiguous()
+
+
+def to_image(kind: Any, value: Tensor) -> Any:
+    """A (1, C, H, W) tensor as a PIL image; 8-bit pixels are rounded and limited to 0..255.
+
+    Raises:
+        ExecutionError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ExecutionError("An image output needs Pillow", hint="pip install pillow") from error
+    pixels = value[0]
+    if kind.colorSpace == _IMAGE.GRAYSCALE_FLOAT16:
+        return Image.fromarray(pixels[0].numpy().astype(np.float32), "F")
+    if kind.colorSpace == _IMAGE.BGR:
+        pixels = pixels.flip(0)
+    array = pixels.round().clamp(0, 255).to(torch.uint8)
+    if kind.colorSpace == _IMAGE.GRAYSCALE:
+        return Image.fromarray(array[0].numpy())
+    return Image.fromarray(array.permute(1, 2, 0).contiguous().numpy())
+
+
+def _legal_size(kind: Any, width: int, height: int) -> bool:
+    flexibility = kind.WhichOneof("SizeFlexibility")
+    if flexibility == "enumeratedSizes":
+        sizes = {(item.width, item.height) for item in kind.enumeratedSizes.sizes}
+        return (width, height) in sizes | {(kind.width, kind.height)}
+    if flexibility == "imageSizeRange":
+        limits = kind.imageSizeRange
+        return all(
+            limit.lowerBound <= size and (limit.upperBound < 0 or size <= limit.upperBound)
+            for size, limit in ((width, limits.widthRange), (height, limits.heightRange))
+        )
+    return (width, height) == (kind.width, kind.height)
+
+
+def _size_text(kind: Any) -> str:
+    flexibility = kind.WhichOneof("SizeFlexibility")
+    if flexibility == "enumeratedSizes":
+        return ", ".join(f"{item.width} x {item.height}" for item in kind.enumeratedSizes.sizes)
+    if flexibility == "imageSizeRange":
+        limits = kind.imageSizeRange
+        return " x ".join(
+            f"{item.lowerBound}..{item.upperBound if item.upperBound >= 0 else ''}"
+            for item in (limits.widthRange, limits.heightRange)
+        )
+    return f"{kind.width} x {kind.height}"

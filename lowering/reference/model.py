@@ -1,0 +1,235 @@
+"""A program that has been loaded and can be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from lowering.reference.binding import Constant, Reference
+from lowering.reference.dtypes import FP16
+from lowering.reference.errors import ExecutionError, InputError
+from lowering.reference.io import (
+    default_array,
+    features,
+    missing_and_unknown,
+    to_output,
+    to_value,
+)
+from lowering.reference.package import ModelLike, open_package
+from lowering.reference.precision import Precision, round_to_fp16, settle
+from lowering.reference.program import Block, Op, Step, compile_function
+from lowering.reference.states import State, StateCell
+
+# Sees each op right after it ran, with its results as they are carried.
+Observer: TypeAlias = Callable[[Op, tuple[Any, ...]], None]
+
+_KERNEL_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
+
+
+class LoadedModel:
+    """One function of an ML Program, decoded once and ready to be called many times.
+
+    Args:
+        model: an MLModel, the path of a ``.mlpackage``, or a MIL program.
+        function: the function to run.
+        precision: see :class:`Precision`.
+
+    Attributes:
+        inputs: what the caller gives, by name.
+        outputs: what the caller gets, by name.
+        ops: the ops in program order.
+        metadata: user-defined metadata of the package.
+
+    Raises:
+        PackageError: the model cannot be read.
+        UnsupportedOpsError: it holds ops that the interpreter does not know.
+    """
+
+    def __init__(
+        self, model: ModelLike, function: str = "main", precision: str | Precision = "fp16"
+    ) -> None:
+        self.precision = Precision.of(precision)
+        package = open_package(model)
+        self.label = package.label
+        self.metadata = package.metadata
+        if package.description is not None and package.description.defaultFunctionName:
+            known = package.program.functions
+            if function not in known and function == "main":
+                function = package.description.defaultFunctionName
+        self.function = function
+        self._compiled = compile_function(package, function, self.precision)
+        self.inputs, self.outputs = features(package.description, function, self._compiled)
+        self.ops: tuple[Op, ...] = tuple(self._compiled.ops())
+
+    @property
+    def program(self) -> Any:
+        """The compiled function: declared inputs and outputs, steps, registers."""
+        return self._compiled
+
+    def make_state(self) -> State:
+        """A fresh state, all zeros; empty for a model without state."""
+        cells = {}
+        for item in self._compiled.inputs:
+            if item.kind == "state":
+                assert item.shape is not None
+                assert item.dtype is not None
+                cells[item.name] = StateCell(item.name, item.shape, item.dtype)
+        return State(cells)
+
+    def __call__(self, inputs: Mapping[str, Any], state: State | None = None) -> dict[str, Any]:
+        """Outputs by name for ``inputs`` by name; see :func:`lowering.reference.predict`."""
+        return self.run(inputs, state)
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        state: State | None = None,
+        observer: Observer | None = None,
+    ) -> dict[str, Any]:
+        """As a call; ``observer`` sees every op and its results as they are computed."""
+        registers = self._arguments(inputs, state)
+        with torch.inference_mode():
+            results = self._execute(self._compiled.body, registers, observer)
+        keep_fp32 = self.precision is Precision.FP32
+        return {
+            item.name: to_output(self.outputs[item.name], result, keep_fp32)
+            for item, result in zip(self._compiled.outputs, results, strict=True)
+            if item.name in self.outputs
+        }
+
+    def values(
+        self, inputs: Mapping[str, Any], at: Iterable[str], state: State | None = None
+    ) -> dict[str, Any]:
+        """The values named ``at``, computed on ``inputs``; numpy arrays where they are tensors.
+
+        A value inside a loop is the one of its last turn.
+
+        Raises:
+            InputError: the program computes no value of a given name.
+        """
+        wanted = set(at)
+        known = {output.name for op in self.ops for output in op.outputs}
+        if wanted - known:
+            raise InputError(
+                "The program computes no such value",
+                found=", ".join(sorted(wanted - known)),
+                hint="names are those of the outputs of LoadedModel.ops",
+            )
+        seen: dict[str, Any] = {}
+
+        def observe(op: Op, results: tuple[Any, ...]) -> None:
+            for output, result in zip(op.outputs, results, strict=True):
+                if output.name in wanted:
+                    is_tensor = isinstance(result, torch.Tensor)
+                    seen[output.name] = result.clone().numpy() if is_tensor else result
+
+        self.run(inputs, state, observe)
+        return seen
+
+    def _arguments(self, inputs: Mapping[str, Any], state: State | None) -> list[Any]:
+        registers: list[Any] = [None] * self._compiled.registers
+        cells = {item.name for item in self._compiled.inputs if item.kind == "state"}
+        missing_and_unknown(inputs, self.inputs, sorted(cells))
+        if cells and state is None:
+            raise InputError(
+                "The model has state, and none was given",
+                expected=f"state with {', '.join(sorted(cells))}",
+                hint="pass state=make_state(model), the same object to successive calls",
+            )
+        rounds = self.precision is not Precision.FP32
+        for index, item in enumerate(self._compiled.inputs):
+            if item.kind == "state":
+                assert state is not None
+                if item.name not in state.cells:
+                    raise InputError("The state is that of another model", expected=item.name)
+                registers[index] = state.cells[item.name]
+                continue
+            feature = self.inputs[item.name]
+            given = inputs.get(item.name)
+            if given is None:
+                given = default_array(feature, item)
+            value = to_value(feature, item, given)
+            registers[index] = round_to_fp16(value) if item.dtype is FP16 and rounds else value
+        return registers
+
+    def _execute(self, block: Block, registers: list[Any], observer: Observer | None) -> list[Any]:
+        step: Step | None = None
+        try:
+            for step in block.steps:
+                if step.blocks:
+                    results = self._control(step, registers, observer)
+                else:
+                    results = _run_step(step, registers)
+                for target, result in zip(step.targets, results, strict=True):
+                    registers[target] = result
+                if observer is not None:
+                    observer(step.op, results)
+                for index in step.free:
+                    registers[index] = None
+        except _KERNEL_ERRORS as error:
+            assert step is not None
+            raise _failure(step, registers, error) from error
+        return [_read(reference, registers) for reference in block.outputs]
+
+    def _control(
+        self, step: Step, registers: list[Any], observer: Observer | None
+    ) -> tuple[Any, ...]:
+        arguments = _arguments(step, registers)
+        if step.op.type == "cond":
+            chosen = step.blocks[0] if arguments["pred"] else step.blocks[1]
+            return tuple(self._execute(chosen, registers, observer))
+        condition, body = step.blocks
+        current = list(arguments["loop_vars"])
+        while True:
+            for target, value in zip(condition.inputs, current, strict=True):
+                registers[target] = value
+            (go_on,) = self._execute(condition, registers, observer)
+            if not bool(go_on):
+                return tuple(current)
+            for target, value in zip(body.inputs, current, strict=True):
+                registers[target] = value
+            current = self._execute(body, registers, observer)
+
+
+def _run_step(step: Step, registers: list[Any]) -> tuple[Any, ...]:
+    results = step.call.function(**_arguments(step, registers))
+    if not isinstance(results, tuple):
+        results = (results,)
+    return tuple(
+        result if how is None else settle(result, *how)
+        for result, how in zip(results, step.settle, strict=True)
+    )
+
+
+def _arguments(step: Step, registers: list[Any]) -> dict[str, Any]:
+    arguments = dict(step.call.constants)
+    for item in step.call.dynamic:
+        value: Any
+        if item.single:
+            value = _read(item.references[0], registers)
+        else:
+            value = [_read(reference, registers) for reference in item.references]
+        arguments[item.name] = item.convert(value) if item.convert else value
+    return arguments
+
+
+def _read(reference: Reference, registers: list[Any]) -> Any:
+    if isinstance(reference, Constant):
+        return reference.value
+    return registers[reference.index]
+
+
+def _failure(step: Step, registers: list[Any], error: Exception) -> ExecutionError:
+    shapes = []
+    for item in step.call.dynamic:
+        for reference in item.references:
+            value = _read(reference, registers)
+            if isinstance(value, torch.Tensor):
+                shapes.append(f"{item.name} {tuple(value.shape)}")
+    return ExecutionError(
+        f"Op {step.op.name!r} could not be executed: {str(error).splitlines()[0]}",
+        op=f"{step.op.type} {step.op.name}",
+        found=", ".join(shapes) or None,
+    )

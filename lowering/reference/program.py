@@ -1,0 +1,341 @@
+"""Turns one function of an ML Program into steps that run: names resolved, constants decoded.
+
+Everything that does not depend on the inputs happens here, once per load: constants and
+compressed weights are decoded, arguments are bound, values get a register, and each step knows
+which registers are dead after it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
+from lowering.reference.dtypes import DType
+from lowering.reference.errors import PackageError, UnsupportedOpsError
+from lowering.reference.package import Package
+from lowering.reference.precision import Precision, needs_rounding, settle
+from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
+from lowering.reference.strict import STRICT_SEMANTICS
+from lowering.reference.weights import attributes, tensor_type
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the program as declared.
+
+    Attributes:
+        name: its name in the program.
+        dtype: element type; ``None`` for lists, states and dictionaries of unknown elements.
+        shape: sizes, -1 where unknown; ``None`` for what is not a tensor.
+        kind: ``tensor``, ``state``, ``list`` or ``dictionary``.
+    """
+
+    name: str
+    dtype: DType | None
+    shape: tuple[int, ...] | None
+    kind: str = "tensor"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op of the program, in a form made for reading.
+
+    Attributes:
+        name: its name in the program.
+        type: MIL op type.
+        inputs: names of the values it reads, by parameter.
+        constants: its constant arguments, as the semantics function gets them.
+        outputs: the values it computes.
+        block: names of the control-flow ops around it, outermost first.
+    """
+
+    name: str
+    type: str
+    inputs: Mapping[str, tuple[str, ...]]
+    constants: Mapping[str, Any]
+    outputs: tuple[Value, ...]
+    block: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One op, ready to run.
+
+    Attributes:
+        op: what is run.
+        call: semantics with constants bound; for control flow, its dynamic arguments.
+        targets: registers of the outputs.
+        settle: per output, the declared type and whether to round to it; ``None``: leave as is.
+        blocks: nested blocks of control flow.
+        free: registers that no later step reads.
+    """
+
+    op: Op
+    call: BoundCall
+    targets: tuple[int, ...]
+    settle: tuple[tuple[DType, bool] | None, ...]
+    blocks: tuple[Block, ...] = ()
+    free: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Steps in order, the registers of the block's own inputs, and its outputs."""
+
+    steps: tuple[Step, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[Reference, ...]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A compiled function.
+
+    Attributes:
+        inputs: declared inputs and states, in order; input ``i`` lives in register ``i``.
+        outputs: declared outputs, in order.
+        body: what to run.
+        registers: size of the register file.
+        opset: such as ``CoreML7``.
+    """
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    body: Block
+    registers: int
+    opset: str
+
+    def ops(self) -> Iterator[Op]:
+        """Every op in the order of the program, those of nested blocks after the op they are in."""
+        yield from _ops(self.body)
+
+
+def compile_function(package: Package, name: str, precision: Precision) -> Function:
+    """The function ``name`` of ``package``, ready to run.
+
+    Raises:
+        PackageError: there is no such function, or the program is malformed.
+        UnsupportedOpsError: it holds ops without semantics.
+    """
+    functions = package.program.functions
+    if name not in functions:
+        raise PackageError(
+            f"The program has no function {name!r}",
+            expected=f"one of {', '.join(sorted(functions))}",
+        )
+    spec = functions[name]
+    if spec.opset not in spec.block_specializations:
+        raise PackageError("The program is malformed", found=f"no block for opset {spec.opset!r}")
+    body = spec.block_specializations[spec.opset]
+    _check_supported(body)
+    function = _Compiler(package, precision).function(spec, body)
+    package.weights.forget()
+    return function
+
+
+def declared(named_type: Any) -> Value:
+    """A ``NamedValueType`` as a :class:`Value`."""
+    kind = named_type.type.WhichOneof("type")
+    if kind == "tensorType":
+        return Value(named_type.name, *tensor_type(named_type.type))
+    if kind == "stateType":
+        dtype, shape = tensor_type(named_type.type.stateType.wrappedType)
+        return Value(named_type.name, dtype, shape, "state")
+    if kind == "listType":
+        element = named_type.type.listType.type
+        dtype = tensor_type(element)[0] if element.WhichOneof("type") == "tensorType" else None
+        return Value(named_type.name, dtype, None, "list")
+    return Value(named_type.name, None, None, "dictionary")
+
+
+def _ops(block: Block) -> Iterator[Op]:
+    for step in block.steps:
+        yield step.op
+        for inner in step.blocks:
+            yield from _ops(inner)
+
+
+def _op_types(block: Any) -> Iterator[str]:
+    for operation in block.operations:
+        yield operation.type
+        for inner in operation.blocks:
+            yield from _op_types(inner)
+
+
+def _check_supported(block: Any) -> None:
+    known = {"const", *CONTROL_FLOW, *SEMANTICS}
+    unknown = Counter(kind for kind in _op_types(block) if kind not in known)
+    if unknown:
+        raise UnsupportedOpsError(
+            "The program holds ops that the interpreter does not know",
+            found=", ".join(f"{kind} (x{count})" for kind, count in sorted(unknown.items())),
+            hint="convert without these ops, or run the package on macOS",
+        )
+
+
+@dataclass
+class _Scope:
+    """Names visible in a block; registers defined in it."""
+
+    outer: _Scope | None
+    names: dict[str, tuple[Reference, Value]] = field(default_factory=dict)
+    defined: set[int] = field(default_factory=set)
+
+    def find(self, name: str) -> Reference:
+        scope: _Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name][0]
+            scope = scope.outer
+        raise PackageError("The program is malformed", found=f"{name!r} is used but not defined")
+
+
+class _Compiler:
+    def __init__(self, package: Package, precision: Precision) -> None:
+        self._weights = package.weights
+        self._precision = precision
+        self._registers = 0
+
+    def function(self, spec: Any, body: Any) -> Function:
+        scope = _Scope(None)
+        inputs = tuple(declared(item) for item in spec.inputs)
+        for item in inputs:
+            self._define(scope, item)
+        block = self._block(body, scope, ())
+        outputs = tuple(scope.names[name][1] for name in body.outputs)
+        return Function(inputs, outputs, block, self._registers, spec.opset)
+
+    def _define(self, scope: _Scope, value: Value) -> int:
+        index = self._registers
+        self._registers += 1
+        scope.names[value.name] = (Slot(index), value)
+        scope.defined.add(index)
+        return index
+
+    def _block(self, spec: Any, scope: _Scope, path: tuple[str, ...]) -> Block:
+        inputs = tuple(self._define(scope, declared(item)) for item in spec.inputs)
+        steps = []
+        for operation in spec.operations:
+            if operation.type == "const":
+                self._constant(operation, scope)
+            elif operation.type.startswith("constexpr_"):
+                self._constexpr(operation, scope)
+            else:
+                steps.append(self._step(operation, scope, path))
+        outputs = tuple(scope.find(name) for name in spec.outputs)
+        return Block(_with_lifetimes(steps, scope.defined, outputs), inputs, outputs)
+
+    def _constant(self, operation: Any, scope: _Scope) -> None:
+        (output,) = operation.outputs
+        # Older programs keep the value among the attributes, newer ones among the inputs.
+        if "val" in operation.attributes:
+            value = self._weights.carried(operation.attributes["val"])
+        else:
+            (binding,) = operation.inputs["val"].arguments
+            value = self._weights.carried(binding.value)
+        scope.names[output.name] = (Constant(value), declared(output))
+
+    def _constexpr(self, operation: Any, scope: _Scope) -> None:
+        call = self._bind(operation, scope)
+        if call.dynamic:
+            raise PackageError(
+                "A compressed weight of the program is not constant", op=_describe(operation)
+            )
+        results = call.function(**call.constants)
+        results = results if isinstance(results, tuple) else (results,)
+        for output, result in zip(operation.outputs, results, strict=True):
+            value = declared(output)
+            if value.dtype is not None:
+                rounds = needs_rounding(operation.type, value.dtype, self._precision)
+                result = settle(result, value.dtype, rounds)
+            scope.names[output.name] = (Constant(result), value)
+
+    def _step(self, operation: Any, scope: _Scope, path: tuple[str, ...]) -> Step:
+        name = _op_name(operation)
+        blocks = tuple(
+            self._block(inner, _Scope(scope), (*path, name)) for inner in operation.blocks
+        )
+        call = self._bind(operation, scope)
+        outputs = tuple(declared(item) for item in operation.outputs)
+        op = Op(
+            name=name,
+            type=operation.type,
+            inputs={
+                key: tuple(item.name for item in argument.arguments if item.HasField("name"))
+                for key, argument in operation.inputs.items()
+                if any(item.HasField("name") for item in argument.arguments)
+            },
+            constants=call.constants,
+            outputs=outputs,
+            block=path,
+        )
+        return Step(
+            op=op,
+            call=call,
+            targets=tuple(self._define(scope, item) for item in outputs),
+            settle=tuple(self._settling(operation.type, item) for item in outputs),
+            blocks=blocks,
+        )
+
+    def _settling(self, op_type: str, value: Value) -> tuple[DType, bool] | None:
+        if value.kind != "tensor" or value.dtype is None or op_type in CONTROL_FLOW:
+            return None
+        return value.dtype, needs_rounding(op_type, value.dtype, self._precision)
+
+    def _bind(self, operation: Any, scope: _Scope) -> BoundCall:
+        arguments: dict[str, list[Reference]] = {
+            key: [Constant(value)] for key, value in attributes(operation, self._weights).items()
+        }
+        for key, argument in operation.inputs.items():
+            arguments[key] = [
+                scope.find(item.name)
+                if item.HasField("name")
+                else Constant(self._weights.carried(item.value))
+                for item in argument.arguments
+            ]
+        function = CONTROL_FLOW.get(operation.type) or SEMANTICS[operation.type]
+        if self._precision is Precision.STRICT and self._is_fp16(operation, scope):
+            function = STRICT_SEMANTICS.get(operation.type, function)
+        return bind(function, arguments, operation.type, _op_name(operation))
+
+    def _is_fp16(self, operation: Any, scope: _Scope) -> bool:
+        kinds = {declared(item).dtype for item in operation.outputs}
+        return any(dtype is not None and dtype.name == "fp16" for dtype in kinds)
+
+
+def _with_lifetimes(
+    steps: list[Step], own: set[int], outputs: tuple[Reference, ...]
+) -> tuple[Step, ...]:
+    """``steps`` with the registers of this block that die after each of them."""
+    alive = {item.index for item in outputs if isinstance(item, Slot)}
+    result = []
+    for step in reversed(steps):
+        touched = (_reads(step) | set(step.targets)) & own
+        free = touched - alive
+        alive |= touched
+        result.append(
+            Step(step.op, step.call, step.targets, step.settle, step.blocks, tuple(sorted(free)))
+        )
+    return tuple(reversed(result))
+
+
+def _reads(step: Step) -> set[int]:
+    reads = step.call.slots()
+    for block in step.blocks:
+        reads |= {item.index for item in block.outputs if isinstance(item, Slot)}
+        for inner in block.steps:
+            reads |= _reads(inner)
+    return reads
+
+
+def _op_name(operation: Any) -> str:
+    if "name" in operation.attributes:
+        return str(operation.attributes["name"].immediateValue.tensor.strings.values[0])
+    return str(operation.outputs[0].name) if operation.outputs else str(operation.type)
+
+
+def _describe(operation: Any) -> str:
+    return f"{operation.type} {_op_name(operation)}"

@@ -1,0 +1,165 @@
+"""Quantization at run time, and the ``constexpr_*`` ops that decode compressed weights at load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowering.reference.dtypes import BY_NAME, UINT1, DType
+from lowering.reference.errors import ExecutionError
+from lowering.reference.weights import unpack_bits
+
+
+def quantize(
+    input: Tensor,
+    scale: Tensor,
+    output_dtype: str,
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
+) -> Tensor:
+    """``clip(round(input / scale) + zero_point)`` in the range of ``output_dtype``."""
+    target = BY_NAME[output_dtype]
+    limits = np.iinfo(target.storage)
+    steps = torch.round(input / _on_axis(scale, input.ndim, axis))
+    if zero_point is not None:
+        steps = steps + _on_axis(zero_point, input.ndim, axis)
+    return steps.clamp(float(limits.min), float(limits.max)).to(target.carrier)
+
+
+def dequantize(
+    input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int | None = None
+) -> Tensor:
+    """``scale * (input - zero_point)``."""
+    steps = input.to(torch.float32)
+    if zero_point is not None:
+        steps = steps - _on_axis(zero_point, input.ndim, axis)
+    return steps * _on_axis(scale, input.ndim, axis)
+
+
+def constexpr_affine_dequantize(
+    quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int
+) -> Tensor:
+    """``scale * (quantized_data - zero_point)``."""
+    return dequantize(quantized_data, scale, zero_point, axis)
+
+
+def constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
+    """``source_val`` as ``output_dtype``."""
+    return source_val.to(BY_NAME[output_dtype].carrier)
+
+
+def constexpr_blockwise_shift_scale(
+    data: Tensor, scale: Tensor, offset: Tensor | None = None
+) -> Tensor:
+    """``scale * (data - offset)``, each scale for one block of ``data``."""
+    steps = data.to(torch.float32)
+    if offset is not None:
+        steps = steps - _blocks(offset.to(torch.float32), data.shape)
+    return steps * _blocks(scale, data.shape)
+
+
+def constexpr_sparse_blockwise_shift_scale(
+    data_mask: Tensor, nonzero_data: Tensor, scale: Tensor, offset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As ``constexpr_blockwise_shift_scale`` on the elements that the mask keeps."""
+    dense = constexpr_sparse_to_dense(nonzero_data, data_mask)
+    return data_mask, constexpr_blockwise_shift_scale(dense, scale, offset)[data_mask != 0]
+
+
+def constexpr_sparse_to_dense(
+    nonzero_data: Tensor, mask: Tensor, shape: tuple[int, ...] | None = None
+) -> Tensor:
+    """Zeros with ``nonzero_data`` where the mask is set; iOS16 packs the mask into bytes."""
+    if shape is not None:
+        mask = _unpack(mask, UINT1, shape)
+    count = int(mask.count_nonzero())
+    if count != nonzero_data.numel():
+        raise ExecutionError(
+            "The mask of a sparse weight does not fit its data",
+            expected=f"{nonzero_data.numel()} elements set",
+            found=str(count),
+        )
+    dense = torch.zeros(mask.shape, dtype=nonzero_data.dtype)
+    dense[mask != 0] = nonzero_data
+    return dense
+
+
+def constexpr_lut_to_dense(
+    indices: Tensor,
+    lut: Tensor,
+    shape: tuple[int, ...] | None = None,
+    vector_axis: int | None = None,
+) -> Tensor:
+    """Entries of ``lut`` at ``indices``.
+
+    iOS16: packed indices of a dense ``shape`` and one table. iOS18: ``lut`` is
+    (groups per dimension ..., entries, vector size); a vector extends along ``vector_axis``.
+    """
+    if shape is not None:
+        bits = int(lut.numel() - 1).bit_length()
+        return lut[_unpack(indices, BY_NAME[f"uint{bits}"], shape).to(torch.int64)]
+    entries, vector_size = lut.shape[-2:]
+    groups = lut.shape[:-2]
+    group = torch.zeros((), dtype=torch.int64)
+    for dim, (count, size) in enumerate(zip(groups, indices.shape, strict=True)):
+        number = torch.arange(size) // (size // count)
+        group = group * count + number.reshape(-1, *[1] * (indices.ndim - dim - 1))
+    vectors = lut.reshape(-1, vector_size)[group * entries + indices.to(torch.int64)]
+    if vector_axis is None:
+        return vectors.squeeze(-1)
+    axis = vector_axis % indices.ndim
+    return vectors.movedim(-1, axis + 1).flatten(axis, axis + 1)
+
+
+def constexpr_lut_to_sparse(
+    indices_mask: Tensor,
+    indices_nonzero_data: Tensor,
+    lut: Tensor,
+    vector_axis: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As ``constexpr_lut_to_dense`` on the elements that the mask keeps."""
+    indices = constexpr_sparse_to_dense(indices_nonzero_data, indices_mask)
+    dense = constexpr_lut_to_dense(indices, lut, vector_axis=vector_axis)
+    mask = indices_mask
+    if vector_axis is not None:
+        mask = mask.repeat_interleave(lut.shape[-1], vector_axis)
+    return mask, dense[mask != 0]
+
+
+def _on_axis(parameter: Tensor, rank: int, axis: int | None) -> Tensor:
+    """A scalar, or a vector shaped to broadcast along ``axis``; as float."""
+    parameter = parameter.to(torch.float32)
+    if parameter.ndim == 0 or axis is None:
+        return parameter
+    sizes = [1] * rank
+    sizes[axis] = -1
+    return parameter.reshape(sizes)
+
+
+def _blocks(parameter: Tensor, shape: torch.Size) -> Tensor:
+    """``parameter`` with each element repeated over its block of ``shape``."""
+    for dim, size in enumerate(shape):
+        if 1 < parameter.shape[dim] < size:
+            parameter = parameter.repeat_interleave(size // parameter.shape[dim], dim)
+    return parameter
+
+
+def _unpack(packed: Tensor, dtype: DType, shape: tuple[int, ...]) -> Tensor:
+    count = int(np.prod(shape))
+    return torch.from_numpy(unpack_bits(packed.numpy(), dtype, count).reshape(shape))
+
+
+TABLE: dict[str, Any] = {
+    "constexpr_affine_dequantize": constexpr_affine_dequantize,
+    "constexpr_blockwise_shift_scale": constexpr_blockwise_shift_scale,
+    "constexpr_cast": constexpr_cast,
+    "constexpr_lut_to_dense": constexpr_lut_to_dense,
+    "constexpr_lut_to_sparse": constexpr_lut_to_sparse,
+    "constexpr_sparse_blockwise_shift_scale": constexpr_sparse_blockwise_shift_scale,
+    "constexpr_sparse_to_dense": constexpr_sparse_to_dense,
+    "dequantize": dequantize,
+    "quantize": quantize,
+}

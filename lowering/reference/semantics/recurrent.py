@@ -1,0 +1,208 @@
+"""Recurrent layers over ``x (S, B, I)``: sequence, batch, features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lowering.reference.errors import ExecutionError
+
+# scaled_tanh and sigmoid_hard with the constants that the layers fix for them.
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "hard_sigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
+    "sigmoid_hard": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
+    "linear": lambda x: x,
+    "relu": torch.relu,
+    "scaled_tanh": lambda x: 1.7159 * torch.tanh(2.0 / 3.0 * x),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    if name not in _ACTIVATIONS:
+        raise ExecutionError(
+            "Unknown activation of a recurrent layer",
+            expected=f"one of {', '.join(_ACTIVATIONS)}",
+            found=name,
+        )
+    return _ACTIVATIONS[name]
+
+
+def rnn(
+    x: Tensor,
+    initial_h: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    direction: str = "forward",
+    output_sequence: bool = False,
+    activation: str = "tanh",
+) -> tuple[Tensor, Tensor]:
+    """Elman layer: ``h = activation(W_ih x + W_hh h + b)``; all states and the last one."""
+    act = _activation(activation)
+    hidden, states = initial_h, []
+    for step in F.linear(_ordered(x, direction), weight_ih, bias):
+        hidden = act(step + F.linear(hidden, weight_hh))
+        states.append(hidden)
+    return _outputs(states, direction, output_sequence), hidden
+
+
+def gru(
+    x: Tensor,
+    initial_h: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    direction: str = "forward",
+    output_sequence: bool = False,
+    recurrent_activation: str = "sigmoid",
+    activation: str = "tanh",
+    reset_after: bool = False,
+    input_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gated recurrent unit; gates are ordered reset, update, new.
+
+    ``bias`` belongs to the hidden side if there is an ``input_bias``. With ``reset_after`` the
+    reset gate scales ``W_hh h + b``, else it scales ``h``.
+    """
+    gate, act = _activation(recurrent_activation), _activation(activation)
+    size = initial_h.shape[-1]
+    hidden_bias = torch.zeros(3 * size) if bias is None else bias
+    reset_w, update_w, new_w = weight_hh.split(size)
+    reset_b, update_b, new_b = hidden_bias.split(size)
+    hidden, states = initial_h, []
+    for step in F.linear(_ordered(x, direction), weight_ih, input_bias):
+        reset_x, update_x, new_x = step.split(size, -1)
+        reset = gate(reset_x + F.linear(hidden, reset_w, reset_b))
+        update = gate(update_x + F.linear(hidden, update_w, update_b))
+        if reset_after:
+            new = act(new_x + reset * F.linear(hidden, new_w, new_b))
+        else:
+            new = act(new_x + F.linear(reset * hidden, new_w, new_b))
+        hidden = (1 - update) * new + update * hidden
+        states.append(hidden)
+    return _outputs(states, direction, output_sequence), hidden
+
+
+def lstm(
+    x: Tensor,
+    initial_h: Tensor,
+    initial_c: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    peephole: Tensor | None = None,
+    weight_ih_back: Tensor | None = None,
+    weight_hh_back: Tensor | None = None,
+    bias_back: Tensor | None = None,
+    peephole_back: Tensor | None = None,
+    direction: str = "forward",
+    output_sequence: bool = False,
+    recurrent_activation: str = "sigmoid",
+    cell_activation: str = "tanh",
+    activation: str = "tanh",
+    clip: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Long short-term memory; gates are ordered input, forget, output, cell.
+
+    States are ``(B, H)``, both directions side by side ``(B, 2H)`` when bidirectional.
+    """
+    activations = tuple(
+        _activation(name) for name in (recurrent_activation, cell_activation, activation)
+    )
+    if direction != "bidirectional":
+        return _lstm(
+            x,
+            initial_h,
+            initial_c,
+            weight_ih,
+            weight_hh,
+            bias,
+            peephole,
+            direction,
+            output_sequence,
+            activations,
+            clip,
+        )
+    assert weight_ih_back is not None
+    assert weight_hh_back is not None
+    h_forward, h_back = initial_h.chunk(2, -1)
+    c_forward, c_back = initial_c.chunk(2, -1)
+    forward = _lstm(
+        x,
+        h_forward,
+        c_forward,
+        weight_ih,
+        weight_hh,
+        bias,
+        peephole,
+        "forward",
+        output_sequence,
+        activations,
+        clip,
+    )
+    back = _lstm(
+        x,
+        h_back,
+        c_back,
+        weight_ih_back,
+        weight_hh_back,
+        bias_back,
+        peephole_back,
+        "reverse",
+        output_sequence,
+        activations,
+        clip,
+    )
+    y, h, c = (torch.cat(pair, -1) for pair in zip(forward, back, strict=True))
+    return y, h, c
+
+
+def _lstm(
+    x: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    peephole: Tensor | None,
+    direction: str,
+    output_sequence: bool,
+    activations: tuple[Callable[[Tensor], Tensor], ...],
+    clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    gate, cell_act, act = activations
+    size = hidden.shape[-1]
+    peep_i, peep_f, peep_o = peephole.split(size) if peephole is not None else (None,) * 3
+    states = []
+    for step in F.linear(_ordered(x, direction), weight_ih, bias):
+        gates = step + F.linear(hidden, weight_hh)
+        in_gate, forget, out, new = gates.split(size, -1)
+        if peep_i is not None and peep_f is not None:
+            in_gate, forget = in_gate + peep_i * cell, forget + peep_f * cell
+        new = cell_act(new)
+        if clip is not None:
+            new = new.clamp(-clip, clip)
+        cell = gate(forget) * cell + gate(in_gate) * new
+        if peep_o is not None:
+            out = out + peep_o * cell
+        hidden = gate(out) * act(cell)
+        states.append(hidden)
+    return _outputs(states, direction, output_sequence), hidden, cell
+
+
+def _ordered(x: Tensor, direction: str) -> Tensor:
+    return x.flip(0) if direction == "reverse" else x
+
+
+def _outputs(states: list[Tensor], direction: str, output_sequence: bool) -> Tensor:
+    if not output_sequence:
+        return states[-1].unsqueeze(0)
+    return torch.stack(states[::-1] if direction == "reverse" else states)
+
+
+TABLE = {"gru": gru, "lstm": lstm, "rnn": rnn}

@@ -1,0 +1,207 @@
+"""Ops that make, order or mask tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lowering.reference.binding import Ints
+from lowering.reference.errors import ExecutionError
+
+
+def identity(x: Any) -> Any:
+    """``x``."""
+    return x
+
+
+def fill(shape: Ints, value: Tensor) -> Tensor:
+    """A tensor of ``shape`` full of ``value``."""
+    return value.reshape(()).expand(shape)
+
+
+def fill_like(ref_tensor: Tensor, value: Tensor) -> Tensor:
+    """A tensor shaped as ``ref_tensor``, full of ``value``."""
+    return value.reshape(()).expand(ref_tensor.shape)
+
+
+def range_1d(end: Tensor, start: Tensor, step: Tensor) -> Tensor:
+    """``start``, ``start + step``, ... before ``end``."""
+    return torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype)
+
+
+def one_hot(
+    indices: Tensor,
+    one_hot_vector_size: int,
+    on_value: Tensor,
+    off_value: Tensor,
+    axis: int = -1,
+) -> Tensor:
+    """``on_value`` at ``indices`` along a new ``axis``, ``off_value`` elsewhere."""
+    axis %= indices.ndim + 1
+    positions = torch.arange(one_hot_vector_size).reshape(-1, *[1] * (indices.ndim - axis))
+    return torch.where(indices.unsqueeze(axis) == positions, on_value, off_value)
+
+
+def non_zero(x: Tensor) -> Tensor:
+    """Positions (N, rank) of the elements that are not zero."""
+    return torch.nonzero(x)
+
+
+def band_part(x: Tensor, lower: int = -1, upper: int = -1) -> Tensor:
+    """``x`` with zeros beyond so many diagonals; negative keeps them all."""
+    row = torch.arange(x.shape[-2]).unsqueeze(1)
+    column = torch.arange(x.shape[-1])
+    keep = torch.ones(x.shape[-2:], dtype=torch.bool)
+    if lower >= 0:
+        keep &= row - column <= lower
+    if upper >= 0:
+        keep &= column - row <= upper
+    return torch.where(keep, x, torch.zeros((), dtype=x.dtype))
+
+
+def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
+    """Running sum along ``axis``, from the end if reversed, without the element if exclusive."""
+    if reverse:
+        x = x.flip(axis)
+    total = x.cumsum(axis, dtype=x.dtype)
+    if exclusive:
+        total = total - x
+    return total.flip(axis) if reverse else total
+
+
+def pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
+    """The last dimensions of ``x`` with ``pad[2i]`` elements before, ``pad[2i + 1]`` after."""
+    pairs = list(zip(pad[0::2], pad[1::2], strict=True))
+    if mode == "constant":
+        return F.pad(x, [item for pair in reversed(pairs) for item in pair], value=constant_val)
+    for dim, (before, after) in enumerate(pairs, start=x.ndim - len(pairs)):
+        if not before and not after:
+            continue
+        size = x.shape[dim]
+        at = torch.arange(-before, size + after)
+        if mode == "replicate":
+            at = at.clamp(0, size - 1)
+        elif mode == "reflect":
+            at = at.abs()
+            at = torch.where(at >= size, 2 * (size - 1) - at, at)
+        else:
+            raise ExecutionError("Unknown mode of pad", found=mode)
+        x = x.index_select(dim, at)
+    return x
+
+
+def argsort(x: Tensor, axis: int = -1, ascending: bool = False) -> Tensor:
+    """Indices that sort ``x``; equal elements keep their order."""
+    return torch.argsort(x, dim=axis, descending=not ascending, stable=True)
+
+
+def topk(
+    x: Tensor,
+    k: int = 1,
+    axis: int = -1,
+    ascending: bool = False,
+    sort: bool = True,
+    return_indices: bool = True,
+    output_indices_dtype: str = "int32",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The ``k`` largest (or smallest) elements, sorted, and their positions; -1 takes all."""
+    count = x.shape[axis] if k == -1 else k
+    values, indices = torch.sort(x, dim=axis, descending=not ascending, stable=True)
+    values, indices = values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
+    return (values, indices) if return_indices else values
+
+
+def classify(probabilities: Tensor, classes: Any) -> tuple[Any, dict[Any, float]]:
+    """The most probable class and the probability of each."""
+    flat = probabilities.reshape(-1)
+    best = classes[int(torch.argmax(flat))]
+    return best, dict(zip(classes, flat.tolist(), strict=True))
+
+
+def non_maximum_suppression(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_boxes: int,
+    score_threshold: float | None = None,
+    per_class_suppression: bool = False,
+) -> tuple[Tensor, ...]:
+    """Boxes by falling score without those that overlap a better one by more than the threshold.
+
+    iOS15: ``boxes (B, N, 4)``, ``scores (B, N, K)`` and a ``score_threshold``; iOS17: the last two
+    dimensions are swapped and there is none. Boxes are (x, y, width, height) around the centre.
+    """
+    with_count = score_threshold is not None
+    if not with_count:
+        boxes, scores = boxes.transpose(1, 2), scores.transpose(1, 2)
+    batches = [
+        _suppress(
+            one_boxes,
+            one_scores,
+            iou_threshold,
+            max_boxes,
+            -math.inf if score_threshold is None else score_threshold,
+            per_class_suppression,
+        )
+        for one_boxes, one_scores in zip(boxes, scores, strict=True)
+    ]
+    picked_boxes, picked_scores, indices, counts = (
+        torch.stack(items) for items in zip(*batches, strict=True)
+    )
+    if with_count:
+        return picked_boxes, picked_scores, indices, counts
+    return picked_boxes.transpose(1, 2), picked_scores.transpose(1, 2), indices
+
+
+def _suppress(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_boxes: int,
+    score_threshold: float,
+    per_class: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    best, label = scores.max(dim=1)
+    half = boxes[:, 2:] / 2
+    low, high = boxes[:, :2] - half, boxes[:, :2] + half
+    area = boxes[:, 2] * boxes[:, 3]
+    kept: list[int] = []
+    for index in torch.argsort(best, descending=True, stable=True).tolist():
+        if len(kept) == max_boxes or best[index] < score_threshold:
+            break
+        rivals = [i for i in kept if not per_class or label[i] == label[index]]
+        overlap = (
+            (torch.minimum(high[rivals], high[index]) - torch.maximum(low[rivals], low[index]))
+            .clamp(min=0)
+            .prod(dim=1)
+        )
+        if not bool((overlap / (area[rivals] + area[index] - overlap) > iou_threshold).any()):
+            kept.append(index)
+    out_boxes = torch.zeros(max_boxes, 4)
+    out_scores = torch.zeros(max_boxes, scores.shape[1])
+    out_indices = torch.full((max_boxes,), -1, dtype=torch.int32)
+    count = len(kept)
+    out_boxes[:count], out_scores[:count] = boxes[kept], scores[kept]
+    out_indices[:count] = torch.tensor(kept, dtype=torch.int32)
+    return out_boxes, out_scores, out_indices, torch.tensor(count, dtype=torch.int32)
+
+
+TABLE = {
+    "argsort": argsort,
+    "band_part": band_part,
+    "classify": classify,
+    "cumsum": cumsum,
+    "fill": fill,
+    "fill_like": fill_like,
+    "identity": identity,
+    "non_maximum_suppression": non_maximum_suppression,
+    "non_zero": non_zero,
+    "one_hot": one_hot,
+    "pad": pad,
+    "range_1d": range_1d,
+    "topk": topk,
+}

@@ -1,0 +1,3 @@
+from lowering.reference.binding import Semantics
+
+STRICT_SEMANTICS: dict[str, Semantics] = {}

@@ -1,0 +1,220 @@
+"""Constants of a program: immediate values and the weights file, decoded once.
+
+Layout of a weights file, version 2 (little endian, every record aligned to 64 bytes; *seen* in
+files written by coremltools 9.0): a 64-byte header with the blob count and the version, then per
+blob a 64-byte record (sentinel, type code, byte size, byte offset of the data, padding in bits)
+that the program's ``BlobFileValue.offset`` points at, and its data.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from coremltools import proto
+
+from lowering.reference.dtypes import BY_PROTO, STRING, DType
+from lowering.reference.errors import PackageError
+
+_HEADER = struct.Struct("<II")
+_RECORD = struct.Struct("<IIQQQ")
+_SENTINEL = 0xDEADBEEF
+_VERSION = 2
+
+# Fields of MIL.proto's TensorValue.
+_FIELD_DTYPE = {
+    "floats": np.float32,
+    "doubles": np.float64,
+    "ints": np.int64,
+    "longInts": np.int64,
+    "bools": np.bool_,
+}
+
+
+class BlobFile:
+    """A memory-mapped weights file.
+
+    Raises:
+        PackageError: the file is missing, truncated, or not a weights file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise PackageError("The package's weights file is missing", expected=str(path))
+        if path.stat().st_size < _HEADER.size:
+            raise PackageError("The weights file is truncated", found=f"{path}: too short")
+        # Copy-on-write: torch wants writable memory, the file must never change.
+        self._bytes = np.memmap(path, mode="c")
+        _, version = _HEADER.unpack_from(self._bytes, 0)
+        if version != _VERSION:
+            raise PackageError(
+                "The weights file is corrupt or of an unknown version",
+                expected=f"version {_VERSION}",
+                found=f"version {version} in {path.name}",
+            )
+
+    def read(self, offset: int, dtype: DType, count: int) -> np.ndarray:
+        """``count`` elements of the blob whose record is at ``offset``, as ``dtype.storage``.
+
+        Types of a byte or more are views on the file; sub-byte types are unpacked.
+        """
+        if offset + _RECORD.size > len(self._bytes):
+            raise self._corrupt(offset, "its record lies beyond the end of the file")
+        sentinel, code, size, start, _ = _RECORD.unpack_from(self._bytes, offset)
+        if sentinel != _SENTINEL:
+            raise self._corrupt(offset, "its record does not start with the sentinel")
+        if code != dtype.blob_code:
+            raise self._corrupt(offset, f"type code {code} where {dtype.name} is declared")
+        if start + size > len(self._bytes):
+            raise self._corrupt(offset, "its data ends beyond the end of the file")
+        if size != (count * dtype.bits + 7) // 8:
+            raise self._corrupt(offset, f"{size} bytes do not hold {count} x {dtype.name}")
+        data = self._bytes[start : start + size]
+        if dtype.is_sub_byte:
+            return unpack_bits(data, dtype, count)
+        return data.view(dtype.storage)
+
+    def _corrupt(self, offset: int, why: str) -> PackageError:
+        return PackageError(
+            "The weights file is corrupt or truncated",
+            found=f"{self.path.name}, blob at byte {offset}: {why}",
+            hint="convert and save the model again",
+        )
+
+
+class Weights:
+    """The weights files below one directory, opened on first use; fp16 decoded once per blob.
+
+    Args:
+        directory: the package's weights directory, ``None`` when it has none.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._files: dict[str, BlobFile] = {}
+        self._carried: dict[tuple[str, int, str], torch.Tensor] = {}
+
+    def open_all(self) -> None:
+        """Maps every weights file now, so that the directory may go away."""
+        if self._directory is not None:
+            for path in self._directory.glob("*.bin"):
+                self._file(path.name)
+
+    def forget(self) -> None:
+        """Drops the decoded constants; those in use live on with their users."""
+        self._carried.clear()
+
+    def stored(self, value: Any) -> np.ndarray:
+        """A MIL tensor ``Value`` as a numpy array in its storage dtype."""
+        dtype, shape = tensor_type(value.type)
+        if value.WhichOneof("value") == "blobFileValue":
+            blob = value.blobFileValue
+            count = int(np.prod(shape, dtype=np.int64))
+            return self._file(blob.fileName).read(blob.offset, dtype, count).reshape(shape)
+        return _immediate(value.immediateValue.tensor, dtype, shape)
+
+    def carried(self, value: Any) -> Any:
+        """A MIL ``Value`` in the form it has while a program runs.
+
+        Tensors become torch tensors in their carrier dtype, strings ``str``, lists ``list``.
+        """
+        kind = value.type.WhichOneof("type")
+        if kind == "listType":
+            return [self._list_item(item) for item in value.immediateValue.list.values]
+        if kind != "tensorType":
+            raise PackageError("The program holds a constant of an unknown kind", found=str(kind))
+        dtype, shape = tensor_type(value.type)
+        if dtype is STRING:
+            strings = value.immediateValue.tensor.strings.values
+            return str(strings[0]) if shape == () else [str(item) for item in strings]
+        if value.WhichOneof("value") != "blobFileValue":
+            return carry(self.stored(value), dtype)
+        blob = value.blobFileValue
+        key = (blob.fileName, blob.offset, dtype.name)
+        if key not in self._carried:
+            self._carried[key] = carry(self.stored(value).reshape(-1), dtype)
+        return self._carried[key].reshape(shape)
+
+    def _list_item(self, value: Any) -> Any:
+        item = self.carried(value)
+        return item.item() if isinstance(item, torch.Tensor) and item.ndim == 0 else item
+
+    def _file(self, name: str) -> BlobFile:
+        # The program spells it @model_path/weights/weight.bin.
+        base = PurePosixPath(name).name
+        if base not in self._files:
+            if self._directory is None:
+                raise PackageError(
+                    "The program refers to a weights file that the package lacks", expected=base
+                )
+            self._files[base] = BlobFile(self._directory / base)
+        return self._files[base]
+
+
+def carry(array: np.ndarray, dtype: DType) -> torch.Tensor:
+    """``array`` of ``dtype.storage`` as a torch tensor of ``dtype.carrier``; a view if it can be."""
+    if dtype.storage.kind == "u" and dtype.bits > 8:
+        return torch.from_numpy(array.astype(np.int64)).to(dtype.carrier)
+    return torch.from_numpy(np.ascontiguousarray(array)).to(dtype.carrier).reshape(array.shape)
+
+
+def tensor_type(value_type: Any) -> tuple[DType, tuple[int, ...]]:
+    """Element type and constant shape of a MIL tensor type; unknown sizes are -1."""
+    tensor = value_type.tensorType
+    if tensor.dataType not in BY_PROTO:
+        raise PackageError(
+            "The program uses an element type that the interpreter does not know",
+            found=proto.MIL_pb2.DataType.Name(tensor.dataType),
+        )
+    shape = tuple(
+        dim.constant.size if dim.WhichOneof("dimension") == "constant" else -1
+        for dim in tensor.dimensions
+    )
+    return BY_PROTO[tensor.dataType], shape
+
+
+def unpack_bits(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
+    """``count`` sub-byte elements from packed bytes, the first in the least significant bits."""
+    bits = np.unpackbits(data, bitorder="little", count=count * dtype.bits)
+    values = bits.reshape(count, dtype.bits) @ (1 << np.arange(dtype.bits))
+    if dtype.is_signed:
+        values = np.where(values >= 1 << (dtype.bits - 1), values - (1 << dtype.bits), values)
+    return values.astype(dtype.storage)
+
+
+def _immediate(tensor: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    field = tensor.WhichOneof("value")
+    count = int(np.prod(shape, dtype=np.int64))
+    if field == "bytes":
+        raw = np.frombuffer(bytearray(tensor.bytes.values), dtype=np.uint8)
+        if len(raw) != (count * dtype.bits + 7) // 8:
+            raise PackageError(
+                "A constant of the program is corrupt",
+                expected=f"{count} x {dtype.name}",
+                found=f"{len(raw)} bytes",
+            )
+        array = unpack_bits(raw, dtype, count) if dtype.is_sub_byte else raw.view(dtype.storage)
+    elif field in _FIELD_DTYPE:
+        values = getattr(tensor, field).values
+        array = np.array(values, dtype=_FIELD_DTYPE[field]).astype(dtype.storage)
+    else:
+        array = np.empty(0, dtype=dtype.storage)
+    if array.size != count:
+        raise PackageError(
+            "A constant of the program is corrupt",
+            expected=f"{count} x {dtype.name}",
+            found=f"{array.size} values",
+        )
+    return array.reshape(shape)
+
+
+def attributes(operation: Any, weights: Weights) -> Mapping[str, Any]:
+    """An operation's attributes besides its name, carried."""
+    return {
+        key: weights.carried(value) for key, value in operation.attributes.items() if key != "name"
+    }
