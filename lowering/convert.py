@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from frontend.errors import AnePassesError
 from lowering.builder import Lowering
 from lowering.composites import Composite
+from lowering.composites_ane import ANE_COMPOSITES
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
 from lowering.io_types import check_states, input_types, output_types
 from lowering.metadata import describe
@@ -125,7 +126,8 @@ def program_of(
 
 
 def lowering_table(composites: Sequence[Composite] = ()) -> dict[Any, Lowering]:
-    """Operator overload to lowering: the user's composites first, then ours."""
+    """Operator overload to lowering: the user's composites win over ours."""
+    ours = {**TORCH_OPS, **{composite.op: composite.lower for composite in ANE_COMPOSITES}}
     table: dict[Any, Lowering] = {}
     for composite in composites:
         if not isinstance(composite, Composite):
@@ -136,7 +138,7 @@ def lowering_table(composites: Sequence[Composite] = ()) -> dict[Any, Lowering]:
         if composite.op in table:
             raise CompositeError("Two composites bind the same operator", op=str(composite.op))
         table[composite.op] = composite.lower
-    return {**TORCH_OPS, **table}
+    return {**ours, **table}
 
 
 def _converted(

@@ -38,6 +38,9 @@ def describe(mlmodel: Any, prepared: Prepared, pipeline: Sequence[Any], reports:
         ]
         described[PREFIX + "passes"] = json.dumps(counts)
     described[SOURCES_KEY] = sources_of(mlmodel, prepared).to_metadata()
+    for function in mlmodel._mil_program.functions.values():
+        # With this mark ``mlmodel.save`` writes a mapping for ExecuTorch into the package.
+        function._essential_scope_sources.remove(ScopeSource.EXIR_DEBUG_HANDLE)
 
 
 def sources_of(mlmodel: Any, prepared: Prepared) -> SourceTable:

@@ -30,7 +30,8 @@ class Prepared:
     Attributes:
         program: the copy; every output is an ``alias`` node of its own.
         inputs: public input names in call order, tensors only.
-        outputs: public output names in result order, tensors only.
+        outputs: public output names in result order, tensors only. An input that is returned
+            as it is gets a number: a package cannot use one name for both.
         output_nodes: names of the ``alias`` nodes behind ``outputs``, same order.
         handles: FX node name of each debug handle, by position; coremltools carries the handle
             to every MIL op that comes from the node.
@@ -54,6 +55,7 @@ def prepare(program: ExportedProgram) -> Prepared:
     graph, copies = _copied_graph(program.graph, skip=unused)
     input_specs = [spec for spec in signature.input_specs if spec.arg.name not in unused]
 
+    user_inputs = [s.arg.name for s in input_specs if s.kind is InputKind.USER_INPUT]
     old_output = program.graph.output_node()
     values: list[fx.Node] = []
     specs: list[OutputSpec] = []
@@ -62,7 +64,7 @@ def prepare(program: ExportedProgram) -> Prepared:
         if spec.kind is OutputKind.USER_OUTPUT:
             if isinstance(spec.arg, ConstantArgument):
                 continue
-            public = _unused_name(spec.arg.name, names)
+            public = _unused_name(spec.arg.name, [*names, *user_inputs])
             value = _output_node(graph, copies[argument], public)
             names.append(public)
             spec = OutputSpec(spec.kind, TensorArgument(value.name), spec.target)
@@ -74,7 +76,7 @@ def prepare(program: ExportedProgram) -> Prepared:
     output_nodes = tuple(value.name for value in values[len(values) - len(names) :])
     return Prepared(
         program=_rebuilt(program, graph, input_specs, specs),
-        inputs=tuple(s.arg.name for s in input_specs if s.kind is InputKind.USER_INPUT),
+        inputs=tuple(user_inputs),
         outputs=tuple(names),
         output_nodes=output_nodes,
         handles=_number(graph),
@@ -123,6 +125,7 @@ def _widened(argument: object) -> object:
 
 
 def _unused_name(name: str, taken: list[str]) -> str:
+    """``name``, numbered when an input or another output of the package has it already."""
     unique, count = name, 0
     while unique in taken:
         count += 1

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
+from lowering.cli.convert import convert
+from lowering.cli.optimize import optimize
+
 # Each verb is a click command in a file of its own, named here in the order `--help` shows.
-COMMANDS: tuple[click.Command, ...] = ()
+COMMANDS: tuple[click.Command, ...] = (optimize, convert)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

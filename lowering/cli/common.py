@@ -1,0 +1,79 @@
+"""What every verb shares: errors, JSON, progress, the console."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from frontend.errors import AnePassesError
+
+EXIT_CHECK_FAILED = 1
+EXIT_USER_ERROR = 2
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(function: Command) -> Command:
+    """``--json``: one JSON document on stdout and nothing else there."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON on stdout, for scripts."
+    )(function)
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an :class:`AnePassesError` into a message (or JSON) and exit code 2.
+
+    The command takes ``as_json``, see :func:`json_option`.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        _calm_third_parties()
+        try:
+            return function(*args, **kwargs)
+        except AnePassesError as error:
+            if kwargs.get("as_json"):
+                print_json(error.to_json())
+            else:
+                # Plain text: a message may hold brackets that rich would read as markup.
+                click.echo(f"Error: {error}", err=True)
+            sys.exit(EXIT_USER_ERROR)
+
+    return run
+
+
+def print_json(value: Any) -> None:
+    """``value`` on stdout; what JSON does not know is written as text."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def stdout_console() -> Console:
+    """For tables. Written to a pipe, lines are not cut to a terminal's width."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+@contextmanager
+def step(description: str) -> Iterator[None]:
+    """A spinner on stderr while the block runs; silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(description):
+        yield
+
+
+def _calm_third_parties() -> None:
+    """Importing coremltools logs about this platform and this torch; errors are raised anyway."""
+    logging.getLogger("coremltools").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,118 @@
+"""``ane-passes convert``: from a PyTorch model to a saved package."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.load_model import TARGET_HELP, Target, load_target
+from lowering.cli.pipeline import attention_option, optimized
+
+_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+_PRECISIONS = ("float16", "float32")
+_UNITS = ("all", "cpu-and-ne", "cpu-and-gpu", "cpu-only")
+
+HELP = f"""Convert a PyTorch model to a Core ML package for the Neural Engine.
+
+The model is captured, rewritten by the ANE passes, converted to an ML Program and saved; the
+package appears whole or not at all. Works on any OS.
+
+{TARGET_HELP}
+\b
+Examples:
+  ane-passes convert model.py:tiny -o tiny.mlpackage
+  ane-passes convert model.py:tiny -o tiny.mlpackage --target iOS18 --attention native
+  ane-passes convert model.pt2 -o plain.mlpackage --no-optimize --json
+
+Exit codes: 0 converted, 2 the model or the call needs attention.
+"""
+
+
+@click.command("convert", help=HELP)
+@click.argument("target")
+@click.option("-o", "--output", required=True, metavar="PACKAGE", help="Where to write it.")
+@click.option(
+    "--target",
+    "deployment_target",
+    type=click.Choice(_TARGETS, case_sensitive=False),
+    default="iOS17",
+    show_default=True,
+    help="Oldest system that must run the package. Models that write buffers need iOS18.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(_PRECISIONS),
+    default="float16",
+    show_default=True,
+    help="The Neural Engine computes in float16 only.",
+)
+@click.option(
+    "--compute-units",
+    type=click.Choice(_UNITS),
+    default="cpu-and-ne",
+    show_default=True,
+    help="What Core ML may use when the package is loaded here, on a Mac.",
+)
+@click.option("--no-optimize", is_flag=True, help="Convert the model as it is, without passes.")
+@attention_option
+@json_option
+@guarded
+def convert(
+    target: str,
+    output: str,
+    deployment_target: str,
+    precision: str,
+    compute_units: str,
+    no_optimize: bool,
+    attention: str | None,
+    as_json: bool,
+) -> None:
+    """See ``HELP``."""
+    start = time.perf_counter()
+    with step("Loading the model"):
+        loaded = load_target(target)
+    model: Any = loaded if no_optimize else optimized(loaded, attention)
+    with step("Converting to an ML Program"):
+        mlmodel = _converted(model, deployment_target, precision, compute_units)
+    with step("Saving"):
+        from lowering.save import save
+
+        path = save(mlmodel, output)
+    reports = getattr(model, "reports", ())
+    _report(mlmodel, path, reports, time.perf_counter() - start, as_json)
+
+
+def _converted(model: Any, deployment_target: str, precision: str, compute_units: str) -> Any:
+    import coremltools as ct
+
+    from lowering.convert import convert as convert_program
+
+    options: dict[str, Any] = {
+        "minimum_deployment_target": ct.target[deployment_target],
+        "compute_precision": ct.precision[precision.upper()],
+        "compute_units": ct.ComputeUnit[compute_units.upper().replace("-", "_")],
+        "skip_model_load": True,  # the command saves the package and does not run it
+    }
+    if isinstance(model, Target):
+        return convert_program(model.model, model.args, kwargs=model.kwargs, **options)
+    return convert_program(model, **options)
+
+
+def _report(mlmodel: Any, path: Path, reports: Any, seconds: float, as_json: bool) -> None:
+    from lowering.cli.summary import package_json, package_table, reports_table
+
+    package = {**package_json(mlmodel, path), "seconds": round(seconds, 2)}
+    if as_json:
+        print_json({**package, "passes": [report.to_json() for report in reports]})
+        return
+    console = stdout_console()
+    if reports:
+        console.print(reports_table(reports))
+        console.print()
+    console.print(package_table(package))
+    console.print(f"\nsaved {escape(str(path))} in {seconds:.1f} s")

@@ -1,0 +1,176 @@
+"""TARGET on the command line: where a model comes from."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from lowering.errors import TargetError
+
+TARGET_HELP = """\
+TARGET names a function that returns the model and what to call it with, or a saved program:
+
+\b
+  mypackage.models:tiny    function in a module on the Python path (or in this folder)
+  model.py:tiny            function in a file
+  model.pt2                what torch.export.save wrote
+
+The function takes no arguments and returns (model, example_inputs) or (model, args, kwargs);
+a model alone will do where example inputs can be inferred:
+
+\b
+  def tiny():
+      return MyModel(), (torch.randn(1, 3, 224, 224),)
+"""
+
+_FORMS = "module:function, path/to/file.py:function or program.pt2"
+_RETURNS = "(model, example_inputs), (model, args, kwargs) or a model"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model and what to call it with.
+
+    Attributes:
+        name: short name, for default file names and headings.
+        model: a module or an exported program.
+        args: positional example inputs; ``None`` means that they are to be inferred.
+        kwargs: keyword example inputs.
+    """
+
+    name: str
+    model: nn.Module | ExportedProgram
+    args: Any = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def load_target(text: str) -> Target:
+    """Load what ``text`` names, see ``TARGET_HELP``.
+
+    Raises:
+        TargetError: it names nothing, or the function fails or returns something else.
+    """
+    if text.endswith(".pt2"):
+        return Target(PurePath(text).stem, _saved_program(Path(text)))
+    location, colon, function_name = text.rpartition(":")
+    if not colon or not location or not function_name.isidentifier():
+        raise TargetError("TARGET cannot be read", expected=_FORMS, found=text)
+    module = _file(Path(location)) if location.endswith(".py") else _module(location)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise TargetError(
+            f"{location} has no function {function_name!r}",
+            expected=_names(module) or "a function that returns a model",
+            found=text,
+        )
+    return _unpacked(function_name, _called(function, text), text)
+
+
+def _saved_program(path: Path) -> ExportedProgram:
+    import torch
+
+    if not path.is_file():
+        raise TargetError("There is no such file", found=str(path))
+    try:
+        return torch.export.load(path)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise TargetError(
+            f"The file is no program of torch {torch.__version__}: {_first_line(error)}",
+            expected="a file written by torch.export.save",
+            found=str(path),
+        ) from error
+
+
+def _file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TargetError("There is no such file", found=str(path))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.absolute()))  # as `python path/to/file.py` does
+    sys.modules[path.stem] = module
+    _guarded(lambda: spec.loader.exec_module(module), f"{path} could not be imported")  # type: ignore[union-attr]
+    return module
+
+
+def _module(name: str) -> ModuleType:
+    sys.path.insert(0, os.getcwd())  # as `python -m` does
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        raise TargetError(
+            f"There is no module {name!r}",
+            expected=_FORMS,
+            hint="run the command in the module's folder, or name the file: file.py:function",
+        )
+    return _guarded(lambda: importlib.import_module(name), f"Module {name} could not be imported")
+
+
+def _called(function: Callable[[], Any], text: str) -> Any:
+    required = [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if required:
+        raise TargetError(
+            "The function of TARGET must take no arguments",
+            expected=_RETURNS,
+            found=f"{text} needs {', '.join(required)}",
+        )
+    return _guarded(function, f"{text} failed")
+
+
+def _unpacked(name: str, value: Any, text: str) -> Target:
+    if isinstance(value, (nn.Module, ExportedProgram)):
+        return Target(name, value)
+    if isinstance(value, tuple) and len(value) in (2, 3):
+        model, args, *rest = value
+        kwargs = rest[0] if rest else {}
+        if isinstance(model, (nn.Module, ExportedProgram)) and isinstance(kwargs, dict):
+            return Target(name, model, args, kwargs)
+    kinds = (
+        "(" + ", ".join(type(part).__name__ for part in value) + ")"
+        if isinstance(value, tuple)
+        else type(value).__name__
+    )
+    raise TargetError(
+        "The function of TARGET returned something else",
+        expected=_RETURNS,
+        found=f"{text} returned {kinds}",
+    )
+
+
+def _guarded(action: Callable[[], Any], message: str) -> Any:
+    """Run the user's code; whatever it raises becomes one message with the user's own line."""
+    try:
+        return action()
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise TargetError(
+            f"{message}: {type(error).__name__}: {_first_line(error)}",
+            source=f"{PurePath(frame.filename).name}:{frame.lineno} {frame.line}",
+        ) from error
+
+
+def _names(module: ModuleType) -> str:
+    functions = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__
+    ]
+    return ", ".join(name for name in functions if not name.startswith("_"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

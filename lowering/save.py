@@ -1,0 +1,124 @@
+"""Writes a package all at once or not at all, and the same model always as the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lowering.errors import SaveError
+from lowering.quiet import quiet_coremltools
+
+SUFFIX = ".mlpackage"
+_MANIFEST = "Manifest.json"
+_HASH_BLOCK = 1 << 20  # bytes read at a time, so that weights are never in memory as a whole
+
+
+def save(mlmodel: Any, path: str | os.PathLike[str]) -> Path:
+    """Write ``mlmodel`` as a package at ``path``, replacing a package that is there.
+
+    The package is written beside ``path`` and moved into place; until then, and after any
+    failure, ``path`` is as it was. Equal models give equal files: message maps are written in
+    order, and the identifiers in the manifest follow from the content.
+
+    Args:
+        mlmodel: what :func:`lowering.convert.convert` returns, or any ML Program ``MLModel``.
+        path: ends with ``.mlpackage``, which is added where there is no suffix.
+
+    Returns:
+        The absolute path of the package.
+
+    Raises:
+        SaveError: the folder is missing or cannot be written, or something that is not a package
+            stands at ``path``.
+    """
+    target = _target(path)
+    try:
+        with _staging(target) as staging:
+            fresh = staging / target.name
+            with quiet_coremltools():
+                mlmodel.save(str(fresh))
+            _settle(fresh, mlmodel)
+            _swap(fresh, target, aside=staging / "previous")
+    except OSError as error:
+        raise SaveError(
+            f"The package could not be written: {error.strerror or error}",
+            found=str(target),
+            hint="choose a folder that can be written and has space, with -o or save(..., path)",
+        ) from error
+    return target
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(path).expanduser().absolute()
+    if not target.suffix:
+        target = target.with_name(target.name + SUFFIX)
+    if target.suffix != SUFFIX:
+        raise SaveError(
+            "An ML Program is saved as a package",
+            expected=f"a path ending in {SUFFIX}",
+            found=str(target),
+        )
+    if not target.parent.is_dir():
+        raise SaveError("The output folder does not exist", found=str(target.parent))
+    if target.exists() and not (target / _MANIFEST).is_file():
+        raise SaveError(
+            "Something that is not a package stands at the output path; it is left alone",
+            found=str(target),
+        )
+    return target
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A folder beside ``target``: on the same file system, where a move is one step."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap(fresh: Path, target: Path, aside: Path) -> None:
+    if not target.exists():
+        fresh.rename(target)
+        return
+    target.rename(aside)
+    try:
+        fresh.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+
+
+def _settle(package: Path, mlmodel: Any) -> None:
+    """Make the bytes of ``package`` follow from its content alone."""
+    manifest = json.loads((package / _MANIFEST).read_text())
+    items: dict[str, Any] = manifest["itemInfoEntries"]
+    root = manifest["rootModelIdentifier"]
+    specification = package / "Data" / items[root]["path"]
+    specification.write_bytes(mlmodel.get_spec().SerializeToString(deterministic=True))
+    renamed = {old: _identifier(package / "Data" / item["path"]) for old, item in items.items()}
+    manifest["itemInfoEntries"] = {renamed[old]: item for old, item in items.items()}
+    manifest["rootModelIdentifier"] = renamed[root]
+    (package / _MANIFEST).write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
+
+
+def _identifier(path: Path) -> str:
+    """A UUID of a file or folder, by its name and content."""
+    digest = hashlib.sha256()
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for file in files:
+        digest.update(file.relative_to(path.parent).as_posix().encode())
+        if file.is_file():
+            with file.open("rb") as stream:
+                while block := stream.read(_HASH_BLOCK):
+                    digest.update(block)
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest())).upper()
