@@ -1,0 +1,70 @@
+"""One spelling for what ATen can say in several ways, and nothing that computes nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from frontend.program import Draft
+
+_aten = torch.ops.aten
+
+# A view needs strides that rewrites do not keep; reshape asks for nothing.
+_RESHAPES = (_aten.view.default, _aten._unsafe_view.default)
+
+# Checks of the trace itself; capture has settled what they ask.
+_ASSERTIONS = (
+    _aten._assert_tensor_metadata.default,
+    _aten._assert_async.msg,
+    _aten._assert_async.default,
+    _aten._assert_scalar.default,
+    _aten.sym_constrain_range.default,
+    _aten.sym_constrain_range_for_size.default,
+)
+
+# In a functional program these return their input.
+_IDENTITIES = (
+    _aten.alias.default,
+    _aten.detach.default,
+    _aten.lift_fresh_copy.default,
+    _aten.clone.default,
+    _aten.contiguous.default,
+)
+
+# These do where nothing changes.
+_CHANGES = (
+    _aten._to_copy.default,
+    _aten.to.dtype,
+    _aten.to.dtype_layout,
+    _aten.type_as.default,
+    _aten.reshape.default,
+    _aten.expand.default,
+)
+
+
+def canonical(program: ExportedProgram) -> ExportedProgram:
+    """The same program with ``view`` as ``reshape``, and identities and assertions dropped."""
+    draft = Draft(program)
+    for node in list(draft.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in _RESHAPES:
+            node.target = _aten.reshape.default
+        if node.target in _ASSERTIONS:
+            draft.graph.erase_node(node)
+        elif node.target in _IDENTITIES or (node.target in _CHANGES and _changes_nothing(node)):
+            node.replace_all_uses_with(node.args[0])
+            draft.graph.erase_node(node)
+    return draft.close()
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), torch.Tensor):
+        return False
+    before, after = source.meta["val"], node.meta["val"]
+    if before.dtype is not after.dtype or before.dim() != after.dim():
+        return False
+    # Symbolic sizes are compared as expressions: asking them would add a guard.
+    return [str(size) for size in before.shape] == [str(size) for size in after.shape]

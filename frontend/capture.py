@@ -1,0 +1,211 @@
+"""Captures a model as one checked, named, functional ATen program."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
+from frontend.branches import run_all_paths
+from frontend.canonical import canonical
+from frontend.errors import AnePassesError, CaptureError
+from frontend.example_inputs import infer_inputs
+from frontend.export_errors import explain_export_error
+from frontend.legalize import to_cpu_float32
+from frontend.preserve import decomposition_table
+from frontend.program import Draft
+from frontend.structure import Flat, Structure, flatten
+
+# Key in ``program.graph_module.meta`` for the Structure that rebuilds the model's own result.
+RESULT_STRUCTURE = "ane_result_structure"
+
+
+def capture(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+) -> ExportedProgram:
+    """Captures ``model`` as an ATen program with composites kept whole.
+
+    The model is captured for inference (``eval``), whatever its mode, and is left exactly as it
+    was. Weights are shared, not copied, unless they are not float32 on the CPU. Results of any
+    nesting become flat outputs with readable names; ``None`` and numbers among them are kept in
+    the program's result structure.
+
+    Args:
+        model: a module in any mode, on any device, in float32, float16 or bfloat16, or a
+            program from ``torch.export`` (any dialect).
+        example_inputs: positional arguments, a tuple, or one tensor; may be left out where the
+            model offers its own (see ``infer_inputs``).
+        kwargs: keyword arguments.
+        dynamic_shapes: as for ``torch.export.export``.
+
+    Returns:
+        The program: inputs named after the arguments of ``forward``, outputs after the fields
+        of its result, in the order of the flattened call and result.
+
+    Raises:
+        CaptureError: inputs are missing or do not fit, or the model cannot be captured; the
+            message names the user's source line and the next step.
+    """
+    if isinstance(model, ExportedProgram):
+        return _normalise(model, None)
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            "only modules and exported programs can be captured",
+            expected="torch.nn.Module or torch.export.ExportedProgram",
+            found=type(model).__name__,
+            hint="wrap a function in a module, and call torch.export on a scripted one's source",
+        )
+    args, keywords = _arguments(model, example_inputs, kwargs)
+    _check_capturable(model)
+    traced, results = _traceable(model)
+    with _inference_mode(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        try:
+            program = torch.export.export(
+                traced, args, keywords, dynamic_shapes=dynamic_shapes, strict=False
+            )
+        except AnePassesError:
+            raise
+        except Exception as error:
+            raise explain_export_error(error, model, args, keywords) from error
+    if results[-1].dropped:
+        warnings.warn(
+            "parts of the result are left out, since they are no tensors: "
+            + "; ".join(results[-1].dropped)
+            + ". Return tensors to keep them.",
+            stacklevel=2,
+        )
+    return _normalise(program, results[-1])
+
+
+def result_structure(program: ExportedProgram) -> Structure | None:
+    """How the outputs of a captured program make up the model's own result, where known."""
+    return program.graph_module.meta.get(RESULT_STRUCTURE)
+
+
+def _arguments(
+    model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if example_inputs is None and not kwargs:
+        return infer_inputs(model)
+    if example_inputs is None:
+        return (), dict(kwargs or {})
+    if isinstance(example_inputs, Mapping) and not kwargs:
+        # A tokenizer's output: one call with keywords is what its users write.
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), dict(kwargs or {})
+    return (example_inputs,), dict(kwargs or {})
+
+
+def _check_capturable(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            "a TorchScript module has lost the source that capture needs",
+            expected="the nn.Module it was scripted or traced from",
+            found=type(model).__name__,
+            hint="pass the original module",
+        )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise CaptureError(
+                "the model has no weights yet",
+                op=name,
+                expected="a tensor with data",
+                found="a tensor on the meta device",
+                hint="load the weights first, for example with model.to_empty and load_state_dict",
+            )
+
+
+def _traceable(model: nn.Module) -> tuple[nn.Module, list[Flat]]:
+    """A shallow copy of ``model`` whose forward returns flat leaves; its last run's Flat."""
+    results: list[Flat] = []
+    traced = copy.copy(model)
+    # Only the top level is copied: state set on it during the trace stays off the user's module.
+    for table in ("_parameters", "_buffers", "_modules"):
+        traced.__dict__[table] = copy.copy(traced.__dict__[table])
+    original = traced.forward if "forward" not in model.__dict__ else model.forward
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        flats: list[Flat] = []
+
+        def run() -> tuple[list[Any], Structure]:
+            flat = flatten(original(*args, **kwargs))
+            flats.append(flat)
+            return flat.leaves, flat.structure
+
+        leaves, structure = run_all_paths(run, traced)
+        settled = next(flat for flat in flats if flat.structure == structure)
+        results.append(settled)
+        return tuple(leaves)
+
+    traced.__dict__["forward"] = forward
+    return traced, results
+
+
+@contextmanager
+def _inference_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module into evaluation mode, and back as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            # Not module.eval(): models override it and `train` with effects of their own.
+            module.__dict__["training"] = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.__dict__["training"] = mode
+
+
+def _normalise(program: ExportedProgram, result: Flat | None) -> ExportedProgram:
+    """Decomposes, legalises and names; ``result`` gives the names of the outputs."""
+    structure = result.structure if result is not None else result_structure(program)
+    with warnings.catch_warnings():
+        # torch's own pytree code warns of itself.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        program = to_cpu_float32(program.run_decompositions(decomposition_table()))
+        program = canonical(program)
+    draft = Draft(program)
+    taken = [node.name for node in draft.user_inputs()]
+    draft.rename_outputs(_output_names(program, result, taken))
+    program = draft.close()
+    if structure is not None:
+        program.graph_module.meta[RESULT_STRUCTURE] = structure
+    return program
+
+
+def _output_names(
+    program: ExportedProgram, result: Flat | None, taken: Sequence[str]
+) -> list[str]:
+    if result is not None:
+        names = result.names
+    else:
+        spec = program.call_spec.out_spec
+        whole = torch.utils._pytree.tree_unflatten(
+            [torch.empty(0)] * spec.num_leaves, spec
+        )
+        names = flatten(whole).names
+        kept = program.graph_signature.user_outputs
+        if len(names) != len(kept):
+            names = [f"output_{i}" for i in range(len(kept))]
+    free = []
+    for name in names:
+        candidate = name
+        while candidate in taken or candidate in free:
+            candidate += "_out"
+        free.append(candidate)
+    return free

@@ -1,0 +1,79 @@
+"""Turns what torch.export raises into one clear error with the user's source line."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from frontend.errors import CaptureError
+
+_TORCH = str(Path(torch.__file__).parent)
+_OURS = str(Path(__file__).parent)
+# The first lines of a torch error say what happened; the rest is advice for torch developers.
+_LINES_KEPT = 3
+
+
+def explain_export_error(
+    error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> CaptureError:
+    """A CaptureError for ``error``, with the innermost line of the user's own code."""
+    source = user_line(error.__traceback__) or _quoted_line(str(error))
+    shown = _shorten(str(error)) or type(error).__name__
+    if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in str(error):
+        return CaptureError(
+            "the model's control flow or shapes depend on the values of its inputs",
+            source=source,
+            expected="shapes and Python numbers that follow from the inputs' shapes",
+            found=shown,
+            hint="compute it outside the model, or keep it a tensor (torch.where, masks)",
+        )
+    return CaptureError(
+        f"the model could not be run on the example inputs ({type(error).__name__})",
+        op=f"{type(model).__name__}.forward",
+        source=source,
+        expected="a forward pass that torch.export can follow",
+        found=f"{shown} (inputs: {describe(args, kwargs)})",
+        hint="check that model(*example_inputs, **kwargs) runs; see the cause above for torch's text",
+    )
+
+
+def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Inputs as one short text: dtype and shape of each tensor, type of anything else."""
+
+    def one(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        return type(value).__name__
+
+    return ", ".join([*map(one, args), *(f"{k}={one(v)}" for k, v in kwargs.items())])
+
+
+def user_line(trace: TracebackType | None) -> str | None:
+    """``file.py:41 code`` of the innermost frame outside torch and this package."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(trace)
+        if not frame.filename.startswith((_TORCH, _OURS)) and not frame.filename.startswith("<")
+    ]
+    if not frames:
+        return None
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].line}".strip()
+
+
+def _quoted_line(text: str) -> str | None:
+    found = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]+)', text)
+    outside = [f for f in found if not f[0].startswith((_TORCH, _OURS))]
+    return f"{Path(outside[-1][0]).name}:{outside[-1][1]} {outside[-1][2]}" if outside else None
+
+
+def _shorten(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:_LINES_KEPT])

@@ -1,0 +1,60 @@
+"""Operators of our own, namespace ``ane``: what ATen cannot say in one node and MIL can.
+
+Each is CompositeImplicit: plain ATen code is its eager kernel, its fake kernel and its
+decomposition, so a user's own export or trace of an optimized model needs nothing from us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+# The library object owns the registrations; they last as long as it does.
+_LIBRARY = torch.library.Library("ane", "DEF")
+_LIBRARY.define(
+    "layer_norm(Tensor x, int[] axes, Tensor? weight, Tensor? bias, float eps) -> Tensor"
+)
+_LIBRARY.define("rms_norm(Tensor x, int[] axes, Tensor? weight, float eps) -> Tensor")
+
+
+def _over_axes(parameter: torch.Tensor, x: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """``parameter``, shaped like the ``axes`` of ``x``, made to broadcast against ``x``."""
+    shape = [1] * x.dim()
+    for axis in axes:
+        shape[axis] = x.shape[axis]
+    return parameter.reshape(shape)
+
+
+def _layer_norm(
+    x: torch.Tensor,
+    axes: Sequence[int],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> torch.Tensor:
+    centred = x - x.mean(axes, keepdim=True)
+    normed = centred * torch.rsqrt((centred * centred).mean(axes, keepdim=True) + eps)
+    if weight is not None:
+        normed = normed * _over_axes(weight, x, axes)
+    if bias is not None:
+        normed = normed + _over_axes(bias, x, axes)
+    return normed
+
+
+def _rms_norm(
+    x: torch.Tensor, axes: Sequence[int], weight: torch.Tensor | None, eps: float
+) -> torch.Tensor:
+    normed = x * torch.rsqrt((x * x).mean(axes, keepdim=True) + eps)
+    return normed if weight is None else normed * _over_axes(weight, x, axes)
+
+
+_LIBRARY.impl("layer_norm", _layer_norm, "CompositeImplicitAutograd")
+_LIBRARY.impl("rms_norm", _rms_norm, "CompositeImplicitAutograd")
+
+layer_norm = torch.ops.ane.layer_norm.default
+"""Layer norm of ``x`` over any ``axes`` (non-negative, ascending); ``weight`` and ``bias`` have
+the shape of those axes. Becomes one MIL ``layer_norm``."""
+
+rms_norm = torch.ops.ane.rms_norm.default
+"""Root-mean-square norm of ``x`` over ``axes``; ``weight`` has the shape of those axes."""

@@ -1,0 +1,260 @@
+"""Editing an ExportedProgram: the only file that touches graph signatures and state."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+
+_LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+class Draft:
+    """A private, editable copy of a program; ``close`` makes a verified program of it.
+
+    Tensors are shared with the original, never copied; the original's graph, signature and
+    dictionaries stay as they are.
+
+    Attributes:
+        graph: the graph to edit.
+        fake_mode: the mode of the stored fake values, ``None`` for a program without tensors.
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self._program = program
+        self.graph = _copy_graph(program.graph)
+        self._inputs = list(program.graph_signature.input_specs)
+        self._outputs = list(program.graph_signature.output_specs)
+        self._output_names = [_name(spec) for spec in self._outputs]
+        self._state = dict(program.state_dict)
+        self._constants = dict(program.constants)
+        self.fake_mode = _fake_mode(self.graph)
+        self._specs = {_name(spec): spec for spec in self._inputs}
+        self._frozen = set(program.graph_signature.buffers_to_mutate.values())
+        self._node_names = {node.name for node in self.graph.nodes}
+
+    def constant(self, node: fx.Node) -> torch.Tensor | None:
+        """The tensor behind a placeholder that never changes, ``None`` for any other node."""
+        spec = self._specs.get(node.name) if node.op == "placeholder" else None
+        if spec is None or spec.kind not in _LIFTED or spec.target in self._frozen:
+            return None
+        found = self._state.get(cast(str, spec.target))
+        return found if found is not None else self._constants.get(cast(str, spec.target))
+
+    def constant_name(self, node: fx.Node) -> str:
+        """Qualified name of the parameter, buffer or constant behind a placeholder."""
+        return cast(str, self._specs[node.name].target)
+
+    def add_constant(self, name: str, tensor: torch.Tensor) -> fx.Node:
+        """A placeholder for a new constant tensor; ``name`` is made unique if it is taken."""
+        # "." would nest it in the module tree, below what may be another tensor's name.
+        target, count = name, 1
+        while target in self._state or target in self._constants:
+            target, count = f"{name}_{count}", count + 1
+        first_input = next(
+            (n for n in self.graph.nodes if n.op != "placeholder" or not self._lifted(n)), None
+        )
+        with self.graph.inserting_before(first_input):
+            node = self.graph.placeholder(self._free_name("c_" + target.replace(".", "_")))
+        node.target = node.name
+        self._node_names.add(node.name)
+        if self.fake_mode is None:
+            self.fake_mode = FakeTensorMode()
+        node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)
+        spec = InputSpec(InputKind.BUFFER, TensorArgument(name=node.name), target, True)
+        position = sum(1 for s in self._inputs if s.kind is not InputKind.USER_INPUT)
+        self._inputs.insert(position, spec)
+        self._specs[node.name] = spec
+        self._state[target] = tensor.detach()
+        return node
+
+    def set_constant(self, node: fx.Node, tensor: torch.Tensor) -> None:
+        """Replaces the tensor behind a placeholder, for a change of dtype or device."""
+        target = self.constant_name(node)
+        home = self._state if target in self._state else self._constants
+        home[target] = tensor
+        node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)  # type: ignore[union-attr]
+
+    def lifted(self) -> list[tuple[fx.Node, torch.Tensor]]:
+        """Every placeholder of a parameter, buffer or constant, with its tensor."""
+        found = []
+        for node in self.graph.nodes:
+            if node.op == "placeholder" and self._lifted(node):
+                target = cast(str, self._specs[node.name].target)
+                tensor = self._state.get(target)
+                found.append((node, tensor if tensor is not None else self._constants[target]))
+        return found
+
+    def user_inputs(self) -> list[fx.Node]:
+        """Placeholders of the call's arguments, in order."""
+        return [
+            node
+            for node in self.graph.nodes
+            if node.op == "placeholder"
+            and (spec := self._specs.get(node.name)) is not None
+            and spec.kind is InputKind.USER_INPUT
+        ]
+
+    def output_node(self) -> fx.Node:
+        """The graph's output node."""
+        return self.graph.output_node()
+
+    def rename_outputs(self, names: Sequence[str]) -> None:
+        """Gives the user outputs, in order, the public ``names``."""
+        positions = [i for i, s in enumerate(self._outputs) if s.kind is OutputKind.USER_OUTPUT]
+        for position, name in zip(positions, names, strict=True):
+            self._output_names[position] = name
+
+    def close(self) -> ExportedProgram:
+        """The edited program: dead code dropped, outputs named, signature in step, verified."""
+        self.graph.eliminate_dead_code()
+        self._drop_unused()
+        self._settle_outputs()
+        self.graph.lint()
+        old = self._program
+        signature = ExportGraphSignature(input_specs=self._inputs, output_specs=self._outputs)
+        kept = {s.target for s in self._inputs} | {s.target for s in self._outputs}
+        program = ExportedProgram(
+            root=fx.GraphModule(old.graph_module, self.graph),
+            graph=self.graph,
+            graph_signature=signature,
+            state_dict={k: v for k, v in self._state.items() if k in kept},
+            range_constraints=old.range_constraints,
+            module_call_graph=self._call_graph(),
+            example_inputs=old.example_inputs,
+            constants={k: v for k, v in self._constants.items() if k in kept},
+            verifiers=old.verifiers,
+        )
+        program.graph_module.meta.update(old.graph_module.meta)
+        return program
+
+    def _lifted(self, node: fx.Node) -> bool:
+        spec = self._specs.get(node.name)
+        return spec is not None and spec.kind in _LIFTED
+
+    def _free_name(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self._node_names:
+            candidate, count = f"{name}_{count}", count + 1
+        return candidate
+
+    def _drop_unused(self) -> None:
+        for node in list(self.graph.nodes):
+            if node.op != "placeholder" or node.users or not self._lifted(node):
+                continue
+            if self._specs[node.name].target in self._frozen:
+                continue
+            self._inputs.remove(self._specs.pop(node.name))
+            self.graph.erase_node(node)
+
+    def _settle_outputs(self) -> None:
+        """Each output gets a node of its own with its public name."""
+        output = self.output_node()
+        results = list(cast(Sequence[Any], output.args[0]))
+        seen: set[fx.Node] = set()
+        for position, result in enumerate(results):
+            if not isinstance(result, fx.Node) or "val" not in result.meta:
+                continue
+            is_tensor = isinstance(result.meta["val"], torch.Tensor)
+            if is_tensor and (result in seen or result.op == "placeholder"):
+                with self.graph.inserting_before(output):
+                    clone = self.graph.call_function(torch.ops.aten.clone.default, (result,))
+                clone.meta = dict(result.meta)
+                results[position] = result = clone
+            seen.add(result)
+        output.args = (tuple(results),)
+        # All positions are settled before any is named: two outputs may swap names.
+        wanted = {
+            result: name
+            for result, name in zip(results, self._output_names, strict=True)
+            if isinstance(result, fx.Node) and name and result.op != "placeholder"
+        }
+        holders = {node.name: node for node in self.graph.nodes}
+        for name in wanted.values():
+            holder = holders.get(name)
+            if holder is not None and holder not in wanted and holder.op != "placeholder":
+                holder.name = self._free_name(f"{name}_inner")
+                self._node_names.add(holder.name)
+        for node, name in wanted.items():
+            node.name = name
+            self._node_names.add(name)
+        self._outputs = [
+            _renamed(spec, result) for spec, result in zip(self._outputs, results, strict=True)
+        ]
+        self._output_names = [_name(spec) for spec in self._outputs]
+
+    def _call_graph(self) -> list[Any]:
+        entries = copy.copy(self._program.module_call_graph)
+        top = copy.copy(entries[0])
+        if top.signature is not None:
+            top.signature = copy.copy(top.signature)
+            top.signature.outputs = [
+                spec.arg for spec in self._outputs if spec.kind is OutputKind.USER_OUTPUT
+            ]
+        # Entries of submodules name nodes that a rewrite may have removed.
+        return [top]
+
+
+def walk_fakes(
+    graph: fx.Graph, visit: Callable[[fx.Node, Any], None], mode: FakeTensorMode | None
+) -> None:
+    """Computes the fake value of every ``call_function`` node from its arguments' stored ones.
+
+    ``visit(node, value)`` is called in order and may store the value.
+    """
+    for node in graph.nodes:
+        if node.op == "call_function":
+            visit(node, fake_call(node.target, node.args, node.kwargs, mode))
+
+
+def fake_call(target: Any, args: Any, kwargs: Any, mode: FakeTensorMode | None) -> Any:
+    """The fake value of one call whose node arguments carry ``meta["val"]``."""
+    args, kwargs = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
+    if mode is None:
+        return target(*args, **kwargs)
+    with mode:
+        return target(*args, **kwargs)
+
+
+def _copy_graph(old: fx.Graph) -> fx.Graph:
+    new = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
+    for node in old.nodes:
+        copied = new.node_copy(node, lambda n: mapping[n])
+        copied.meta = dict(node.meta)
+        # fx renames what looks like a builtin (`input`); the signature goes by the old name.
+        copied.name = node.name
+        mapping[node] = copied
+    return new
+
+
+def _fake_mode(graph: fx.Graph) -> FakeTensorMode | None:
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch._subclasses.FakeTensor):
+            return value.fake_mode
+    return None
+
+
+def _name(spec: InputSpec | OutputSpec) -> str:
+    return getattr(spec.arg, "name", "")
+
+
+def _renamed(spec: OutputSpec, result: Any) -> OutputSpec:
+    if not isinstance(result, fx.Node):
+        return spec
+    return dataclasses.replace(spec, arg=dataclasses.replace(spec.arg, name=result.name))

@@ -1,0 +1,65 @@
+"""Invariants that hold after every pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from frontend.program import fake_call
+from passes.errors import InvariantError
+
+
+def check_signature(before: ExportedProgram, after: ExportedProgram, name: str) -> None:
+    """User inputs and outputs keep names, order, shapes and dtypes.
+
+    Raises:
+        InvariantError: one of them differs.
+    """
+    for kind in ("inputs", "outputs"):
+        expected, found = _described(before, kind), _described(after, kind)
+        if expected != found:
+            raise InvariantError(
+                f"pass {name} changed the program's {kind}",
+                expected=str(expected),
+                found=str(found),
+                hint="report this model; leave the pass out of the pipeline meanwhile",
+            )
+
+
+def check_fakes(emitted: list[fx.Node], name: str, mode: Any) -> None:
+    """Stored shapes and dtypes of the nodes that a pass emitted are what they compute now.
+
+    Raises:
+        InvariantError: one of them is stale.
+    """
+    for node in emitted:
+        if node.graph is None or not node.users:
+            continue
+        stored, again = node.meta["val"], fake_call(node.target, node.args, node.kwargs, mode)
+        if not isinstance(stored, torch.Tensor):
+            continue
+        if tuple(stored.shape) != tuple(again.shape) or stored.dtype is not again.dtype:
+            raise InvariantError(
+                f"pass {name} left a stale shape or dtype",
+                op=str(node.target),
+                expected=f"{again.dtype} {tuple(again.shape)}",
+                found=f"{stored.dtype} {tuple(stored.shape)}",
+            )
+
+
+def _described(program: ExportedProgram, kind: str) -> list[tuple[str, Any, Any]]:
+    signature = program.graph_signature
+    names = signature.user_inputs if kind == "inputs" else signature.user_outputs
+    nodes = {node.name: node for node in program.graph.nodes}
+    found = []
+    for name in names:
+        node = nodes.get(name) if isinstance(name, str) else None
+        value = node.meta.get("val") if node is not None else name
+        tensor = isinstance(value, torch.Tensor)
+        found.append(
+            (str(name), tuple(value.shape) if tensor else None, value.dtype if tensor else None)
+        )
+    return found

@@ -1,0 +1,52 @@
+"""Common-subexpression elimination: equal operators on equal inputs are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from passes.rewriter import Rewriter
+
+
+@dataclass(frozen=True)
+class EliminateCommon:
+    """Lets later copies of a computation use the first.
+
+    Exact. Random operators and those that write to their inputs are never merged.
+    """
+
+    name: ClassVar[str] = "eliminate_common"
+
+    def apply(self, rw: Rewriter) -> None:
+        """One walk in program order: inputs are merged before their users are compared."""
+        first: dict[Hashable, fx.Node] = {}
+        for node in list(rw.graph.nodes):
+            if node.op != "call_function" or not _mergeable(node):
+                continue
+            key = (node.target, _key(node.args), _key(node.kwargs))
+            known = first.setdefault(key, node)
+            if known is not node:
+                # Outputs keep a node of their own; closing the program sees to it.
+                node.replace_all_uses_with(known)
+                rw.rewrites += 1
+
+
+def _mergeable(node: fx.Node) -> bool:
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        random = torch.Tag.nondeterministic_seeded in target.tags
+        return not random and not target._schema.is_mutable
+    return getattr(target, "__module__", "") == "_operator"
+
+
+def _key(value: Any) -> Hashable:
+    if isinstance(value, list | tuple):
+        return tuple(_key(part) for part in value)
+    if isinstance(value, dict):
+        return tuple(sorted((name, _key(part)) for name, part in value.items()))
+    # 1, 1.0 and True are equal to Python and different to ATen.
+    return (type(value), value) if isinstance(value, bool | int | float) else value

@@ -1,0 +1,69 @@
+"""Constant folding: what follows from weights and literals alone becomes one stored tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from passes.match import aten, is_call, is_tensor
+from passes.rewriter import Rewriter
+
+# A folded value may be this much larger than the tensors it is computed from: below, storing it
+# saves operators; above, it would bloat the package (a mask of 16k by 16k, say).
+_FREE_BYTES = 64 << 20
+
+# Their storage is uninitialised: the program cannot depend on it, and folding must not freeze it.
+_UNINITIALISED = (aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default)
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Evaluates operators whose inputs are all constants.
+
+    Before: ``conv(x, reshape(w, [O, I, 1, 1]))``; after: ``conv(x, w__reshape)``. A view folds
+    to a view of the same storage, so no bytes are copied. Buffers that the program writes to
+    are no constants. Exact: the same kernels run, once.
+    """
+
+    name: ClassVar[str] = "fold_constants"
+
+    def apply(self, rw: Rewriter) -> None:
+        """Stores every constant value that a non-constant operator or the output uses."""
+        for node in list(rw.graph.nodes):
+            if node.op != "call_function" or not is_tensor(node) or not rw.is_constant(node):
+                continue
+            if all(user.op != "output" and rw.is_constant(user) for user in node.users):
+                continue  # the fold of its users takes it along
+            if is_call(node, *_UNINITIALISED):
+                rw.decline(node, "its memory is uninitialised, so it has no value to store")
+                continue
+            value = rw.value(node)
+            base = _base(rw, node)
+            added = value.numel() * value.element_size()
+            if added > _FREE_BYTES and (base is None or not _shares_storage(value, rw.value(base))):
+                rw.decline(node, f"storing it would add {added >> 20} MiB to the package")
+                continue
+            kind = str(getattr(node.target, "_opname", node.name)).split("::")[-1]
+            hint = f"{rw.constant_name(base)}__{kind}" if base is not None else f"folded_{kind}"
+            rw.replace(node, rw.constant(hint, value))
+
+
+def _base(rw: Rewriter, node: fx.Node) -> fx.Node | None:
+    """The first stored tensor that ``node`` is computed from."""
+    pending, seen = [node], {node}
+    while pending:
+        current = pending.pop()
+        if current.op == "placeholder":
+            return current
+        for source in reversed(current.all_input_nodes):
+            if source not in seen:
+                seen.add(source)
+                pending.append(source)
+    return None
+
+
+def _shares_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

@@ -1,0 +1,261 @@
+"""Forms: how the axes of a tensor lie in memory, apart from what they mean to the program.
+
+A value has *logical* axes, those the program speaks of, such as (B, S, C). A form places them
+in a *physical* tensor: one group of logical axes per physical axis, in order. The image layout
+of a (B, S, C) value is ``((0,), (2,), (), (1,))``, a physical (B, C, 1, S). Axes of size one
+carry no data and stand in no group, so squeezing and permuting them is free; a group of several
+axes, such as ``(h, d)`` in one channel axis, stays merged until an operator needs them apart.
+
+Pure: knows sizes, no tensors. Sizes are ints or hashable symbols that compare equal when they
+are known to be equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+Size = Hashable
+Groups = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Placement of logical axes; ``groups[i]`` are those of physical axis ``i``, outermost first."""
+
+    groups: Groups
+
+    @property
+    def rank(self) -> int:
+        """Number of physical axes."""
+        return len(self.groups)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Logical axes in memory order; forms of equal order differ by a reshape at most."""
+        return tuple(axis for group in self.groups for axis in group)
+
+    def place(self, axis: int) -> int | None:
+        """The physical axis that holds ``axis``, ``None`` for one of size one."""
+        return next((i for i, group in enumerate(self.groups) if axis in group), None)
+
+    def renamed(self, rename: Callable[[int], int | None]) -> Form:
+        """The same placement under new axis numbers; ``None`` drops an axis."""
+        return Form(
+            tuple(
+                tuple(new for axis in group if (new := rename(axis)) is not None)
+                for group in self.groups
+            )
+        )
+
+
+def plain(sizes: Sequence[Size]) -> Form:
+    """The form of a tensor that is stored as the program spells it."""
+    return Form(tuple(() if size == 1 else (axis,) for axis, size in enumerate(sizes)))
+
+
+def channels_first(sizes: Sequence[Size]) -> Form:
+    """The image form of a value whose last axis holds channels.
+
+    (B, S, C) becomes (B, C, 1, S), (B, H, W, C) becomes (B, C, H, W), (B, C) becomes
+    (B, C, 1, 1).
+    """
+    rank = len(sizes)
+    groups: list[tuple[int, ...]]
+    if rank == 2:
+        groups = [(0,), (1,), (), ()]
+    elif rank == 3:
+        groups = [(0,), (2,), (), (1,)]
+    else:
+        groups = [(0,), (rank - 1,), *((axis,) for axis in range(1, rank - 1))]
+    return Form(tuple(tuple(axis for axis in group if sizes[axis] != 1) for group in groups))
+
+
+def isolated(form: Form, axes: Sequence[int], max_rank: int) -> Form | None:
+    """``form`` with each of ``axes`` alone in its group.
+
+    Groups are taken apart in place; empty groups make room, nearest first, so that the rank
+    stays where it was if it can.
+
+    Returns:
+        ``None`` if more than ``max_rank`` physical axes would be needed.
+    """
+    groups: list[tuple[int, ...]] = []
+    for group in form.groups:
+        groups.extend(_apart(group, set(axes)))
+    while len(groups) > max(form.rank, 4):
+        empty = next((i for i in range(len(groups) - 1, -1, -1) if not groups[i] and i > 0), None)
+        if empty is None:
+            break
+        del groups[empty]
+    return Form(tuple(groups)) if len(groups) <= max_rank else None
+
+
+def _apart(group: tuple[int, ...], axes: set[int]) -> list[tuple[int, ...]]:
+    parts: list[tuple[int, ...]] = []
+    for axis in group:
+        if axis in axes or not parts or set(parts[-1]) & axes:
+            parts.append((axis,))
+        else:
+            parts[-1] = (*parts[-1], axis)
+    return parts or [()]
+
+
+def blocks(
+    old: Sequence[Size], new: Sequence[Size]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]] | None:
+    """Pairs of (old axes, new axes) that a reshape maps onto each other; size one left out.
+
+    Returns:
+        ``None`` if symbolic sizes hide the correspondence.
+    """
+    left = [axis for axis, size in enumerate(old) if size != 1]
+    right = [axis for axis, size in enumerate(new) if size != 1]
+    pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        a, b = [left[i]], [right[j]]
+        i, j = i + 1, j + 1
+        if old[a[0]] == new[b[0]]:
+            pairs.append((tuple(a), tuple(b)))
+            continue
+        product_a, product_b = old[a[0]], new[b[0]]
+        while product_a != product_b:
+            if not isinstance(product_a, int) or not isinstance(product_b, int):
+                return None
+            if product_a < product_b and i < len(left):
+                size = old[left[i]]
+                a.append(left[i])
+                i += 1
+                if not isinstance(size, int):
+                    return None
+                product_a *= size
+            elif j < len(right):
+                size = new[right[j]]
+                b.append(right[j])
+                j += 1
+                if not isinstance(size, int):
+                    return None
+                product_b *= size
+            else:
+                return None
+        pairs.append((tuple(a), tuple(b)))
+    return pairs if i == len(left) and j == len(right) else None
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """Outcome of a reshape on a form: the input form it needs and the output form it gives.
+
+    They have the same memory order, so going from one to the other is a reshape at most and
+    nothing where ``needs`` groups to the same physical sizes as ``gives``.
+    """
+
+    needs: Form
+    gives: Form
+
+
+def through_reshape(form: Form, old: Sequence[Size], new: Sequence[Size]) -> Reshaped | None:
+    """Carries ``form`` of a value through a reshape of its logical axes.
+
+    Splitting an axis is free. Merging axes is free within a group; axes that are alone in
+    neighbouring groups merge into the last of them by a physical reshape.
+
+    Returns:
+        ``None`` if the merged axes do not lie next to each other in memory.
+    """
+    pairs = blocks(old, new)
+    if pairs is None:
+        return None
+    groups = [list(group) for group in form.groups]
+    for old_axes, new_axes in pairs:
+        where = [form.place(axis) for axis in old_axes]
+        if len(set(where)) == 1:
+            group = groups[where[0]]  # type: ignore[index]
+            start = group.index(old_axes[0])
+            if tuple(group[start : start + len(old_axes)]) != old_axes:
+                return None
+            group[start : start + len(old_axes)] = [_new(axis) for axis in new_axes]
+            continue
+        alone = all(groups[p] == [axis] for p, axis in zip(where, old_axes, strict=True))  # type: ignore[index]
+        if not alone or where != sorted(where):  # type: ignore[type-var]
+            return None
+        between = groups[where[0] : where[-1] + 1]  # type: ignore[misc]
+        if sum(1 for group in between if group) != len(old_axes):
+            return None
+        for place in where:
+            groups[place] = []  # type: ignore[index]
+        groups[where[-1]] = [_new(axis) for axis in new_axes]  # type: ignore[index]
+    given = Form(tuple(tuple(-1 - axis for axis in group) for group in groups))
+    return Reshaped(form, given)
+
+
+def _new(axis: int) -> int:
+    # New axis numbers are kept negative while old ones are still in the groups.
+    return -1 - axis
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Steps from one form to another: an optional reshape, permutation and reshape.
+
+    Attributes:
+        split: groups to reshape to before the permutation, ``None`` if none is needed.
+        permutation: order of physical axes, ``None`` if memory order is kept.
+        merge: whether a reshape to the target's groups follows.
+    """
+
+    split: Groups | None
+    permutation: tuple[int, ...] | None
+    merge: bool
+
+    @property
+    def moves(self) -> bool:
+        """True if data is transposed."""
+        return self.permutation is not None
+
+
+def convert(source: Form, target: Form) -> Conversion:
+    """The cheapest steps from ``source`` to ``target`` of one value."""
+    if source == target:
+        return Conversion(None, None, False)
+    if source.order == target.order:
+        return Conversion(None, None, True)
+    atoms = _atoms(source.order, target.order)
+    atom_of = {axis: atom for atom in atoms for axis in atom}
+    whole = all(not g or atom_of[g[0]] == g for g in source.groups)
+    start = source.groups if whole else tuple(
+        atom for group in source.groups for atom in _split_into(group, atom_of)
+    )
+    wanted = [atom_of[axis] for axis in target.order if atom_of[axis][0] == axis]
+    if whole and all(not g or atom_of[g[0]] == g for g in target.groups):
+        empties_in = [i for i, g in enumerate(start) if not g]
+        if len(start) == target.rank:
+            empty = iter(empties_in)
+            order = tuple(start.index(g) if g else next(empty) for g in target.groups)
+            return Conversion(None, order, False)
+    # Axes of size one keep their place at the front as far as they are there.
+    fronts = [i for i, g in enumerate(start) if not g]
+    order = (*fronts, *(start.index(atom) for atom in wanted))
+    merged = tuple(start[i] for i in order) != target.groups
+    return Conversion(None if whole else start, order, merged)
+
+
+def _split_into(
+    group: tuple[int, ...], atom_of: dict[int, tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    if not group:
+        return [()]
+    return [atom_of[axis] for axis in group if atom_of[axis][0] == axis]
+
+
+def _atoms(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Longest runs of axes that follow each other in both orders."""
+    after = dict(zip(target, target[1:], strict=False))
+    atoms: list[list[int]] = []
+    for axis in source:
+        if atoms and after.get(atoms[-1][-1]) == axis:
+            atoms[-1].append(axis)
+        else:
+            atoms.append([axis])
+    return [tuple(atom) for atom in atoms]
