@@ -1,0 +1,220 @@
+"""Tensors that are asked for their value while an export records: who asks, and the answer.
+
+``bool(t)`` and what amounts to it (``t.item()`` of a bool, ``torch.equal``, ``x in t``) is a
+decision the explorer can take both ways. A number (``int(t)``, ``t.item()``, ``range(t)``) has
+too many values to explore and is refused, unless it depends on constants alone.
+
+The questions are caught on ``torch.Tensor`` itself: a ``TorchFunctionMode`` is off inside
+``torch.nn.functional``, so that it would miss those that torch's own Python code asks.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import linecache
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from frontend.branches.state import BranchError
+from frontend.branches.trace import Trace
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_OURS = str(Path(__file__).parent) + os.sep
+# torch's Python interface checks arguments as eager calls do. An error raised anywhere else in
+# torch may be a limit of tracing, which says nothing about the path.
+_TORCH_INTERFACE = (_TORCH + "__init__.py", _TORCH + "nn" + os.sep)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The user's line that asked.
+
+    Attributes:
+        frame: its activation; the same line in the same activation asks twice only in a loop.
+        line: ``file.py:41 code``.
+        module: path of the module whose method it is, ``""`` when there is none.
+        stack: the same as torch writes it in a node's ``stack_trace``.
+    """
+
+    frame: FrameType
+    number: int
+    line: str
+    module: str
+    stack: str
+
+
+def find_site(module: nn.Module) -> Site:
+    """The innermost frame outside torch and this package, seen from the caller."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_inside(frame.f_code.co_filename, _TORCH, _OURS):
+        frame = frame.f_back
+    assert frame is not None, "asked from outside any user code"
+    path, number = frame.f_code.co_filename, frame.f_lineno
+    code = linecache.getline(path, number, frame.f_globals).strip()
+    stack = f'File "{path}", line {number}, in {frame.f_code.co_name}\n    {code}'
+    line = f"{PurePath(path).name}:{number} {code}".rstrip()
+    return Site(frame, number, line, _module_path(frame, module), stack)
+
+
+def is_deliberate(error: BaseException) -> bool:
+    """Whether a ``raise`` or ``assert`` raised ``error``, and would do so in eager mode too."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    if code.co_code[trace.tb_lasti] != dis.opmap["RAISE_VARARGS"]:
+        return False
+    path = code.co_filename
+    return not _is_inside(path, _TORCH) or _is_inside(path, *_TORCH_INTERFACE)
+
+
+def raising_line(trace: TracebackType | None) -> str:
+    """``file.py:41 code`` of the innermost traced-back frame outside torch and this package."""
+    line = ""
+    while trace is not None:
+        path, number = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+        if not _is_inside(path, _TORCH, _OURS):
+            code = linecache.getline(path, number, trace.tb_frame.f_globals).strip()
+            line = f"{PurePath(path).name}:{number} {code}".rstrip()
+        trace = trace.tb_next
+    return line
+
+
+@contextmanager
+def answering(decide: Callable[[Tensor], bool], refuse: Refuse, trace: Trace) -> Iterator[None]:
+    """Answers every question about a tensor's value that is asked inside.
+
+    Args:
+        decide: gives the truth value of a tensor of one element that depends on data.
+        refuse: records and returns the error for a question that has no answer.
+        trace: knows the tensors that depend on constants alone.
+    """
+    questions = _questions(decide, refuse, trace)
+    with ExitStack() as stack:
+        for owner, names in questions:
+            for name, answer in names.items():
+                stack.enter_context(_replaced(owner, name, answer))
+        yield
+
+
+Refuse = Callable[[str], BranchError]
+_Names = dict[str, Callable[..., Any]]
+
+
+def _questions(
+    decide: Callable[[Tensor], bool], refuse: Refuse, trace: Trace
+) -> list[tuple[Any, _Names]]:
+    def truth(tensor: Tensor) -> bool:
+        if tensor.numel() != 1:
+            count = "no values" if tensor.numel() == 0 else "more than one value"
+            raise RuntimeError(f"Boolean value of Tensor with {count} is ambiguous")
+        return decide(tensor)
+
+    def number(name: str, convert: Callable[[bool], Any]) -> Callable[[Tensor], Any]:
+        def answer(tensor: Tensor) -> Any:
+            if tensor.dtype is torch.bool and tensor.numel() == 1:
+                return convert(decide(tensor))
+            raise refuse(f"{name} takes a number out of a tensor that depends on data")
+
+        return answer
+
+    def refused(name: str) -> Callable[..., Any]:
+        def answer(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            raise refuse(f"{name} takes the values out of a tensor that depends on data")
+
+        return answer
+
+    def equal(a: Tensor, b: Tensor) -> bool:
+        return a.shape == b.shape and decide((a == b).all())
+
+    def allclose(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> bool:
+        return decide(torch.isclose(a, b, *args, **kwargs).all())
+
+    methods: _Names = {
+        "__bool__": truth,
+        "is_nonzero": truth,
+        "item": number("item()", bool),
+        "__int__": number("int()", int),
+        "__float__": number("float()", float),
+        "__index__": number("using it as an index or a range()", int),
+        "__complex__": number("complex()", complex),
+        "numpy": refused("numpy()"),
+        "__array__": refused("numpy"),
+        "equal": equal,
+        "allclose": allclose,
+    }
+    functions: _Names = {"is_nonzero": truth, "equal": equal, "allclose": allclose}
+    tolist: _Names = {"tolist": refused("tolist()")}
+    owners: list[tuple[Any, _Names]] = [
+        (Tensor, methods | tolist),
+        (FakeTensor, tolist),  # has one of its own
+        (torch, functions),
+    ]
+    return [
+        (
+            owner,
+            {name: _if_unknown(getattr(owner, name), new, trace) for name, new in names.items()},
+        )
+        for owner, names in owners
+    ]
+
+
+def _if_unknown(
+    original: Callable[..., Any], answer: Callable[..., Any], trace: Trace
+) -> Callable[..., Any]:
+    """``original`` wherever the tensors' values are there or nothing is recorded."""
+
+    @functools.wraps(original)
+    def ask(*args: Any, **kwargs: Any) -> Any:
+        # torch's own machinery asks too, with recording off or into a graph of its own.
+        if not trace.is_recording():
+            return original(*args, **kwargs)
+        known = [trace.known_value(arg) if isinstance(arg, Tensor) else arg for arg in args]
+        if any(isinstance(arg, Tensor) and k is None for arg, k in zip(args, known, strict=True)):
+            return answer(*args, **kwargs)
+        with _disable_current_modes():
+            return original(*known, **kwargs)
+
+    return ask
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+    own = vars(owner).get(name)
+    setattr(owner, name, new)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+
+def _is_inside(path: str, *prefixes: str) -> bool:
+    return path.startswith(prefixes)
+
+
+def _module_path(frame: FrameType, module: nn.Module) -> str:
+    names = {id(child): name for name, child in module.named_modules()}
+    outer: FrameType | None = frame
+    while outer is not None:
+        owner = outer.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names:
+            return names[id(owner)]
+        outer = outer.f_back
+    return ""

@@ -1,0 +1,271 @@
+"""Python branches on tensor values become ``torch.where``, by exploring both sides.
+
+While ``torch.export`` records, ``forward`` runs once for every path through its branches; each
+time a tensor that depends on data is asked for its truth value, one run answers True and another
+False. The results of the two are merged leaf by leaf::
+
+    if x.sum() > 0:      run 1: y1 = x * 2        y = where(x.sum() > 0, y1, y2)
+        y = x * 2        run 2: y2 = x - 1
+    else:
+        y = x - 1
+
+``torch.where`` selects and computes nothing, so NaN or Inf of the side not taken cannot leak.
+Every run starts from the same state, and what the paths leave in buffers, in inputs written in
+place and in attributes is merged like a result. What the runs compute alike is recorded several
+times; common-subexpression elimination removes it. A model that asks nothing runs once, and
+nothing is added to its graph.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frontend.branches.ask import Site, answering, find_site, is_deliberate, raising_line
+from frontend.branches.merge import Decision, Outcome, merge
+from frontend.branches.state import BranchError, State
+from frontend.branches.trace import Trace
+
+# One line asked more often than this in one activation is a loop on data, not a branch: nobody
+# writes so many, and every turn doubles the paths. Assertions in loops over layers stay below.
+LONGEST_LOOP = 64
+
+Forward = Callable[[], tuple[list[Any], Hashable]]
+
+
+class UncheckedPathWarning(UserWarning):
+    """A path that raises was left out: the package does not check for it."""
+
+
+def run_all_paths(
+    forward: Forward,
+    module: nn.Module,
+    *,
+    inputs: Iterable[Any] = (),
+    max_paths: int = 32,
+) -> tuple[list[Any], Hashable]:
+    """Runs ``forward`` on every path through its branches on tensor values and merges them.
+
+    To be called while a non-strict export records; elsewhere it is a plain call.
+
+    Args:
+        forward: runs the model once and returns its flat results and a key that is equal for
+            results of the same structure.
+        module: the model; its state is undone between runs and merged at the end.
+        inputs: what ``forward`` is called with, flat, in case a branch writes it in place.
+        max_paths: bound on the paths explored, those that raise not counted.
+
+    Returns:
+        As ``forward``, merged over all paths.
+
+    Raises:
+        BranchError: the branches cannot be merged, or are too many; names the source line.
+    """
+    return _Explorer(forward, module, inputs, max_paths).explore()
+
+
+class _Explorer:
+    def __init__(
+        self, forward: Forward, module: nn.Module, inputs: Iterable[Any], max_paths: int
+    ) -> None:
+        self._forward = forward
+        self._module = module
+        self._max_paths = max_paths
+        self._trace = Trace()
+        self._state = State(module, inputs, self._trace)
+        self._paths = 0
+        self._dropped: dict[str, str] = {}  # line that raises -> line that leads there
+
+    def explore(self) -> tuple[list[Any], Hashable]:
+        run = _Run([], self._module, self._trace)
+        first = self._run(run)
+        if not run.decisions:
+            assert first is not None, "without a decision nothing is dropped"
+            # The exporter loses buffers that a submodule binds anew: write them in place.
+            self._state.apply(first.effects)
+            return first.leaves, first.structure
+        merged = self._merge_alternatives(run, first, known=0)
+        if merged is None:
+            raise BranchError(
+                "every path through the model's branches raises",
+                source=run.decisions[-1].site.line,
+                found="; ".join(self._dropped),
+                hint="at least one side of each branch on a tensor has to return",
+            )
+        self._check_deterministic()
+        self._state.check_watched()
+        self._state.apply(merged.effects)
+        for raising, leading in self._dropped.items():
+            warnings.warn(
+                f"the path to `{raising}` (from `{leading}`) is assumed never to be taken: "
+                "the package does not check it",
+                UncheckedPathWarning,
+                stacklevel=3,
+            )
+        return merged.leaves, merged.structure
+
+    def _explore(self, plan: list[Decision]) -> Outcome | None:
+        """The merged outcome of all paths that begin with ``plan``; None if all of them raise."""
+        run = _Run(plan, self._module, self._trace)
+        return self._merge_alternatives(run, self._run(run), known=len(plan))
+
+    def _merge_alternatives(self, run: _Run, outcome: Outcome | None, known: int) -> Outcome | None:
+        """Merges ``outcome`` with that of every other answer after the first ``known`` ones."""
+        for index in reversed(range(known, len(run.decisions))):
+            decision = run.decisions[index]
+            other = Decision(decision.condition, not decision.answer, decision.site)
+            alternative = self._explore([*run.decisions[:index], other])
+            if outcome is None:
+                outcome = alternative
+            elif alternative is not None:
+                outcome = merge(decision, outcome, alternative, self._state)
+        return outcome
+
+    def _run(self, run: _Run) -> Outcome | None:
+        """One path; None if it ends in an exception of the user's own."""
+        try:
+            with answering(run.decide, run.refuse, self._trace):
+                leaves, structure = self._forward()
+        except Exception as error:  # whatever the user's code raises, told apart below
+            if run.refusal is not None:
+                raise run.refusal from error
+            if not run.decisions:
+                raise
+            last = run.decisions[-1].site
+            if not is_deliberate(error):
+                raise BranchError(
+                    f"one side of a branch cannot be run ({type(error).__name__}: {error})",
+                    module=last.module or None,
+                    source=raising_line(error.__traceback__) or last.line,
+                    found=f"after the decision at {last.line}",
+                    hint="both sides must run for every input, since the package computes both",
+                ) from error
+            self._dropped[raising_line(error.__traceback__)] = last.line
+            self._state.restore()
+            return None
+        if run.refusal is not None:  # swallowed by an except clause of the user's
+            raise run.refusal
+        if not run.decisions and not self._state.rebinds_buffers():
+            return Outcome(leaves, structure, {})
+        run.check_complete()
+        self._count_path(run)
+        effects = self._state.effects()
+        leaves = [self._state.settled(x) if isinstance(x, Tensor) else x for x in leaves]
+        self._state.restore()
+        return Outcome(leaves, structure, effects)
+
+    def _count_path(self, run: _Run) -> None:
+        self._paths += 1
+        if self._paths <= self._max_paths:
+            return
+        lines = Counter(decision.site.line for decision in run.decisions)
+        raise BranchError(
+            f"more than {self._max_paths} paths through branches on tensor values",
+            module=run.decisions[-1].site.module or None,
+            source=run.decisions[-1].site.line,
+            expected=f"at most {self._max_paths} paths: n branches in a row make up to 2^n",
+            found="on one path: " + ", ".join(f"{line} ({n}×)" for line, n in lines.items()),
+            hint="write some of them with torch.where, or give a loop a fixed number of steps",
+        )
+
+    def _check_deterministic(self) -> None:
+        node = self._trace.random_node()
+        if node is not None:
+            raise BranchError(
+                "random numbers are drawn in a model with branches on tensor values",
+                op=str(node.target),
+                found="each path would draw its own",
+                hint="pass the random numbers as an input",
+            )
+
+
+@dataclass
+class _Run:
+    """One run of forward: the first answers follow the plan, all others are True."""
+
+    plan: list[Decision]
+    module: nn.Module
+    trace: Trace
+    decisions: list[Decision] = field(default_factory=list)
+    refusal: BranchError | None = None
+    _answers: dict[Hashable, bool] = field(default_factory=dict)
+    _asked: list[Tensor] = field(default_factory=list)  # alive, so that no id is used twice
+    _turns: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def decide(self, tensor: Tensor) -> bool:
+        """The answer on this path to the truth value of ``tensor``, of one element."""
+        for key in (expression := self.trace.expression(tensor), same := _identity(tensor)):
+            if key is not None and key in self._answers:
+                return self._answers[key]
+        decision = self._next(tensor)
+        self.decisions.append(decision)
+        self._asked.append(tensor)
+        for key in (expression, same):
+            if key is not None:
+                self._answers[key] = decision.answer
+        return decision.answer
+
+    def refuse(self, reason: str) -> BranchError:
+        """The error for a question without an answer; raised even if the user's code catches it."""
+        site = find_site(self.module)
+        self.refusal = self.refusal or BranchError(
+            reason,
+            module=site.module or None,
+            source=site.line,
+            expected="Python numbers that follow from shapes or constants alone",
+            hint="keep it a tensor, or compute it outside the model and pass it as an argument",
+        )
+        return self.refusal
+
+    def check_complete(self) -> None:
+        """Refuses a run that did not come to all the decisions of its plan."""
+        if len(self.decisions) < len(self.plan):
+            raise _unsteady(self.plan[len(self.decisions)].site)
+
+    def _next(self, tensor: Tensor) -> Decision:
+        site = find_site(self.module)
+        self._check_loop(site)
+        index = len(self.decisions)
+        if index < len(self.plan):
+            if self.plan[index].site.line != site.line:
+                self.refusal = _unsteady(site)
+                raise self.refusal
+            return self.plan[index]
+        scalar = tensor.reshape(()) if tensor.ndim else tensor
+        # A copy, for the tensor may be written later.
+        condition = scalar.clone() if scalar.dtype is torch.bool else scalar.ne(0)
+        self.trace.mark_source(condition, site.stack)
+        return Decision(condition, True, site)
+
+    def _check_loop(self, site: Site) -> None:
+        key = id(site.frame), site.number
+        self._turns[key] += 1
+        if self._turns[key] > LONGEST_LOOP:
+            self.refusal = BranchError(
+                "a loop depends on tensor values and has no bound that can be seen",
+                module=site.module or None,
+                source=site.line,
+                expected=f"at most {LONGEST_LOOP} decisions of one line on one path",
+                found="one more, with the loop still going",
+                hint="give the loop a fixed number of steps, or run it outside the model",
+            )
+            raise self.refusal
+
+
+def _identity(tensor: Tensor) -> Hashable | None:
+    return None if tensor.is_inference() else ("tensor", id(tensor), tensor._version)
+
+
+def _unsteady(site: Site) -> BranchError:
+    return BranchError(
+        "the model takes another way when it runs again with the same answers",
+        module=site.module or None,
+        source=site.line,
+        hint="look for state outside the module's attributes, or for Python's random numbers",
+    )

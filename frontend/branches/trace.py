@@ -1,0 +1,264 @@
+"""What the running export has recorded: values known already, equal expressions, earlier values.
+
+The branch explorer asks three things of the graph that ``torch.export`` is recording, all of
+them only once a tensor has been asked for its truth value:
+
+* which expression a tensor holds, so that one condition written twice is decided once;
+* its value, where it depends on constants alone;
+* the value some tensor had *before* the first run, for undoing writes in place.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import (
+    disable_proxy_modes_tracing,
+    get_proxy_mode,
+    get_proxy_slot,
+    has_proxy_slot,
+    track_tensor_tree,
+)
+from torch.utils._python_dispatch import _disable_current_modes
+
+aten = torch.ops.aten
+# A constant condition is worth computing while tracing up to this many elements per tensor;
+# beyond it the condition is treated as data, which is as correct and costs both sides.
+LARGEST_CONSTANT = 1 << 24
+# Random in training only: the dropout pass turns them into identities.
+_DROPOUT = frozenset({aten.dropout, aten.feature_dropout, aten.native_dropout, aten.alpha_dropout})
+# Their result is whatever the memory held.
+_UNDEFINED = frozenset({aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty})
+# Written in place by their schema, though no value changes.
+_HARMLESS_WRITES = frozenset({aten.detach_})
+
+
+class Trace:
+    """The graph being recorded, read from the moment of construction on."""
+
+    def __init__(self) -> None:
+        mode = get_proxy_mode()
+        self._tracer: Any = mode.tracer if mode is not None else None
+        self._start = self._last_node()
+        self._scanned = self._start
+        self._writes = 0
+        # Both per node: how many writes in place came before it, and a number that two nodes
+        # share when they compute the same from the same.
+        self._epoch: dict[fx.Node, int] = {}
+        self._number: dict[fx.Node, int] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._constant: set[fx.Node] = set()
+
+    def is_recording(self) -> bool:
+        """Whether operators called now are recorded in this graph."""
+        mode = get_proxy_mode()
+        return mode is not None and mode.tracer is self._tracer
+
+    def mark_source(self, tensor: Tensor, stack: str) -> None:
+        """Notes that the node of ``tensor`` stands for the user's code at ``stack``."""
+        node = self.node_of(tensor)
+        if node is not None:
+            node.meta["stack_trace"] = stack
+
+    def node_of(self, tensor: Tensor) -> fx.Node | None:
+        """The node that computes ``tensor``, None where the graph does not have it."""
+        if self._tracer is None or not has_proxy_slot(tensor, self._tracer):
+            return None
+        return get_proxy_slot(tensor, self._tracer).proxy.node
+
+    def expression(self, tensor: Tensor) -> Hashable | None:
+        """A key that two tensors share only if they hold the same value now."""
+        self._scan()
+        node = self.node_of(tensor)
+        if node is None or self._epoch.get(node) != self._writes:
+            return None
+        return self._number[node]
+
+    def known_value(self, tensor: Tensor) -> Tensor | None:
+        """The value of ``tensor`` where it does not depend on data, else None."""
+        if not isinstance(tensor, FakeTensor):
+            return tensor
+        if tensor.constant is not None:
+            return tensor.constant
+        self._scan()
+        node = self.node_of(tensor)
+        if node is None or node not in self._constant or self._epoch[node] != self._writes:
+            return None
+        return self._evaluate(node)
+
+    def before(self, tensor: Tensor, node: fx.Node | None) -> Tensor:
+        """A copy of ``tensor`` as it was at construction, when ``node`` computed it.
+
+        The copy is recorded at the start, ahead of every write, and only when asked for.
+        """
+        if self._tracer is None or node is None or self._start is None:
+            return tensor.clone()
+        with disable_proxy_modes_tracing():
+            copy = tensor.clone()
+        with self._tracer.graph.inserting_after(self._start):
+            proxy = self._tracer.create_proxy(
+                "call_function", aten.clone.default, (fx.Proxy(node, self._tracer),), {}
+            )
+        track_tensor_tree(copy, proxy, constant=None, tracer=self._tracer)
+        return copy
+
+    def random_node(self) -> fx.Node | None:
+        """The first node recorded since construction that draws random numbers."""
+        self._scan()
+        return next((node for node in self._epoch if _is_random(node)), None)
+
+    def foreign_write(self, watched: set[int]) -> fx.Node | None:
+        """The first write in place, since construction, to a tensor from outside ``forward``.
+
+        Args:
+            watched: the storages (``storage_id``) whose writes are known of.
+        """
+        self._scan()
+        outside = {
+            storage_id(value)
+            for node in self._tracer.graph.nodes
+            if node.op in ("placeholder", "get_attr")
+            and isinstance(value := node.meta.get("val"), Tensor)
+        }
+        for node in filter(_writes_in_place, self._epoch):
+            for argument in _written_arguments(node):
+                value = argument.meta.get("val")
+                if isinstance(value, Tensor) and storage_id(value) in outside - watched:
+                    return node
+        return None
+
+    def _last_node(self) -> fx.Node | None:
+        if self._tracer is None or not self._tracer.graph.nodes:
+            return None
+        return next(iter(reversed(self._tracer.graph.nodes)))
+
+    def _scan(self) -> None:
+        """Number the nodes recorded since the last scan: linear in the graph, over all calls."""
+        if self._tracer is None:
+            return
+        node = self._scanned.next if self._scanned else next(iter(self._tracer.graph.nodes), None)
+        while node is not None and node.op != "root":
+            self._visit(node)
+            self._scanned = node
+            node = node.next
+
+    def _visit(self, node: fx.Node) -> None:
+        if _writes_in_place(node):
+            self._writes += 1
+        self._epoch[node] = self._writes
+        if not _is_pure(node):
+            self._number[node] = self._intern(node)
+        else:
+            key = _frozen((node.args, node.kwargs), lambda arg: self._argument(arg, node))
+            self._number[node] = self._intern((node.target, key, self._writes))
+        if node.op == "get_attr" or self._computes_constant(node):
+            self._constant.add(node)
+
+    def _argument(self, argument: fx.Node, user: fx.Node) -> Hashable:
+        # Across a write, equal expressions may have come apart: only the node itself is itself.
+        same_epoch = self._epoch.get(argument) == self._epoch[user]
+        return self._number[argument] if same_epoch else argument
+
+    def _intern(self, key: Hashable) -> int:
+        return self._numbers.setdefault(key, len(self._numbers))
+
+    def _computes_constant(self, node: fx.Node) -> bool:
+        if not _is_pure(node):
+            return False
+        value = node.meta.get("val")
+        sizes = value.shape if isinstance(value, Tensor) else ()
+        if not all(isinstance(size, int) for size in sizes):
+            return False
+        if isinstance(value, Tensor) and value.numel() > LARGEST_CONSTANT:
+            return False
+        return all(
+            argument in self._constant
+            and (argument.op == "get_attr" or self._epoch[argument] == self._epoch[node])
+            for argument in node.all_input_nodes
+        )
+
+    def _evaluate(self, node: fx.Node) -> Tensor:
+        needed, stack = {node}, [node]
+        while stack:
+            for argument in stack.pop().all_input_nodes:
+                if argument not in needed:
+                    needed.add(argument)
+                    stack.append(argument)
+        values: dict[fx.Node, Any] = {}
+        with _disable_current_modes(), torch.no_grad():
+            for step in self._tracer.graph.nodes:
+                if step in needed:
+                    values[step] = self._evaluate_step(step, values)
+        return values[node]
+
+    def _evaluate_step(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self._tracer.root)
+        if node.target in (aten.lift_fresh_copy.default, aten.detach_.default):
+            return values[node.all_input_nodes[0]].clone()
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda arg: values[arg])
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+def storage_id(tensor: Tensor) -> int:
+    """Equal for tensors that share memory."""
+    return tensor.untyped_storage()._cdata
+
+
+def _written_arguments(node: fx.Node) -> list[fx.Node]:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.all_input_nodes
+    names = [
+        a.name for a in node.target._schema.arguments if a.alias_info and a.alias_info.is_write
+    ]
+    normalized = node.normalized_arguments(None, normalize_to_only_use_kwargs=True)
+    values = normalized.kwargs if normalized is not None else {}
+    return [value for name in names if isinstance(value := values.get(name), fx.Node)]
+
+
+def _packet(node: fx.Node) -> object:
+    return getattr(node.target, "overloadpacket", node.target)
+
+
+def _writes_in_place(node: fx.Node) -> bool:
+    if node.op != "call_function" or node.target is operator.getitem:
+        return False
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.is_mutable and _packet(node) not in _HARMLESS_WRITES
+    # A higher-order operator may hold a write.
+    return isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def _is_pure(node: fx.Node) -> bool:
+    if node.op != "call_function" or _writes_in_place(node):
+        return False
+    if isinstance(node.target, torch._ops.OpOverload):
+        return not _is_random(node) and _packet(node) not in _UNDEFINED
+    return node.target is operator.getitem
+
+
+def _is_random(node: fx.Node) -> bool:
+    return (
+        isinstance(node.target, torch._ops.OpOverload)
+        and torch.Tag.nondeterministic_seeded in node.target.tags
+        and _packet(node) not in _DROPOUT
+    )
+
+
+def _frozen(value: Any, of_node: Callable[[fx.Node], Hashable]) -> Hashable:
+    """``value`` as a hashable key; numbers keep their type, since 1, 1.0 and True compare equal."""
+    if isinstance(value, fx.Node):
+        return ("node", of_node(value))
+    if isinstance(value, tuple | list):
+        return tuple(_frozen(item, of_node) for item in value)
+    if isinstance(value, dict):
+        return tuple((key, _frozen(item, of_node)) for key, item in value.items())
+    if isinstance(value, slice):
+        return ("slice", _frozen((value.start, value.stop, value.step), of_node))
+    return (type(value), repr(value) if isinstance(value, float) else value)
