@@ -71,6 +71,7 @@ def _sequence(kind: type) -> Convert:
 _CONVERTERS: dict[Any, Convert | None] = {
     Tensor: None,
     list[Tensor]: None,
+    list[Any]: None,
     Any: None,
     int: _scalar(int),
     float: _scalar(float),

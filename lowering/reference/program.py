@@ -142,12 +142,12 @@ def declared(named_type: Any) -> Value:
     if kind == "tensorType":
         return Value(named_type.name, *tensor_type(named_type.type))
     if kind == "stateType":
-        dtype, shape = tensor_type(named_type.type.stateType.wrappedType)
-        return Value(named_type.name, dtype, shape, "state")
+        wrapped = tensor_type(named_type.type.stateType.wrappedType)
+        return Value(named_type.name, *wrapped, "state")
     if kind == "listType":
         element = named_type.type.listType.type
-        dtype = tensor_type(element)[0] if element.WhichOneof("type") == "tensorType" else None
-        return Value(named_type.name, dtype, None, "list")
+        is_tensor = element.WhichOneof("type") == "tensorType"
+        return Value(named_type.name, tensor_type(element)[0] if is_tensor else None, None, "list")
     return Value(named_type.name, None, None, "dictionary")
 
 

@@ -50,7 +50,7 @@ class BlobFile:
             raise PackageError("The weights file is truncated", found=f"{path}: too short")
         # Copy-on-write: torch wants writable memory, the file must never change.
         self._bytes = np.memmap(path, mode="c")
-        _, version = _HEADER.unpack_from(self._bytes, 0)
+        _, version = _HEADER.unpack(self._bytes[: _HEADER.size].tobytes())
         if version != _VERSION:
             raise PackageError(
                 "The weights file is corrupt or of an unknown version",
@@ -65,7 +65,8 @@ class BlobFile:
         """
         if offset + _RECORD.size > len(self._bytes):
             raise self._corrupt(offset, "its record lies beyond the end of the file")
-        sentinel, code, size, start, _ = _RECORD.unpack_from(self._bytes, offset)
+        record = self._bytes[offset : offset + _RECORD.size].tobytes()
+        sentinel, code, size, start, _ = _RECORD.unpack(record)
         if sentinel != _SENTINEL:
             raise self._corrupt(offset, "its record does not start with the sentinel")
         if code != dtype.blob_code:
@@ -157,7 +158,7 @@ class Weights:
 
 
 def carry(array: np.ndarray, dtype: DType) -> torch.Tensor:
-    """``array`` of ``dtype.storage`` as a torch tensor of ``dtype.carrier``; a view if it can be."""
+    """``array`` of ``dtype.storage`` as a tensor of ``dtype.carrier``; a view if it can be."""
     if dtype.storage.kind == "u" and dtype.bits > 8:
         return torch.from_numpy(array.astype(np.int64)).to(dtype.carrier)
     return torch.from_numpy(np.ascontiguousarray(array)).to(dtype.carrier).reshape(array.shape)

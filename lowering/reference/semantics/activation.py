@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
 from lowering.reference.errors import ExecutionError
 
 # Slope of the sigmoid approximation of GELU, as MIL defines it.
@@ -74,7 +75,7 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """``alpha * log(1 + exp(beta * x))`` with one ``alpha``, ``beta`` per channel of (B, C, ...)."""
+    """``alpha * log(1 + exp(beta * x))``, ``alpha`` and ``beta`` per channel of (B, C, ...)."""
     shape = (1, -1, *[1] * (x.ndim - 2))
     return alpha.reshape(shape) * softplus(x * beta.reshape(shape))
 
@@ -104,7 +105,7 @@ def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
     return torch.where(x >= alpha, x, torch.zeros((), dtype=x.dtype))
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "clamped_relu": clamped_relu,
     "elu": elu,
     "gelu": gelu,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
 from lowering.reference.dtypes import BY_NAME, UINT1, DType
 from lowering.reference.errors import ExecutionError
 from lowering.reference.weights import unpack_bits
@@ -152,7 +151,7 @@ def _unpack(packed: Tensor, dtype: DType, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(unpack_bits(packed.numpy(), dtype, count).reshape(shape))
 
 
-TABLE: dict[str, Any] = {
+TABLE: dict[str, Semantics] = {
     "constexpr_affine_dequantize": constexpr_affine_dequantize,
     "constexpr_blockwise_shift_scale": constexpr_blockwise_shift_scale,
     "constexpr_cast": constexpr_cast,

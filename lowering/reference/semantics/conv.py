@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowering.reference.binding import Ints
-from lowering.reference.semantics.windows import pad_spatial, symmetric, window_pads
+from lowering.reference.binding import Ints, Semantics
+from lowering.reference.semantics.windows import Pads, pad_spatial, symmetric, window_pads
 
 _CONV = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 _CONV_TRANSPOSE = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
@@ -46,28 +48,9 @@ def conv_transpose(
     """The gradient of ``conv``: ``weight`` is (C, O / groups, ...), ``pad`` crops the result."""
     ones = (1,) * (x.ndim - 2)
     strides, dilations = strides or ones, dilations or ones
-    spatial = x.shape[2:]
-    full = [
-        (size - 1) * stride + (width - 1) * dilation + 1
-        for size, stride, width, dilation in zip(
-            spatial, strides, weight.shape[2:], dilations, strict=True
-        )
-    ]
-    if pad_type == "same":
-        targets = [size * stride for size, stride in zip(spatial, strides, strict=True)]
-        if output_shape is not None:
-            targets = list(output_shape[2:])
-        starts = [max(0, size - target) // 2 for size, target in zip(full, targets, strict=True)]
-    else:
-        pads = window_pads(pad_type, pad, spatial, weight.shape[2:], strides, dilations)
-        starts = [before for before, _ in pads]
-        targets = [size - sum(pair) for size, pair in zip(full, pads, strict=True)]
-        if output_shape is not None:
-            targets = list(output_shape[2:])
-    crops = [
-        (-start, target + start - size)
-        for start, target, size in zip(starts, targets, full, strict=True)
-    ]
+    crops = transpose_crops(
+        x.shape[2:], weight.shape[2:], pad, output_shape, pad_type, strides, dilations
+    )
     padding = symmetric(crops)
     function = _CONV_TRANSPOSE[x.ndim]
     if padding is not None and all(item <= 0 for item in padding):
@@ -77,4 +60,34 @@ def conv_transpose(
     return y if bias is None else y + bias.reshape(1, -1, *ones)
 
 
-TABLE = {"conv": conv, "conv_transpose": conv_transpose}
+def transpose_crops(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    pad: Ints | None,
+    output_shape: Ints | None,
+    pad_type: str,
+    strides: Ints,
+    dilations: Ints,
+) -> Pads:
+    """Padding, mostly negative, that brings the full transposed convolution to its output size."""
+    full = [
+        (size - 1) * stride + (width - 1) * dilation + 1
+        for size, stride, width, dilation in zip(sizes, strides, kernel, dilations, strict=True)
+    ]
+    if pad_type == "same":
+        targets = [size * stride for size, stride in zip(sizes, strides, strict=True)]
+    else:
+        pads = window_pads(pad_type, pad, sizes, kernel, strides, dilations)
+        starts = [before for before, _ in pads]
+        targets = [size - sum(pair) for size, pair in zip(full, pads, strict=True)]
+    if output_shape is not None:
+        targets = list(output_shape[2:])
+    if pad_type == "same":
+        starts = [max(0, size - target) // 2 for size, target in zip(full, targets, strict=True)]
+    return [
+        (-start, target + start - size)
+        for start, target, size in zip(starts, targets, full, strict=True)
+    ]
+
+
+TABLE: dict[str, Semantics] = {"conv": conv, "conv_transpose": conv_transpose}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
 from lowering.reference.dtypes import BY_NAME
 
 
@@ -246,7 +247,7 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x.to(target.carrier)
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "abs": abs_,
     "acos": acos,
     "add": add,

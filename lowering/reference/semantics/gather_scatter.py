@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
 from lowering.reference.errors import ExecutionError
 
 _REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -79,7 +80,7 @@ def scatter_along_axis(
     mode: str = "add",
     validate_indices: bool = False,
 ) -> Tensor:
-    """``data`` with the elements that ``indices`` places along ``axis`` combined with ``updates``."""
+    """``data`` combined with ``updates`` at the positions along ``axis`` in ``indices``."""
     return _combine(data, axis, _index(indices, data.shape[axis]), updates, mode)
 
 
@@ -130,7 +131,7 @@ def _combine(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str)
     return data.scatter_reduce(axis, index, updates, _REDUCE[mode])
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "gather": gather,
     "gather_along_axis": gather_along_axis,
     "gather_nd": gather_nd,

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x (..., I) @ weight (O, I).T + bias (O)``."""
@@ -40,7 +42,7 @@ def scaled_dot_product_attention(
     return F.scaled_dot_product_attention(query, key, value, attn_mask)
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "einsum": einsum,
     "linear": linear,
     "matmul": matmul,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
 from lowering.reference.dtypes import BY_NAME
 from lowering.reference.errors import ExecutionError
 
@@ -73,7 +74,7 @@ def list_scatter(ls: Any, indices: Tensor, value: Tensor) -> TensorList:
     return ls.written(dict(zip(indices.reshape(-1).tolist(), value, strict=True)))
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "list_gather": list_gather,
     "list_length": list_length,
     "list_read": list_read,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowering.reference.binding import Ints
+from lowering.reference.binding import Ints, Semantics
 
 # l2_norm runs over the innermost three dimensions.
 _L2_DIMS = (-3, -2, -1)
@@ -71,7 +71,7 @@ def local_response_norm(
     return F.local_response_norm(x, size, alpha, beta, k)
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "batch_norm": batch_norm,
     "instance_norm": instance_norm,
     "l2_norm": l2_norm,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowering.reference.binding import Ints
+from lowering.reference.binding import Ints, Semantics
 from lowering.reference.semantics.windows import Pads, pad_spatial, symmetric, window_pads
 
 _AVERAGE = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}
@@ -24,7 +24,7 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Largest element per window of ``x (B, C, ...)``; padding never wins."""
-    strides, pads = _layout(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    strides, pads = layout(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     padding = symmetric(pads)
     if padding is None or any(2 * p > k for p, k in zip(padding, kernel_sizes, strict=True)):
         x, padding = pad_spatial(x, pads, -math.inf), [0] * len(pads)
@@ -41,13 +41,23 @@ def avg_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Mean per window; padding counts as zeros, or not at all if it is excluded."""
-    strides, pads = _layout(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    average = _AVERAGE[x.ndim]
-    mean = average(pad_spatial(x, pads), kernel_sizes, strides)
-    if exclude_padding_from_average and any(any(pair) for pair in pads):
-        inside = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype)
-        mean = mean / average(pad_spatial(inside, pads), kernel_sizes, strides)
-    return mean
+    strides, pads = layout(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    mean = _AVERAGE[x.ndim](pad_spatial(x, pads), kernel_sizes, strides)
+    if not exclude_padding_from_average or not any(any(pair) for pair in pads):
+        return mean
+    counts = divisor(x, kernel_sizes, strides, pads, exclude_padding=True)
+    return mean * math.prod(kernel_sizes) / counts
+
+
+def divisor(
+    x: Tensor, kernel_sizes: Ints, strides: Ints, pads: Pads, exclude_padding: bool
+) -> Tensor:
+    """How many elements count in each window of ``x (B, C, ...)``: (1, 1, ...) or a scalar."""
+    volume = torch.tensor(float(math.prod(kernel_sizes)))
+    if not exclude_padding:
+        return volume
+    inside = pad_spatial(torch.ones((1, 1, *x.shape[2:])), pads)
+    return _AVERAGE[x.ndim](inside, kernel_sizes, strides) * volume
 
 
 def l2_pool(
@@ -59,12 +69,12 @@ def l2_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Euclidean norm per window."""
-    strides, pads = _layout(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    strides, pads = layout(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     mean = _AVERAGE[x.ndim](pad_spatial(x * x, pads), kernel_sizes, strides)
     return torch.sqrt(mean * math.prod(kernel_sizes))
 
 
-def _layout(
+def layout(
     x: Tensor,
     kernel: Ints,
     strides: Ints | None,
@@ -90,4 +100,4 @@ def _layout(
     return strides, widened
 
 
-TABLE = {"avg_pool": avg_pool, "l2_pool": l2_pool, "max_pool": max_pool}
+TABLE: dict[str, Semantics] = {"avg_pool": avg_pool, "l2_pool": l2_pool, "max_pool": max_pool}

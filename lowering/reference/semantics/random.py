@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowering.reference.binding import Ints
+from lowering.reference.binding import Ints, Semantics
 
 
 def random_uniform(
@@ -46,7 +46,7 @@ def _generator(seed: int, salt: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed if seed >= 0 else salt)
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "random_bernoulli": random_bernoulli,
     "random_categorical": random_categorical,
     "random_normal": random_normal,

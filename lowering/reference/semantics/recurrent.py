@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
 from lowering.reference.errors import ExecutionError
 
-# scaled_tanh and sigmoid_hard with the constants that the layers fix for them.
+# With the constants that the layers fix: scaled_tanh is plain tanh, linear passes through.
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_sigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
-    "sigmoid_hard": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
     "linear": lambda x: x,
     "relu": torch.relu,
-    "scaled_tanh": lambda x: 1.7159 * torch.tanh(2.0 / 3.0 * x),
+    "scaled_tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
@@ -48,7 +48,7 @@ def rnn(
     for step in F.linear(_ordered(x, direction), weight_ih, bias):
         hidden = act(step + F.linear(hidden, weight_hh))
         states.append(hidden)
-    return _outputs(states, direction, output_sequence), hidden
+    return _outputs(states, output_sequence), hidden
 
 
 def gru(
@@ -64,7 +64,7 @@ def gru(
     reset_after: bool = False,
     input_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gated recurrent unit; gates are ordered reset, update, new.
+    """Gated recurrent unit; gates are ordered reset, new, update.
 
     ``bias`` belongs to the hidden side if there is an ``input_bias``. With ``reset_after`` the
     reset gate scales ``W_hh h + b``, else it scales ``h``.
@@ -72,11 +72,11 @@ def gru(
     gate, act = _activation(recurrent_activation), _activation(activation)
     size = initial_h.shape[-1]
     hidden_bias = torch.zeros(3 * size) if bias is None else bias
-    reset_w, update_w, new_w = weight_hh.split(size)
-    reset_b, update_b, new_b = hidden_bias.split(size)
+    reset_w, new_w, update_w = weight_hh.split(size)
+    reset_b, new_b, update_b = hidden_bias.split(size)
     hidden, states = initial_h, []
     for step in F.linear(_ordered(x, direction), weight_ih, input_bias):
-        reset_x, update_x, new_x = step.split(size, -1)
+        reset_x, new_x, update_x = step.split(size, -1)
         reset = gate(reset_x + F.linear(hidden, reset_w, reset_b))
         update = gate(update_x + F.linear(hidden, update_w, update_b))
         if reset_after:
@@ -85,7 +85,7 @@ def gru(
             new = act(new_x + F.linear(reset * hidden, new_w, new_b))
         hidden = (1 - update) * new + update * hidden
         states.append(hidden)
-    return _outputs(states, direction, output_sequence), hidden
+    return _outputs(states, output_sequence), hidden
 
 
 def lstm(
@@ -158,8 +158,9 @@ def lstm(
         activations,
         clip,
     )
-    y, h, c = (torch.cat(pair, -1) for pair in zip(forward, back, strict=True))
-    return y, h, c
+    # Side by side the sequences run in the order of time.
+    y = torch.cat([forward[0], back[0].flip(0)], -1)
+    return y, torch.cat([forward[1], back[1]], -1), torch.cat([forward[2], back[2]], -1)
 
 
 def _lstm(
@@ -184,25 +185,23 @@ def _lstm(
         in_gate, forget, out, new = gates.split(size, -1)
         if peep_i is not None and peep_f is not None:
             in_gate, forget = in_gate + peep_i * cell, forget + peep_f * cell
-        new = cell_act(new)
+        cell = gate(forget) * cell + gate(in_gate) * cell_act(new)
         if clip is not None:
-            new = new.clamp(-clip, clip)
-        cell = gate(forget) * cell + gate(in_gate) * new
+            cell = cell.clamp(-clip, clip)
         if peep_o is not None:
             out = out + peep_o * cell
         hidden = gate(out) * act(cell)
         states.append(hidden)
-    return _outputs(states, direction, output_sequence), hidden, cell
+    return _outputs(states, output_sequence), hidden, cell
 
 
 def _ordered(x: Tensor, direction: str) -> Tensor:
     return x.flip(0) if direction == "reverse" else x
 
 
-def _outputs(states: list[Tensor], direction: str, output_sequence: bool) -> Tensor:
-    if not output_sequence:
-        return states[-1].unsqueeze(0)
-    return torch.stack(states[::-1] if direction == "reverse" else states)
+def _outputs(states: list[Tensor], output_sequence: bool) -> Tensor:
+    """States in the order in which they were computed, or the last one."""
+    return torch.stack(states) if output_sequence else states[-1].unsqueeze(0)
 
 
-TABLE = {"gru": gru, "lstm": lstm, "rnn": rnn}
+TABLE: dict[str, Semantics] = {"gru": gru, "lstm": lstm, "rnn": rnn}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowering.reference.binding import Ints
+from lowering.reference.binding import Ints, Semantics
 
 
 def _dims(x: Tensor, axes: Ints | None) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ def reduce_argmin(
     return torch.argmin(x, axis, keepdim=keep_dims)
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "reduce_argmax": reduce_argmax,
     "reduce_argmin": reduce_argmin,
     "reduce_l1_norm": reduce_l1_norm,

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
 from lowering.reference.errors import ExecutionError
 
 # MIL's padding mode: torch's, and whether reflection is about pixel centres.
@@ -96,4 +97,4 @@ def _to_pixels(coordinates: Tensor, sizes: Tensor, mode: str, align_corners: boo
     return coordinates * (sizes - 1) if align_corners else coordinates * sizes - 0.5
 
 
-TABLE = {"affine": affine, "resample": resample}
+TABLE: dict[str, Semantics] = {"affine": affine, "resample": resample}

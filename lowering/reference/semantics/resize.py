@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowering.reference.binding import Ints
+from lowering.reference.binding import Ints, Semantics
 from lowering.reference.errors import ExecutionError
 
 
@@ -213,7 +213,7 @@ def _along(vector: Tensor, axis: int) -> Tensor:
     return vector.reshape(-1, *[1] * (-axis - 1))
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "crop_resize": crop_resize,
     "resize": resize,
     "resize_bilinear": resize_bilinear,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lowering.reference.binding import Bools, Ints
+from lowering.reference.binding import Bools, Ints, Semantics
 
 
 def slice_by_index(
@@ -87,7 +87,7 @@ def _slices(
     return tuple(slices), flips, squeezed
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "slice_by_index": slice_by_index,
     "slice_by_size": slice_by_size,
     "slice_update": slice_update,

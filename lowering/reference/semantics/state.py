@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lowering.reference.binding import Semantics
+
 
 def read_state(input: Any) -> Tensor:
     """The value of a state now."""
@@ -18,4 +20,4 @@ def write_state(input: Any, data: Tensor) -> tuple[()]:
     return ()
 
 
-TABLE = {"read_state": read_state, "write_state": write_state}
+TABLE: dict[str, Semantics] = {"read_state": read_state, "write_state": write_state}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowering.reference.binding import Ints
+from lowering.reference.binding import Ints, Semantics
 from lowering.reference.errors import ExecutionError
 
 
@@ -190,7 +190,7 @@ def _suppress(
     return out_boxes, out_scores, out_indices, torch.tensor(count, dtype=torch.int32)
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "argsort": argsort,
     "band_part": band_part,
     "classify": classify,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowering.reference.binding import Bools, Ints
+from lowering.reference.binding import Bools, Ints, Semantics
 
 
 def reshape(x: Tensor, shape: Ints) -> Tensor:
@@ -66,7 +66,7 @@ def reverse_sequence(x: Tensor, lengths: Ints, seq_axis: int = 0, batch_axis: in
 
 
 def depth_to_space(x: Tensor, block_size: int) -> Tensor:
-    """``x (B, C, H, W)``: channel ``(i, j, c)`` goes to pixel ``(i, j)`` of a block, channel ``c``."""
+    """Channel ``(i, j, c)`` of ``x (B, C, H, W)`` goes to channel ``c``, pixel ``(i, j)`` of a block."""
     b, c, h, w = x.shape
     inner = c // block_size**2
     y = x.reshape(b, block_size, block_size, inner, h, w).permute(0, 3, 4, 1, 5, 2)
@@ -82,7 +82,7 @@ def space_to_depth(x: Tensor, block_size: int) -> Tensor:
 
 
 def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
-    """``x (B, C, H, W)``: channel ``(c, i, j)`` goes to pixel ``(i, j)`` of a block, channel ``c``."""
+    """Channel ``(c, i, j)`` of ``x (B, C, H, W)`` goes to channel ``c``, pixel ``(i, j)`` of a block."""
     return F.pixel_shuffle(x, upscale_factor)
 
 
@@ -166,7 +166,7 @@ def crop(x: Tensor, crop_height: Ints, crop_width: Ints) -> Tensor:
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
-TABLE = {
+TABLE: dict[str, Semantics] = {
     "batch_to_space": batch_to_space,
     "concat": concat,
     "crop": crop,

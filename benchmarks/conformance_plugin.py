@@ -1,0 +1,151 @@
+"""Pytest plugin that lets coremltools' own tests predict on any OS, through the interpreter.
+
+coremltools' tests compare a prediction with expected values only on macOS. Loaded with
+``-p benchmarks.conformance_plugin``, this plugin tells them that they run there and answers
+``MLModel.predict`` and ``MLModel.make_state`` with ``lowering.reference``. The comparisons and
+their tolerances are those of the tests.
+
+Each test's outcome goes to ``--conformance-log`` as one JSON line. ``--plant-fault`` disturbs every
+prediction, to show that the comparisons notice.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import coremltools._deps
+import coremltools.models.model
+import coremltools.models.utils
+import numpy as np
+import pytest
+import torch
+
+from lowering.reference import LoadedModel, State
+
+# The version that the tests believe to run on: all opsets up to iOS18 with all bugs fixed.
+_MACOS_VERSION = (15, 5)
+_THREADS = 1  # the tests are tiny; threads only add overhead
+# What a planted fault does to float outputs: beyond the loosest tolerance of the tests.
+_FAULT_SCALE, _FAULT_SHIFT = 1.5, 2.0
+
+_MODEL_CLASS = ct.models.MLModel
+_LOADED = "_conformance_loaded"
+
+
+class _Log:
+    """Outcomes of one session."""
+
+    def __init__(self, path: Path | None, fault: bool) -> None:
+        self.path = path
+        self.fault = fault
+        self.predictions = 0
+
+    def write(self, record: dict[str, Any]) -> None:
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the plugin."""
+    group = parser.getgroup("conformance")
+    group.addoption("--conformance-log", type=Path, help="append outcomes to this file")
+    group.addoption("--plant-fault", action="store_true", help="disturb every prediction")
+    group.addoption("--skip-listed", type=Path, help="skip the test ids in this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Patches coremltools before any test module is imported."""
+    log = _Log(config.getoption("--conformance-log"), config.getoption("--plant-fault"))
+    config.stash[_KEY] = log
+    torch.set_num_threads(_THREADS)
+    coremltools._deps._IS_MACOS = True
+    for module in (coremltools.models.utils, coremltools.models.model):
+        module._is_macos = lambda: True
+        module._macos_version = lambda: _MACOS_VERSION
+    _MODEL_CLASS.predict = _predict_with(log)
+    _MODEL_CLASS.make_state = lambda model: _loaded(model).make_state()
+
+
+_KEY = pytest.StashKey[_Log]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drops the tests that an earlier run has finished."""
+    listed = config.getoption("--skip-listed")
+    if listed is not None:
+        done = set(listed.read_text(encoding="utf-8").splitlines())
+        items[:] = [item for item in items if item.nodeid not in done]
+    # Every ct.convert collects garbage; the modules and tests loaded by now are none, and walking
+    # them is most of a test's time.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Logs the outcome of each test and how often it predicted."""
+    report = yield
+    log = item.config.stash[_KEY]
+    if report.when == "setup":
+        log.predictions = 0
+    if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
+        log.write(
+            {
+                "test": item.nodeid,
+                "outcome": report.outcome,
+                "predictions": log.predictions,
+                "reason": _reason(report, call),
+                "seconds": round(report.duration, 3),
+            }
+        )
+    return report
+
+
+def _reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
+    if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    if report.outcome == "failed" and call.excinfo is not None:
+        place = call.excinfo.traceback[-1]
+        lines = [line for line in str(call.excinfo.value).splitlines() if line.strip()]
+        text = " | ".join(lines[:6])
+        return f"{call.excinfo.typename} at {Path(place.path).name}:{place.lineno + 1}: {text}"
+    return ""
+
+
+def _loaded(model: Any) -> LoadedModel:
+    if not hasattr(model, _LOADED):
+        if model._spec.WhichOneof("Type") != "mlProgram":
+            pytest.skip("not an ML Program")
+        function = model.function_name or "main"
+        setattr(model, _LOADED, LoadedModel(model, function))
+    return getattr(model, _LOADED)
+
+
+def _predict_with(log: _Log) -> Any:
+    def predict(model: Any, data: Any, state: State | None = None) -> Any:
+        """Stands in for ``MLModel.predict``."""
+        model._check_predict_data(data)
+        if isinstance(data, list):
+            return [predict(model, item) for item in data]
+        model._verify_input_dict(data)
+        model._convert_tensor_to_numpy(data)
+        loaded = _loaded(model)
+        outputs = loaded(data, state)
+        log.predictions += 1
+        return {name: _disturbed(item) for name, item in outputs.items()} if log.fault else outputs
+
+    return predict
+
+
+def _disturbed(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return (value * _FAULT_SCALE + _FAULT_SHIFT).astype(value.dtype)
+    return value
