@@ -1,1 +1,24 @@
 """Rewrites that shape a captured program for the Apple Neural Engine."""
+
+from passes.api import optimize_for_ane
+from passes.default_pipeline import DEFAULT_PIPELINE, default_pipeline
+from passes.errors import InvariantError, LayoutError, OrderError, PassError
+from passes.optimized_model import InputError, OptimizedModel
+from passes.pipeline import Pass, PassReport
+from passes.rewriter import Declined, Rewriter
+
+__all__ = [
+    "DEFAULT_PIPELINE",
+    "Declined",
+    "InputError",
+    "InvariantError",
+    "LayoutError",
+    "OptimizedModel",
+    "OrderError",
+    "Pass",
+    "PassError",
+    "PassReport",
+    "Rewriter",
+    "default_pipeline",
+    "optimize_for_ane",
+]

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from frontend.program import fake_call
+from frontend.program import FakeCalls
 from passes.errors import InvariantError
 
 
@@ -35,10 +35,11 @@ def check_fakes(emitted: list[fx.Node], name: str, mode: Any) -> None:
     Raises:
         InvariantError: one of them is stale.
     """
+    fake_call = FakeCalls(mode)
     for node in emitted:
-        if node.graph is None or not node.users:
+        if not node.users:
             continue
-        stored, again = node.meta["val"], fake_call(node.target, node.args, node.kwargs, mode)
+        stored, again = node.meta["val"], fake_call(node.target, node.args, node.kwargs)
         if not isinstance(stored, torch.Tensor):
             continue
         if tuple(stored.shape) != tuple(again.shape) or stored.dtype is not again.dtype:

@@ -221,31 +221,33 @@ def convert(source: Form, target: Form) -> Conversion:
         return Conversion(None, None, False)
     if source.order == target.order:
         return Conversion(None, None, True)
-    atoms = _atoms(source.order, target.order)
-    atom_of = {axis: atom for atom in atoms for axis in atom}
-    whole = all(not g or atom_of[g[0]] == g for g in source.groups)
-    start = source.groups if whole else tuple(
-        atom for group in source.groups for atom in _split_into(group, atom_of)
-    )
+    atom_of = {axis: atom for atom in _atoms(source.order, target.order) for axis in atom}
+    goal_whole = _whole(target, atom_of)
+    if _whole(source, atom_of):
+        start, split = source.groups, None
+    else:
+        parts = [p for group in source.groups for p in _split_into(group, atom_of)]
+        # Axes of size one go where the target wants them: in front, to be picked up below.
+        ones = sum(1 for group in target.groups if not group) if goal_whole else 0
+        start = split = ((),) * ones + tuple(parts)
+    empties = [place for place, group in enumerate(start) if not group]
+    if goal_whole and len(start) == target.rank:
+        empty = iter(empties)
+        order = tuple(start.index(g) if g else next(empty) for g in target.groups)
+        return Conversion(split, order, False)
     wanted = [atom_of[axis] for axis in target.order if atom_of[axis][0] == axis]
-    if whole and all(not g or atom_of[g[0]] == g for g in target.groups):
-        empties_in = [i for i, g in enumerate(start) if not g]
-        if len(start) == target.rank:
-            empty = iter(empties_in)
-            order = tuple(start.index(g) if g else next(empty) for g in target.groups)
-            return Conversion(None, order, False)
-    # Axes of size one keep their place at the front as far as they are there.
-    fronts = [i for i, g in enumerate(start) if not g]
-    order = (*fronts, *(start.index(atom) for atom in wanted))
-    merged = tuple(start[i] for i in order) != target.groups
-    return Conversion(None if whole else start, order, merged)
+    order = (*empties, *(start.index(atom) for atom in wanted))
+    return Conversion(split, order, tuple(start[place] for place in order) != target.groups)
+
+
+def _whole(form: Form, atom_of: dict[int, tuple[int, ...]]) -> bool:
+    """True if no group has to be taken apart to move its axes."""
+    return all(not group or atom_of[group[0]] == group for group in form.groups)
 
 
 def _split_into(
     group: tuple[int, ...], atom_of: dict[int, tuple[int, ...]]
 ) -> list[tuple[int, ...]]:
-    if not group:
-        return [()]
     return [atom_of[axis] for axis in group if atom_of[axis][0] == axis]
 
 

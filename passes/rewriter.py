@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from frontend.program import Draft, fake_call
+from frontend.program import Draft, FakeCalls
 from frontend.source import Source, source_of
 from passes.errors import InvariantError
 
@@ -48,6 +48,7 @@ class Rewriter:
         self._anchor: fx.Node | None = None
         self._constant: dict[fx.Node, bool] = {}
         self._values: dict[fx.Node, torch.Tensor] = {}
+        self._fake_calls = FakeCalls(draft.fake_mode)
         self.graph = draft.graph
         self.rewrites = 0
         self.declined: list[Declined] = []
@@ -78,7 +79,7 @@ class Rewriter:
         if self._anchor is None:
             raise InvariantError("emit was called outside Rewriter.at", op=str(target))
         try:
-            value = fake_call(target, args, kwargs, self._draft.fake_mode)
+            value = self._fake_calls(target, args, kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InvariantError(
                 f"pass {self._pass_name} emitted an operator that does not fit its arguments",

@@ -1,0 +1,331 @@
+"""Chooses a layout for every tensor and leaves conversions only where one is forced.
+
+Rewrites such as ``linear_to_conv1x1`` insert conversions naively: each is correct alone. Here
+every value may lie plainly, as the program spells it, or in its image form, (B, C, 1, S) for
+tokens of (B, S, C). A minimum cut decides, a conversion costing the bytes that it moves.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from passes.errors import LayoutError
+from passes.form import Conversion, Form, convert
+from passes.layout_cut import FORBIDDEN, Contradiction, Pair, Same, Term, Use, Value, solve
+from passes.layout_rules import Plan, is_image_native, plain_form, plan, pull, sizes
+from passes.match import aten, is_call, is_tensor
+from passes.rewriter import Rewriter
+
+# Costs are in bytes that a conversion moves, fp16. A reshape that changes the grouping of axes
+# is charged a quarter: it re-tiles channels but keeps memory order (assumed; the M4 dispatcher
+# prices both by bytes, see its dumps).
+_FP16_BYTES = 2
+_RESHAPE_SHARE = 4
+# An operator costs something however small its tensor: about the bytes that stream in the
+# dispatcher's smallest observed price.
+_PER_CONVERSION = 4096
+# Tie-break: of two equal layouts take the image.
+_PLAIN_PENALTY = 1
+# Stands in for a symbolic size where bytes are compared; only ratios matter.
+_ASSUMED_SIZE = 128
+
+
+@dataclass(frozen=True)
+class AssignLayout:
+    """(B, C, 1, S) wherever it pays, by one global choice.
+
+    Before: ``conv -> squeeze -> permute -> gelu -> permute -> unsqueeze -> conv``;
+    after: ``conv -> gelu -> conv``. Residuals, norms, softmax, reductions, concat, split,
+    slice, heads and RoPE are carried through (``layout_rules``); embeddings, gathers and the
+    program's own inputs and outputs stay plain, and a conversion remains at each such border.
+
+    Exact: data is moved, not recomputed; reductions over a moved axis may round differently
+    (float32 within rtol 1e-5 / atol 1e-6).
+    """
+
+    name: ClassVar[str] = "assign_layout"
+
+    def apply(self, rw: Rewriter) -> None:
+        """Finds forms, solves the cut, and writes the image operators."""
+        layout = _Layout(rw)
+        if not layout.plans:
+            for node in rw.graph.nodes:
+                if node.op == "output":
+                    rw.decline(node, "no operator asks for the image layout")
+            return
+        image = layout.choose()
+        layout.write(image)
+
+
+class _Layout:
+    """One run: image forms and plans of a graph, the choice, and the rewriting."""
+
+    def __init__(self, rw: Rewriter) -> None:
+        self.rw = rw
+        self.forms: dict[fx.Node, Form] = {}
+        self.plans: dict[fx.Node, Plan] = {}
+        self.physical: dict[tuple[fx.Node, Form], fx.Node] = {}
+        self.calls = [n for n in rw.graph.nodes if n.op == "call_function"]
+        self.calls = [n for n in self.calls if not rw.is_constant(n)]
+        self._seed()
+        self._forward()
+        self._backward()
+        self._forward()
+        self.plans = {n: p for n, p in self.plans.items() if not _is_plain(n, p)}
+
+    def _seed(self) -> None:
+        for node in self.calls:
+            if is_image_native(node):
+                if is_tensor(node):
+                    self.forms[node] = plain_form(node)
+                for user in node.users:
+                    if is_call(user, operator.getitem) and user.args[1] == 0:
+                        self.forms[user] = plain_form(user)
+
+    def _forward(self) -> None:
+        for node in self.calls:
+            if node in self.plans or (is_tensor(node) and is_image_native(node)):
+                continue
+            found = plan(node, self.forms, self.forms.get(node))
+            if found is None or (node in self.forms and self.forms[node] != found.output):
+                continue
+            self.plans[node] = found
+            self.forms[node] = found.output
+
+    def _backward(self) -> None:
+        for node in reversed(self.calls):
+            if is_image_native(node):
+                source = node.args[0]
+                demands = [(source, plain_form(source))]  # type: ignore[arg-type]
+            elif node in self.forms and node not in self.plans:
+                demands = pull(node, self.forms[node])
+            elif node in self.plans:
+                demands = list(self.plans[node].inputs)
+            else:
+                continue
+            for source, form in demands:
+                if isinstance(source, fx.Node) and not self.rw.is_constant(source):
+                    self.forms.setdefault(source, form)
+
+    def choose(self) -> set[fx.Node]:
+        """Nodes that run on image forms."""
+        values: dict[Any, Value] = {}
+        terms: list[Term] = []
+        for node, chosen in self.plans.items():
+            values[node] = Value(_image_cost(node, chosen), _plain_cost(node))
+            if is_call(node, operator.getitem):
+                terms.append(Same(node.args[0], node))
+        for driver in [*self.rw.user_inputs(), *self.calls]:
+            if driver not in self.forms or not is_tensor(driver):
+                continue
+            if driver not in values:
+                values[driver] = Value(FORBIDDEN, 0)
+            terms.extend(self._uses(driver, values))
+        try:
+            image, _ = solve(values, terms)
+        except Contradiction as error:
+            one, other = error.args[0]
+            raise LayoutError(
+                "two layouts contradict each other", found=f"{one} and {other}"
+            ) from error
+        return {node for node in image if node in self.plans}
+
+    def _uses(self, driver: fx.Node, values: dict[Any, Value]) -> list[Term]:
+        own, spelled = self.forms[driver], plain_form(driver)
+        shared: list[Any] = []
+        terms: list[Term] = []
+        for user in driver.users:
+            chosen = self.plans.get(user)
+            key: Any = user
+            if chosen is None:
+                key = ("plain", user)
+                values[key] = Value(FORBIDDEN, 0)
+                taken = own
+            else:
+                taken = next(form for x, form in chosen.inputs if x is driver)
+            if taken == own:
+                shared.append(key)
+                continue
+            terms.append(
+                Pair(
+                    driver,
+                    key,
+                    image_image=_cost(driver, own, taken),
+                    image_plain=_cost(driver, own, spelled),
+                    plain_image=_cost(driver, spelled, taken),
+                )
+            )
+        if shared:
+            to_plain, to_image = _cost(driver, own, spelled), _cost(driver, spelled, own)
+            terms.append(Use(driver, tuple(shared), to_plain, to_image))
+        return terms
+
+    def write(self, image: set[fx.Node]) -> None:
+        """Emits the chosen operators; the plain ones take converted inputs."""
+        for node in list(self.rw.graph.nodes):
+            if node in image:
+                chosen = self.plans[node]
+                with self.rw.at(node):
+                    taken = [self._take(x, form, image) for x, form in chosen.inputs]
+                    result = self._emit(node, chosen, taken)
+                self.physical[node, chosen.output] = result
+                self.rw.rewrites += chosen.emit is not None
+                continue
+            for source in node.all_input_nodes:
+                if source in image and is_tensor(source):
+                    with self.rw.at(node):
+                        plainly = self._take(source, plain_form(source), image)
+                    node.replace_input_with(source, plainly)
+
+    def _emit(self, node: fx.Node, chosen: Plan, taken: Sequence[fx.Node]) -> fx.Node:
+        if chosen.emit is not None:
+            return chosen.emit(self.rw, taken)
+        return self._regroup(taken[0], _lengths(chosen.output, node))
+
+    def _take(self, source: fx.Node, form: Form, image: set[fx.Node]) -> fx.Node:
+        """``source`` in ``form``, converted at most once per form."""
+        if not is_tensor(source):
+            return self.physical[source, form]
+        if form == plain_form(source) and source not in image:
+            return source
+        known = self.physical.get((source, form))
+        if known is None:
+            if source in image:
+                start = self.plans[source].output
+                known = self._convert(source, self.physical[source, start], start, form)
+            else:
+                known = self._convert(source, source, plain_form(source), form)
+            self.physical[source, form] = known
+        return known
+
+    def _convert(self, source: fx.Node, value: fx.Node, start: Form, end: Form) -> fx.Node:
+        steps = convert(start, end)
+        if steps.split is not None:
+            value = self._regroup(value, _lengths(Form(steps.split), source))
+        if steps.permutation is not None:
+            value = self.rw.emit(aten.permute.default, value, list(steps.permutation))
+        return self._regroup(value, _lengths(end, source))
+
+    def _regroup(self, value: fx.Node, lengths: list[Any]) -> fx.Node:
+        """A reshape to ``lengths``, as squeeze and unsqueeze where those do."""
+        have = list(sizes(value))
+        if have == lengths:
+            return value
+        if [n for n in have if n != 1] != [n for n in lengths if n != 1]:
+            if sum(not isinstance(n, int) for n in lengths) > 1:
+                raise LayoutError(
+                    "a reshape of several dynamic sizes cannot be written",
+                    found=f"{have} to {lengths}",
+                    hint="make all but one of the sizes static",
+                )
+            # The one symbolic size, if any, is left to the reshape.
+            spelled = [n if isinstance(n, int) else -1 for n in lengths]
+            return self.rw.emit(aten.reshape.default, value, spelled)
+        drop, add = _ones(have, lengths)
+        if drop:
+            value = self.rw.emit(aten.squeeze.dims, value, drop)
+        for place in add:
+            value = self.rw.emit(aten.unsqueeze.default, value, place)
+        return value
+
+
+def _ones(have: list[Any], want: list[Any]) -> tuple[list[int], list[int]]:
+    """Axes of size one to squeeze from ``have`` and then to unsqueeze to reach ``want``."""
+    gaps_have, gaps_want = _gaps(have), _gaps(want)
+    drop: list[int] = []
+    add: list[int] = []
+    place_have = place_want = 0
+    for n_have, n_want in zip(gaps_have, gaps_want, strict=True):
+        drop.extend(range(place_have + min(n_have, n_want), place_have + n_have))
+        add.extend(range(place_want + min(n_have, n_want), place_want + n_want))
+        place_have += n_have + 1
+        place_want += n_want + 1
+    return drop, add
+
+
+def _gaps(lengths: list[Any]) -> list[int]:
+    """How many ones stand before each other size, and at the end."""
+    gaps = [0]
+    for n in lengths:
+        if n == 1:
+            gaps[-1] += 1
+        else:
+            gaps.append(0)
+    return gaps
+
+
+def _lengths(form: Form, node: fx.Node) -> list[Any]:
+    """Physical sizes of ``node`` in ``form``."""
+    own = sizes(_representative(node))
+    return [math.prod(own[a] for a in group) if group else 1 for group in form.groups]  # type: ignore[type-var]
+
+
+def _representative(node: fx.Node) -> fx.Node:
+    return node
+
+
+def _is_plain(node: fx.Node, chosen: Plan) -> bool:
+    """True if image and plain are the same tensors and the same work."""
+    if not is_tensor(node) or chosen.output != plain_form(node):
+        return False
+    return all(form == plain_form(x) for x, form in chosen.inputs if is_tensor(x))
+
+
+def _elements(node: fx.Node) -> int:
+    values = node.meta["val"]
+    total = 0
+    for value in values if isinstance(values, tuple | list) else (values,):
+        if isinstance(value, torch.Tensor):
+            total += math.prod(n if isinstance(n, int) else _ASSUMED_SIZE for n in value.shape)
+    return total
+
+
+def _cost(node: fx.Node, start: Form, end: Form) -> int:
+    if start == end:
+        return 0
+    return _steps_cost(node, start, end, convert(start, end))
+
+
+def _steps_cost(node: fx.Node, start: Form, end: Form, steps: Conversion) -> int:
+    moved = _elements(node) * _FP16_BYTES
+    cost = 0
+    if steps.moves:
+        cost += moved + _PER_CONVERSION
+    if steps.split is not None or (steps.merge and not _only_ones(node, start, end)):
+        cost += moved // _RESHAPE_SHARE + _PER_CONVERSION
+    return cost
+
+
+def _only_ones(node: fx.Node, start: Form, end: Form) -> bool:
+    """True if the forms differ in axes of size one alone."""
+    one, other = _lengths(start, node), _lengths(end, node)
+    return [n for n in one if n != 1] == [n for n in other if n != 1]
+
+
+def _image_cost(node: fx.Node, chosen: Plan) -> int:
+    if chosen.emit is not None:
+        return 0
+    source, form = chosen.inputs[0]
+    before, after = _lengths(form, source), _lengths(chosen.output, node)
+    if [n for n in before if n != 1] == [n for n in after if n != 1]:
+        return 0
+    return _elements(node) * _FP16_BYTES // _RESHAPE_SHARE + _PER_CONVERSION
+
+
+def _plain_cost(node: fx.Node) -> int:
+    moved = _elements(node) * _FP16_BYTES
+    if is_call(node, aten.permute.default):
+        source, order = node.args[0], node.args[1]
+        assert isinstance(source, fx.Node)
+        axes = [a for a in order if sizes(source)[a] != 1]  # type: ignore[union-attr,index]
+        return _PLAIN_PENALTY if axes == sorted(axes) else moved + _PER_CONVERSION
+    if is_call(node, aten.reshape.default):
+        return moved // _RESHAPE_SHARE + _PER_CONVERSION
+    return _PLAIN_PENALTY

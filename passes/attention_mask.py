@@ -1,0 +1,49 @@
+"""Masks of an attention as one additive tensor that is finite in fp16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from passes.match import aten, dtype, is_call, shape
+from passes.rewriter import Rewriter
+
+MASKED_SCORE = -1e4
+"""Added to a score that must get no weight. Finite in fp16 even when two masks add up, and
+``exp`` of it is zero in float32; the hand-written ports use the same (documented: Apple
+ml-ane-transformers). A row with every key masked gets equal weights instead of NaN."""
+
+
+def additive_mask(rw: Rewriter, mask: Any, is_causal: bool, scores: tuple[Any, ...]) -> Any:
+    """An additive mask that broadcasts against ``scores`` (B, H, Sq, Sk), or ``None``.
+
+    Expansions are left out: the addition broadcasts. Boolean masks (true: attend) and causal
+    masks become 0 and ``MASKED_SCORE``; float masks are clamped to it from below.
+    """
+    if is_causal:
+        rows, columns = scores[2:]
+        allowed = torch.ones(rows, columns, dtype=torch.bool).tril()
+        values = torch.zeros(1, 1, rows, columns).masked_fill_(~allowed, MASKED_SCORE)
+        return rw.constant(f"causal_mask_{rows}x{columns}", values)
+    if mask is None:
+        return None
+    while is_call(mask, aten.expand.default) and len(shape(mask)) == len(shape(mask.args[0])):
+        mask = mask.args[0]
+    if dtype(mask) is torch.bool:
+        zero, blocked = (rw.emit(aten.scalar_tensor.default, v) for v in (0.0, MASKED_SCORE))
+        mask = rw.emit(aten.where.self, mask, zero, blocked)
+    elif not rw.is_constant(mask) or bool((rw.value(mask) < MASKED_SCORE).any()):
+        mask = rw.emit(aten.clamp.default, mask, MASKED_SCORE)
+    while len(shape(mask)) < 4:
+        mask = rw.emit(aten.unsqueeze.default, mask, 0)
+    return mask
+
+
+def masks_nothing(rw: Rewriter, mask: Any) -> bool:
+    """True for a constant mask that lets everything through."""
+    if not isinstance(mask, fx.Node) or not rw.is_constant(mask):
+        return False
+    value = rw.value(mask)
+    return bool(value.all()) if value.dtype is torch.bool else bool((value == 0).all())

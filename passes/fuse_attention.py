@@ -1,0 +1,197 @@
+"""Attention written out, or with repeated key heads, becomes one scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import fx
+
+from passes.match import aten, axis, is_call, is_tensor, only_user, shape
+from passes.rewriter import Rewriter
+
+# Scores set to this or less get no weight in a softmax, so setting and adding are the same.
+_MASKED = -1e4
+
+_SOFTMAX = (aten.softmax.int, aten._softmax.default)
+_MATMUL = (aten.matmul.default, aten.bmm.default)
+
+
+@dataclass
+class _Scores:
+    """What stands between the product of queries and keys and the softmax."""
+
+    product: fx.Node
+    scale: float = 1.0
+    masks: list[tuple[Any, float]] = field(default_factory=list)
+    fills: list[tuple[fx.Node, bool]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FuseAttention:
+    """Recognises ``matmul, scale, mask, softmax, matmul`` and grouped key heads.
+
+    Before: ``softmax(q @ k.T * scale + mask) @ v``, scale and masks in any order and number,
+    masks added, or filled in with -1e4 or less; or an SDPA on ``repeat_kv`` of keys and values.
+    After: ``scaled_dot_product_attention(q, k, v, mask, scale=..., enable_gqa=...)``, whose
+    form later passes choose.
+
+    Bound: float32 outputs within rtol 1e-5 / atol 1e-6.
+    """
+
+    name: ClassVar[str] = "fuse_attention"
+
+    def apply(self, rw: Rewriter) -> None:
+        """Fuses written-out attention first, then drops repeated heads."""
+        for node in rw.find(*_SOFTMAX):
+            consumer = only_user(node)
+            if not is_call(consumer, *_MATMUL) or consumer.args[0] is not node:  # type: ignore[union-attr]
+                continue
+            found = _scores(node)
+            if isinstance(found, str):
+                rw.decline(node, found)
+                continue
+            with rw.at(consumer):  # type: ignore[arg-type]
+                rw.replace(consumer, _fuse(rw, found, consumer.args[1]))  # type: ignore[arg-type,union-attr]
+        for node in rw.find(aten.scaled_dot_product_attention.default):
+            _drop_repeat(rw, node)
+
+
+def _scores(softmax: fx.Node) -> _Scores | str:
+    """Walks from the softmax up to the product; a sentence if something else is in between."""
+    if axis(softmax.args[1], len(shape(softmax))) != len(shape(softmax)) - 1:  # type: ignore[arg-type]
+        return "its softmax does not run over the keys on the last axis"
+    found = _Scores(softmax)
+    node: Any = softmax.args[0]
+    while not is_call(node, *_MATMUL):
+        if not is_tensor(node) or shape(node) != shape(softmax):
+            return "no product of queries and keys leads to its softmax"
+        if len(node.users) > 1:
+            return f"the scores are used elsewhere too ({node.name})"
+        stepped = _step(node, found)
+        if stepped is None:
+            return f"the scores pass through {node.target} before the softmax"
+        node = stepped
+    if len(node.users) > 1:
+        return f"the scores are used elsewhere too ({node.name})"
+    found.product = node
+    return found
+
+
+def _step(node: fx.Node, found: _Scores) -> fx.Node | None:
+    """One operator further up, its effect noted in ``found``."""
+    if is_call(node, aten.mul.Tensor, aten.div.Tensor) and isinstance(node.args[1], int | float):
+        factor = float(node.args[1])
+        found.scale *= factor if node.target is aten.mul.Tensor else 1.0 / factor
+        return node.args[0]  # type: ignore[return-value]
+    if is_call(node, aten.add.Tensor) and not node.kwargs.get("alpha"):
+        scores, mask = _scores_first(node)
+        if scores is not None:
+            found.masks.append((mask, found.scale))
+        return scores
+    if is_call(node, aten.masked_fill.Scalar) and _blocks(node.args[2]):
+        found.fills.append((node.args[1], False))  # type: ignore[arg-type]
+        return node.args[0]  # type: ignore[return-value]
+    if is_call(node, aten.where.self):
+        keep, scores, fill = node.args
+        if _is_blocking_constant(fill) and is_tensor(scores):
+            found.fills.append((keep, True))  # type: ignore[arg-type]
+            return scores  # type: ignore[return-value]
+        if _is_blocking_constant(scores) and is_tensor(fill):
+            found.fills.append((keep, False))  # type: ignore[arg-type]
+            return fill  # type: ignore[return-value]
+    return None
+
+
+def _scores_first(node: fx.Node) -> tuple[fx.Node | None, Any]:
+    """The operand of an add that leads to the product, and the other one."""
+    for scores, mask in (node.args[:2], node.args[1::-1]):
+        current: Any = scores
+        while is_tensor(current) and shape(current) == shape(node):
+            if is_call(current, *_MATMUL):
+                return scores, mask  # type: ignore[return-value]
+            if not current.args or current.op != "call_function":
+                break
+            tensors = [a for a in current.all_input_nodes if shape(a) == shape(node)]
+            current = tensors[0] if tensors else current.args[0]
+            if is_call(current, *_MATMUL):
+                return scores, mask  # type: ignore[return-value]
+    return None, None
+
+
+def _blocks(value: Any) -> bool:
+    return isinstance(value, int | float) and value <= _MASKED
+
+
+def _is_blocking_constant(node: Any) -> bool:
+    if not is_call(node, aten.full.default, aten.scalar_tensor.default, aten.full_like.default):
+        return False
+    return _blocks(node.args[0 if is_call(node, aten.scalar_tensor.default) else 1])
+
+
+def _fuse(rw: Rewriter, found: _Scores, value: fx.Node) -> fx.Node:
+    query, key_t = found.product.args[:2]
+    rank = len(shape(key_t))  # type: ignore[arg-type]
+    swapped = [*range(rank - 2), rank - 1, rank - 2]
+    key = rw.emit(aten.permute.default, key_t, swapped)
+    mask = _sum_of_masks(rw, found)
+    if mask is not None and len(shape(mask)) < 2:
+        mask = rw.emit(aten.unsqueeze.default, mask, 0)
+    if rank == 3:
+        # bmm: the heads are folded into the batch; they are heads all the same.
+        query, key, value = (rw.emit(aten.unsqueeze.default, t, 0) for t in (query, key, value))
+        if mask is not None and len(shape(mask)) == 3:
+            mask = rw.emit(aten.unsqueeze.default, mask, 0)
+    attention = rw.emit(
+        aten.scaled_dot_product_attention.default, query, key, value, mask, scale=found.scale
+    )
+    return rw.emit(aten.squeeze.dims, attention, [0]) if rank == 3 else attention
+
+
+def _sum_of_masks(rw: Rewriter, found: _Scores) -> Any:
+    total: Any = None
+    terms: list[fx.Node] = []
+    for mask, scale in found.masks:
+        # The walk met the scale below the mask: it applies to the mask as well.
+        scaled = mask if scale == 1.0 else rw.emit(aten.mul.Tensor, mask, scale)
+        terms.append(scaled)
+    for condition, keep in found.fills:
+        zero = rw.emit(aten.scalar_tensor.default, 0.0)
+        blocked = rw.emit(aten.scalar_tensor.default, _MASKED)
+        choice = (zero, blocked) if keep else (blocked, zero)
+        terms.append(rw.emit(aten.where.self, condition, *choice))
+    for term in terms:
+        total = term if total is None else rw.emit(aten.add.Tensor, total, term)
+    return total
+
+
+def _drop_repeat(rw: Rewriter, node: fx.Node) -> None:
+    """``sdpa(q, repeat_kv(k), repeat_kv(v))`` becomes grouped-query attention."""
+    query, key, value = node.args[:3]
+    sources = [_unrepeated(key), _unrepeated(value)]
+    if any(source is None for source in sources):
+        return
+    if shape(sources[0])[1] != shape(sources[1])[1]:  # type: ignore[arg-type]
+        rw.decline(node, "keys and values are repeated differently")
+        return
+    kwargs = {**node.kwargs, "enable_gqa": True}
+    with rw.at(node):
+        grouped = rw.emit(node.target, query, *sources, *node.args[3:], **kwargs)
+        rw.replace(node, grouped)
+
+
+def _unrepeated(node: Any) -> fx.Node | None:
+    """(B, G, S, D) behind ``reshape(expand(unsqueeze(x, 2)), (B, H, S, D))``."""
+    if not is_call(node, aten.reshape.default):
+        return None
+    expanded = node.args[0]
+    if not is_call(expanded, aten.expand.default) or len(shape(expanded)) != 5:
+        return None
+    wide = expanded.args[0]
+    if not is_call(wide, aten.unsqueeze.default) or axis(wide.args[1], 5) != 2:
+        return None
+    source = wide.args[0]
+    groups, times = shape(expanded)[1:3]
+    if shape(source)[1] != groups or shape(node)[1] != groups * times:
+        return None
+    return source

@@ -1,0 +1,84 @@
+"""The scale of an attention, folded into the projection of its queries where it can be."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from passes.match import aten, is_call, is_static, is_tensor, shape
+from passes.rewriter import Rewriter
+
+# They move elements and compute nothing.
+_MOVES = (
+    aten.reshape.default,
+    aten.permute.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dims,
+    aten.select.int,
+)
+_LISTS = (aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)
+
+
+def scaled_query(rw: Rewriter, query: fx.Node, scale: float) -> fx.Node:
+    """``query * scale``; the factor goes into the weights of the linear it comes from, if any.
+
+    Raw weights are not touched: ``mul`` on the weight is emitted and folded with the constants.
+    """
+    if scale == 1.0:
+        return query
+    chain = _moves_to_linear(rw, query)
+    if chain is None:
+        return rw.emit(aten.mul.Tensor, query, scale)
+    linear, moves = chain
+    rows = _rows(linear, moves)
+    x, weight, *bias = linear.args
+    outputs = shape(weight)[0]  # type: ignore[arg-type]
+    factor: Any = scale
+    with rw.at(linear):
+        by_row: Any = scale
+        if len(rows) < outputs:
+            factors = torch.ones(outputs)
+            factors[rows] = scale
+            factor = rw.constant(f"{linear.name}_query_scale", factors)
+            by_row = rw.emit(aten.unsqueeze.default, factor, 1)
+        scaled = [rw.emit(aten.mul.Tensor, weight, by_row)]
+        if bias and bias[0] is not None:
+            scaled.append(rw.emit(aten.mul.Tensor, bias[0], factor))
+        projected = rw.emit(aten.linear.default, x, *scaled)
+        rw.replace(linear, projected, counted=False)
+    return projected if query is linear else query
+
+
+def _moves_to_linear(rw: Rewriter, query: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
+    """The linear behind ``query`` and the operators between them, if nobody else reads them."""
+    moves: list[fx.Node] = []
+    node: Any = query
+    while is_tensor(node) or is_call(node, *_LISTS):
+        if is_call(node, aten.linear.default):
+            constant = all(rw.is_constant(n) for n in node.args[1:] if isinstance(n, fx.Node))
+            if not constant or not is_static(query) or len(node.users) != 1:
+                return None
+            return node, moves[::-1]
+        if is_call(node, *_LISTS):
+            # Parts do not overlap; each must be read once, as a part.
+            parts = [user.args[1] for user in node.users if is_call(user, operator.getitem)]
+            if len(set(parts)) != len(node.users):
+                return None
+        elif not is_call(node, *_MOVES, operator.getitem) or len(node.users) != 1:
+            return None
+        if is_call(node, aten.select.int):
+            return None  # its siblings may select the same rows
+        moves.append(node)
+        node = node.args[0]
+    return None
+
+
+def _rows(linear: fx.Node, moves: list[fx.Node]) -> list[int]:
+    """Rows of the weight that reach the end of ``moves``: run them on row numbers."""
+    numbers: Any = torch.arange(shape(linear)[-1], dtype=torch.int32).expand(shape(linear))
+    for move in moves:
+        numbers = move.target(numbers, *move.args[1:], **move.kwargs)  # type: ignore[operator]
+    return [int(row) for row in torch.unique(numbers)]
