@@ -15,6 +15,7 @@ import functools
 import linecache
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -64,19 +65,18 @@ def find_site(module: nn.Module) -> Site:
     path, number = frame.f_code.co_filename, frame.f_lineno
     code = linecache.getline(path, number, frame.f_globals).strip()
     stack = f'File "{path}", line {number}, in {frame.f_code.co_name}\n    {code}'
-    line = f"{PurePath(path).name}:{number} {code}".rstrip()
-    return Site(frame, number, line, _module_path(frame, module), stack)
+    return Site(frame, number, _line(frame, number), _module_path(frame, module), stack)
 
 
-def is_deliberate(error: BaseException) -> bool:
-    """Whether a ``raise`` or ``assert`` raised ``error``, and would do so in eager mode too."""
-    trace = error.__traceback__
-    if trace is None:
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    if code.co_code[trace.tb_lasti] != dis.opmap["RAISE_VARARGS"]:
+def is_deliberate(trace: TracebackType) -> bool:
+    """Whether a ``raise`` or ``assert`` that eager mode would reach too raised what was traced."""
+    step: TracebackType | None = trace
+    while step is not None:
+        code, last = step.tb_frame.f_code, step.tb_lasti
+        if code.co_name == "__torch_dispatch__":
+            return False  # an operator refused its arguments, which may be a limit of tracing
+        step = step.tb_next
+    if code.co_code[last] != dis.opmap["RAISE_VARARGS"]:
         return False
     path = code.co_filename
     return not _is_inside(path, _TORCH) or _is_inside(path, *_TORCH_INTERFACE)
@@ -84,14 +84,12 @@ def is_deliberate(error: BaseException) -> bool:
 
 def raising_line(trace: TracebackType | None) -> str:
     """``file.py:41 code`` of the innermost traced-back frame outside torch and this package."""
-    line = ""
-    while trace is not None:
-        path, number = trace.tb_frame.f_code.co_filename, trace.tb_lineno
-        if not _is_inside(path, _TORCH, _OURS):
-            code = linecache.getline(path, number, trace.tb_frame.f_globals).strip()
-            line = f"{PurePath(path).name}:{number} {code}".rstrip()
-        trace = trace.tb_next
-    return line
+    lines = [
+        _line(frame, number)
+        for frame, number in traceback.walk_tb(trace)
+        if not _is_inside(frame.f_code.co_filename, _TORCH, _OURS)
+    ]
+    return lines[-1] if lines else ""
 
 
 @contextmanager
@@ -203,6 +201,12 @@ def _replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, own)
+
+
+def _line(frame: FrameType, number: int) -> str:
+    path = frame.f_code.co_filename
+    code = linecache.getline(path, number, frame.f_globals).strip()
+    return f"{PurePath(path).name}:{number} {code}".rstrip()
 
 
 def _is_inside(path: str, *prefixes: str) -> bool:

@@ -31,6 +31,7 @@ from frontend.branches.ask import Site, answering, find_site, is_deliberate, rai
 from frontend.branches.merge import Decision, Outcome, merge
 from frontend.branches.state import BranchError, State
 from frontend.branches.trace import Trace
+from frontend.source import source_line
 
 # One line asked more often than this in one activation is a loop on data, not a branch: nobody
 # writes so many, and every turn doubles the paths. Assertions in loops over layers stay below.
@@ -80,7 +81,7 @@ class _Explorer:
         self._trace = Trace()
         self._state = State(module, inputs, self._trace)
         self._paths = 0
-        self._dropped: dict[str, str] = {}  # line that raises -> line that leads there
+        self._dropped: dict[str, str] = {}  # line that raises -> what, and the line that led there
 
     def explore(self) -> tuple[list[Any], Hashable]:
         run = _Run([], self._module, self._trace)
@@ -95,15 +96,14 @@ class _Explorer:
             raise BranchError(
                 "every path through the model's branches raises",
                 source=run.decisions[-1].site.line,
-                found="; ".join(self._dropped),
+                found="; ".join(f"{line} ({what})" for line, what in self._dropped.items()),
                 hint="at least one side of each branch on a tensor has to return",
             )
-        self._check_deterministic()
-        self._state.check_watched()
+        self._check_repeatable()
         self._state.apply(merged.effects)
-        for raising, leading in self._dropped.items():
+        for line, what in self._dropped.items():
             warnings.warn(
-                f"the path to `{raising}` (from `{leading}`) is assumed never to be taken: "
+                f"the path that ends at {line} ({what}) is assumed never to be taken: "
                 "the package does not check it",
                 UncheckedPathWarning,
                 stacklevel=3,
@@ -129,6 +129,7 @@ class _Explorer:
 
     def _run(self, run: _Run) -> Outcome | None:
         """One path; None if it ends in an exception of the user's own."""
+        start = self._trace.position()
         try:
             with answering(run.decide, run.refuse, self._trace):
                 leaves, structure = self._forward()
@@ -138,7 +139,7 @@ class _Explorer:
             if not run.decisions:
                 raise
             last = run.decisions[-1].site
-            if not is_deliberate(error):
+            if error.__traceback__ is None or not is_deliberate(error.__traceback__):
                 raise BranchError(
                     f"one side of a branch cannot be run ({type(error).__name__}: {error})",
                     module=last.module or None,
@@ -146,8 +147,11 @@ class _Explorer:
                     found=f"after the decision at {last.line}",
                     hint="both sides must run for every input, since the package computes both",
                 ) from error
-            self._dropped[raising_line(error.__traceback__)] = last.line
+            self._dropped[raising_line(error.__traceback__)] = (
+                f"{type(error).__name__}: {error}, decided at {last.line}"
+            )
             self._state.restore()
+            self._trace.discard(start, keep=[decision.condition for decision in run.decisions])
             return None
         if run.refusal is not None:  # swallowed by an except clause of the user's
             raise run.refusal
@@ -174,15 +178,25 @@ class _Explorer:
             hint="write some of them with torch.where, or give a loop a fixed number of steps",
         )
 
-    def _check_deterministic(self) -> None:
-        node = self._trace.random_node()
-        if node is not None:
+    def _check_repeatable(self) -> None:
+        """Refuses what differs when a path runs again, or cannot be undone."""
+        if (node := self._trace.random_node()) is not None:
             raise BranchError(
                 "random numbers are drawn in a model with branches on tensor values",
                 op=str(node.target),
+                source=source_line(node) or None,
                 found="each path would draw its own",
                 hint="pass the random numbers as an input",
             )
+        if (node := self._trace.statistics_node()) is not None:
+            raise BranchError(
+                "running statistics are updated in a model with branches on tensor values",
+                op=str(node.target),
+                source=source_line(node) or None,
+                expected="normalisation with stored statistics",
+                hint="call model.eval() first",
+            )
+        self._state.check_watched()
 
 
 @dataclass

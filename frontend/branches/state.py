@@ -220,13 +220,13 @@ class State:
     def _check_undoable(self, known: _Tensor) -> None:
         if not isinstance(known.tensor, FakeTensor) or known.node is None:
             raise BranchError(
-                "a plain tensor attribute is written in place by a model with branches on data",
+                "a tensor attribute that is no buffer is written in place",
                 op=known.label,
                 hint="register it with register_buffer, so that it becomes part of the state",
             )
         if known.tensor.shape != known.shape:
             raise BranchError(
-                "a tensor is resized in place by a model with branches on data",
+                "a tensor of the model's state is resized in place",
                 op=known.label,
                 expected=str(tuple(known.shape)),
                 found=str(tuple(known.tensor.shape)),

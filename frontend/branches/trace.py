@@ -11,7 +11,7 @@ them only once a tensor has been asked for its truth value:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -32,6 +32,12 @@ aten = torch.ops.aten
 LARGEST_CONSTANT = 1 << 24
 # Random in training only: the dropout pass turns them into identities.
 _DROPOUT = frozenset({aten.dropout, aten.feature_dropout, aten.native_dropout, aten.alpha_dropout})
+# These write running statistics, though their schemas do not say so, if this argument is true.
+_UPDATES_STATISTICS = {
+    aten.batch_norm: "training",
+    aten.native_batch_norm: "training",
+    aten.instance_norm: "use_input_stats",
+}
 # Their result is whatever the memory held.
 _UNDEFINED = frozenset({aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty})
 # Written in place by their schema, though no value changes.
@@ -107,10 +113,43 @@ class Trace:
         track_tensor_tree(copy, proxy, constant=None, tracer=self._tracer)
         return copy
 
+    def position(self) -> fx.Node | None:
+        """The last node recorded so far."""
+        return self._last_node()
+
+    def discard(self, since: fx.Node | None, keep: Iterable[Tensor]) -> None:
+        """Erases what was recorded after ``since`` but for what computes ``keep``.
+
+        Nothing is erased if it wrote to state, or made a size that depends on data.
+        """
+        if self._tracer is None or since is None:
+            return
+        self._scan()
+        nodes = []
+        node = since.next
+        while node.op != "root":
+            nodes.append(node)
+            node = node.next
+        if any(_writes_in_place(n) or "unbacked_bindings" in n.meta for n in nodes):
+            return
+        kept = {self.node_of(tensor) for tensor in keep}
+        for node in reversed(nodes):
+            # The tracer keeps the nodes of sizes for later use.
+            if node not in kept and not node.users and _holds_tensors(node):
+                self._tracer.graph.erase_node(node)
+                self._constant.discard(node)
+                del self._epoch[node], self._number[node]
+        self._scanned = self._last_node()
+
     def random_node(self) -> fx.Node | None:
         """The first node recorded since construction that draws random numbers."""
         self._scan()
         return next((node for node in self._epoch if _is_random(node)), None)
+
+    def statistics_node(self) -> fx.Node | None:
+        """The first node recorded since construction that updates running statistics."""
+        self._scan()
+        return next((node for node in self._epoch if _updates_statistics(node)), None)
 
     def foreign_write(self, watched: set[int]) -> fx.Node | None:
         """The first write in place, since construction, to a tensor from outside ``forward``.
@@ -214,15 +253,33 @@ def storage_id(tensor: Tensor) -> int:
 def _written_arguments(node: fx.Node) -> list[fx.Node]:
     if not isinstance(node.target, torch._ops.OpOverload):
         return node.all_input_nodes
-    names = [
-        a.name for a in node.target._schema.arguments if a.alias_info and a.alias_info.is_write
-    ]
-    normalized = node.normalized_arguments(None, normalize_to_only_use_kwargs=True)
-    values = normalized.kwargs if normalized is not None else {}
-    return [value for name in names if isinstance(value := values.get(name), fx.Node)]
+    given = _arguments(node)
+    schema = node.target._schema.arguments
+    values = [given.get(a.name) for a in schema if a.alias_info and a.alias_info.is_write]
+    return [value for value in values if isinstance(value, fx.Node)]
 
 
-def _packet(node: fx.Node) -> object:
+def _holds_tensors(node: fx.Node) -> bool:
+    leaves = torch.utils._pytree.tree_leaves(node.meta.get("val"))
+    return bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments that were given, by name."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = (argument.name for argument in node.target._schema.arguments)
+    return dict(zip(names, node.args, strict=False)) | node.kwargs
+
+
+def _updates_statistics(node: fx.Node) -> bool:
+    flag = _UPDATES_STATISTICS.get(_packet(node))
+    if flag is None:
+        return False
+    given = _arguments(node)
+    return bool(given.get(flag)) and given.get("running_mean") is not None
+
+
+def _packet(node: fx.Node) -> Any:
     return getattr(node.target, "overloadpacket", node.target)
 
 
