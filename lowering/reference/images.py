@@ -21,13 +21,28 @@ _MODE: dict[int, str] = {
 }
 
 
+def image_mode(kind: Any) -> str:
+    """Mode of the PIL images that a feature takes: ``RGB``, ``L`` or ``F``."""
+    return _MODE[kind.colorSpace]
+
+
+def new_image(kind: Any, pixels: np.ndarray) -> Any:
+    """A PIL image for a feature, of ``pixels`` (H, W) or (H, W, 3).
+
+    Raises:
+        ExecutionError: Pillow is not installed.
+    """
+    mode = image_mode(kind)
+    return _pillow().fromarray(pixels.astype(np.float32 if mode == "F" else np.uint8))
+
+
 def from_image(name: str, kind: Any, given: Any) -> Tensor:
     """A PIL image as a (1, C, H, W) float32 tensor of its pixel values.
 
     Raises:
         InputError: it is no image, or has a mode or size that the model does not take.
     """
-    mode = _MODE[kind.colorSpace]
+    mode = image_mode(kind)
     if not hasattr(given, "mode") or not hasattr(given, "size"):
         raise InputError(
             f"Input {name!r} must be an image",
@@ -62,19 +77,23 @@ def to_image(kind: Any, value: Tensor) -> Any:
     Raises:
         ExecutionError: Pillow is not installed.
     """
+    pixels = value[0]
+    if kind.colorSpace == _IMAGE.GRAYSCALE_FLOAT16:
+        return new_image(kind, pixels[0].numpy())
+    pixels = pixels.round().clamp(0, 255)
+    if kind.colorSpace == _IMAGE.GRAYSCALE:
+        return new_image(kind, pixels[0].numpy())
+    if kind.colorSpace == _IMAGE.BGR:
+        pixels = pixels.flip(0)
+    return new_image(kind, pixels.permute(1, 2, 0).numpy())
+
+
+def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ExecutionError("An image output needs Pillow", hint="pip install pillow") from error
-    pixels = value[0]
-    if kind.colorSpace == _IMAGE.GRAYSCALE_FLOAT16:
-        return Image.fromarray(pixels[0].numpy().astype(np.float32), "F")
-    if kind.colorSpace == _IMAGE.BGR:
-        pixels = pixels.flip(0)
-    array = pixels.round().clamp(0, 255).to(torch.uint8)
-    if kind.colorSpace == _IMAGE.GRAYSCALE:
-        return Image.fromarray(array[0].numpy())
-    return Image.fromarray(array.permute(1, 2, 0).contiguous().numpy())
+        raise ExecutionError("Images need Pillow", hint="pip install pillow") from error
+    return Image
 
 
 def _legal_size(kind: Any, width: int, height: int) -> bool:

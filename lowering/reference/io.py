@@ -38,6 +38,7 @@ class Feature:
         enumerated: the only legal shapes, when they are enumerated.
         image: the ``ImageFeatureType`` of an image.
         default: value of an optional input that is not given, ``None`` when it must be given.
+        default_shape: the shape that the description names, ``()`` when it names none.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Feature:
     enumerated: tuple[tuple[int, ...], ...] = ()
     image: Any | None = None
     default: float | None = None
+    default_shape: tuple[int, ...] = ()
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raises :class:`InputError` if an array of ``shape`` may not be given."""
@@ -214,16 +216,19 @@ def _described_feature(item: Any) -> Feature:
     elif array.shape:
         ranges = tuple((size, size) for size in array.shape)
     dtype = _FEATURE_DTYPE.get(array.dataType, FP32)
-    return Feature(item.name, dtype, ranges, tuple(dict.fromkeys(enumerated)), default=default)
+    return Feature(
+        item.name,
+        dtype,
+        ranges,
+        tuple(dict.fromkeys(enumerated)),
+        default=default,
+        default_shape=tuple(array.shape),
+    )
 
 
 def default_array(feature: Feature, declared: Value) -> np.ndarray:
     """The value of an optional input that was not given."""
-    if feature.enumerated:
-        shape = feature.enumerated[0]
-    else:
-        shape = tuple(low for low, _ in feature.ranges or ())
-    return np.full(shape if declared.shape != () else (), feature.default)
+    return np.full(feature.default_shape if declared.shape != () else (), feature.default)
 
 
 def _range_text(ranges: tuple[tuple[int, int | None], ...]) -> str:

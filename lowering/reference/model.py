@@ -22,8 +22,8 @@ from lowering.reference.precision import Precision, round_to_fp16, settle
 from lowering.reference.program import Block, Op, Step, compile_function
 from lowering.reference.states import State, StateCell
 
-# Sees each op right after it ran, with its results as they are carried.
-Observer: TypeAlias = Callable[[Op, tuple[Any, ...]], None]
+# Sees each op right after it ran: the op, its results, and these as computed, before rounding.
+Observer: TypeAlias = Callable[[Op, tuple[Any, ...], tuple[Any, ...]], None]
 
 _KERNEL_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
 
@@ -119,7 +119,7 @@ class LoadedModel:
             )
         seen: dict[str, Any] = {}
 
-        def observe(op: Op, results: tuple[Any, ...]) -> None:
+        def observe(op: Op, results: tuple[Any, ...], computed: tuple[Any, ...]) -> None:
             for output, result in zip(op.outputs, results, strict=True):
                 if output.name in wanted:
                     is_tensor = isinstance(result, torch.Tensor)
@@ -159,13 +159,19 @@ class LoadedModel:
         try:
             for step in block.steps:
                 if step.blocks:
-                    results = self._control(step, registers, observer)
+                    computed = results = self._control(step, registers, observer)
                 else:
-                    results = _run_step(step, registers)
+                    computed = step.call.function(**_arguments(step, registers))
+                    if not isinstance(computed, tuple):
+                        computed = (computed,)
+                    results = tuple(
+                        value if how is None else settle(value, *how)
+                        for value, how in zip(computed, step.settle, strict=True)
+                    )
                 for target, result in zip(step.targets, results, strict=True):
                     registers[target] = result
                 if observer is not None:
-                    observer(step.op, results)
+                    observer(step.op, results, computed)
                 for index in step.free:
                     registers[index] = None
         except _KERNEL_ERRORS as error:
@@ -191,16 +197,6 @@ class LoadedModel:
             for target, value in zip(body.inputs, current, strict=True):
                 registers[target] = value
             current = self._execute(body, registers, observer)
-
-
-def _run_step(step: Step, registers: list[Any]) -> tuple[Any, ...]:
-    results = step.call.function(**_arguments(step, registers))
-    if not isinstance(results, tuple):
-        results = (results,)
-    return tuple(
-        result if how is None else settle(result, *how)
-        for result, how in zip(results, step.settle, strict=True)
-    )
 
 
 def _arguments(step: Step, registers: list[Any]) -> dict[str, Any]:

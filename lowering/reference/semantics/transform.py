@@ -66,7 +66,7 @@ def reverse_sequence(x: Tensor, lengths: Ints, seq_axis: int = 0, batch_axis: in
 
 
 def depth_to_space(x: Tensor, block_size: int) -> Tensor:
-    """Channel ``(i, j, c)`` of ``x (B, C, H, W)`` goes to channel ``c``, pixel ``(i, j)`` of a block."""
+    """Channel ``(i, j, c)`` goes to channel ``c``, pixel ``(i, j)`` of a block: (B, C, H, W)."""
     b, c, h, w = x.shape
     inner = c // block_size**2
     y = x.reshape(b, block_size, block_size, inner, h, w).permute(0, 3, 4, 1, 5, 2)
@@ -82,7 +82,7 @@ def space_to_depth(x: Tensor, block_size: int) -> Tensor:
 
 
 def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
-    """Channel ``(c, i, j)`` of ``x (B, C, H, W)`` goes to channel ``c``, pixel ``(i, j)`` of a block."""
+    """Channel ``(c, i, j)`` goes to channel ``c``, pixel ``(i, j)`` of a block: (B, C, H, W)."""
     return F.pixel_shuffle(x, upscale_factor)
 
 

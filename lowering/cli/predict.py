@@ -1,0 +1,182 @@
+"""``ane-passes predict``: run a finished package on any OS."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.reference import InputError, LoadedModel, Precision, load
+from lowering.reference.inputs import given_inputs
+from lowering.reference.watch import Finding, Watch
+from lowering.sources import SourceTable
+
+_EXIT_FOUND = 1
+
+HELP = """Run a Core ML package through the reference interpreter. Works on any OS.
+
+Inputs are given as NAME=FILE.npy, NAME=IMAGE (.png, .jpg), NAME=NUMBER, NAME=random or NAME=zeros;
+an input that is not given is drawn at random. Random values depend on --seed only.
+
+\b
+Examples:
+  ane-passes predict tiny.mlpackage
+  ane-passes predict tiny.mlpackage --input x=x.npy --output-dir out
+  ane-passes predict tiny.mlpackage --input x=random --watch --precision strict
+
+Exit codes: 0 done, 1 --watch found NaN, Inf or fp16 overflow, 2 the package or the call needs
+attention.
+"""
+
+
+@click.command("predict", help=HELP)
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option(
+    "--input", "-i", "assignments", multiple=True, metavar="NAME=VALUE", help="See above."
+)
+@click.option(
+    "--precision",
+    type=click.Choice([item.value for item in Precision]),
+    default=Precision.FP16.value,
+    show_default=True,
+    help="fp16: round each op's result once; strict: round sums inside an op as well; "
+    "fp32: ignore declared fp16.",
+)
+@click.option("--function", default="main", show_default=True, help="Function to run.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Calls one after the other on the same state.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random inputs.")
+@click.option("--watch", is_flag=True, help="Report where NaN, Inf and fp16 overflow arise.")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write each output as NAME.npy (or .png) there.",
+)
+@json_option
+@guarded
+def predict(
+    package: Path,
+    assignments: tuple[str, ...],
+    precision: str,
+    function: str,
+    steps: int,
+    seed: int,
+    watch: bool,
+    output_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """See :data:`HELP`."""
+    with step(f"Loading {package}"):
+        model = load(package, function=function, precision=precision)
+    inputs = given_inputs(model, assignments, seed)
+    table = SourceTable.from_metadata(model.metadata)
+    watcher = Watch(table.lookup) if watch else None
+    if watcher is not None:
+        watcher.inputs(inputs)
+    state = model.make_state()
+    start = time.perf_counter()
+    with step("Running"):
+        for _ in range(steps):
+            outputs = model.run(inputs, state, watcher)
+    seconds = (time.perf_counter() - start) / steps
+    if output_dir is not None:
+        _write(outputs, output_dir)
+    origins = watcher.origins if watcher else []
+    if as_json:
+        print_json(
+            json_numbers(
+                {
+                    "package": str(package),
+                    "precision": precision,
+                    "seconds_per_call": seconds,
+                    "inputs": {name: _summary(value) for name, value in inputs.items()},
+                    "outputs": {name: _summary(value) for name, value in outputs.items()},
+                    **({"findings": [item.to_json() for item in origins]} if watcher else {}),
+                }
+            )
+        )
+    else:
+        _print(model, outputs, seconds, origins if watcher else None)
+    if origins:
+        raise SystemExit(_EXIT_FOUND)
+
+
+def json_numbers(value: Any) -> Any:
+    """``value`` for JSON: numpy numbers as Python's, NaN and infinity as text."""
+    if isinstance(value, dict):
+        return {key: json_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_numbers(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _summary(value: Any) -> dict[str, Any]:
+    if isinstance(value, np.ndarray):
+        summary: dict[str, Any] = {"dtype": str(value.dtype), "shape": list(value.shape)}
+        if value.size and value.dtype.kind in "fiu":
+            wide = value.astype(np.float64)
+            summary |= {"min": wide.min(), "max": wide.max(), "mean": wide.mean()}
+        return summary
+    if hasattr(value, "mode"):
+        return {"image": value.mode, "size": list(value.size)}
+    return {"value": value}
+
+
+def _print(
+    model: LoadedModel,
+    outputs: dict[str, Any],
+    seconds: float,
+    findings: list[Finding] | None,
+) -> None:
+    console = stdout_console()
+    table = Table("output", "type", "shape", "min", "max", "mean")
+    for name, value in outputs.items():
+        row = _summary(value)
+        if "dtype" in row:
+            numbers = [f"{row[key]:.6g}" if key in row else "" for key in ("min", "max", "mean")]
+            table.add_row(escape(name), row["dtype"], escape(str(tuple(row["shape"]))), *numbers)
+        else:
+            table.add_row(escape(name), escape(str(row)), "", "", "", "")
+    console.print(table)
+    count = len(model.ops)
+    console.print(f"{count} ops, {seconds * 1e3:.1f} ms per call in the interpreter (CPU)")
+    if findings is None:
+        return
+    if not findings:
+        console.print("watch: every value is finite and fits its type")
+    for item in findings:
+        console.print(
+            escape(
+                f"watch: {item.problem} in {item.count} elements of {item.value} "
+                f"({item.type} {item.op}), range {item.low:.6g} to {item.high:.6g}; {item.source}"
+            )
+        )
+
+
+def _write(outputs: dict[str, Any], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, value in outputs.items():
+        if isinstance(value, np.ndarray):
+            np.save(directory / f"{name}.npy", value)
+        elif hasattr(value, "mode"):
+            value.save(directory / f"{name}.png")
+        else:
+            raise InputError(
+                f"Output {name!r} is no array", found=type(value).__name__, hint="use --json"
+            )

@@ -1,0 +1,111 @@
+"""Inputs for a model from words: files, images, numbers, or drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowering.reference.errors import InputError
+from lowering.reference.images import image_mode, new_image
+from lowering.reference.io import Feature
+from lowering.reference.model import LoadedModel
+
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
+_PIXEL_VALUES = 256
+# Random integers stay below this: most are indices, and every vocabulary has two entries.
+_RANDOM_INTEGERS = 2
+
+
+def given_inputs(model: LoadedModel, assignments: Iterable[str], seed: int) -> dict[str, Any]:
+    """Inputs of ``model`` from words ``name=value``; those not given are drawn at random.
+
+    A value is a ``.npy`` file, an image file, a number, ``random`` or ``zeros``.
+
+    Raises:
+        InputError: a word cannot be read, or names no input.
+    """
+    words: dict[str, str] = {}
+    for assignment in assignments:
+        name, separator, word = assignment.partition("=")
+        if not separator:
+            raise InputError("Cannot read an input", expected="NAME=VALUE", found=assignment)
+        if name not in model.inputs:
+            raise InputError(f"The model has no input {name!r}", expected=", ".join(model.inputs))
+        words[name] = word
+    generator = np.random.default_rng(seed)
+    return {
+        name: _value(feature, words.get(name, "random"), generator)
+        for name, feature in model.inputs.items()
+    }
+
+
+def default_shape(feature: Feature) -> tuple[int, ...]:
+    """The default shape of an input, or the smallest legal one."""
+    if feature.enumerated:
+        return feature.enumerated[0]
+    return feature.default_shape or tuple(max(1, low) for low, _ in feature.ranges or ())
+
+
+def random_input(feature: Feature, generator: np.random.Generator) -> Any:
+    """A legal value of an input: normal floats, integers 0 or 1, or an image of noise."""
+    if feature.image is not None:
+        return _random_image(feature, generator)
+    shape = default_shape(feature)
+    if feature.dtype.is_float:
+        return generator.standard_normal(shape).astype(feature.dtype.storage)
+    return generator.integers(0, _RANDOM_INTEGERS, shape).astype(feature.dtype.storage)
+
+
+def _value(feature: Feature, word: str, generator: np.random.Generator) -> Any:
+    if word == "random":
+        return random_input(feature, generator)
+    if word == "zeros":
+        return np.zeros(default_shape(feature), dtype=feature.dtype.storage)
+    path = Path(word)
+    if path.suffix == ".npy":
+        return _read_array(feature, path)
+    if path.suffix.lower() in _IMAGE_SUFFIXES:
+        return _read_image(feature, path)
+    try:
+        number = float(word)
+    except ValueError as error:
+        raise InputError(
+            f"Cannot read input {feature.name!r}",
+            expected="a .npy file, an image, a number, random or zeros",
+            found=word,
+        ) from error
+    return np.full(default_shape(feature), number)
+
+
+def _read_array(feature: Feature, path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read input {feature.name!r}", found=f"{path}: {error}") from error
+    return np.asarray(array)
+
+
+def _read_image(feature: Feature, path: Path) -> Any:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise InputError("An image input needs Pillow", hint="pip install pillow") from error
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"Cannot read input {feature.name!r}", found=f"{path}: {error}") from error
+    if feature.image is None:
+        raise InputError(f"Input {feature.name!r} is no image", expected="a .npy file")
+    return image
+
+
+def _random_image(feature: Feature, generator: np.random.Generator) -> Any:
+    kind = feature.image
+    assert kind is not None
+    channels = {"RGB": (3,), "L": (), "F": ()}[image_mode(kind)]
+    pixels = generator.integers(0, _PIXEL_VALUES, (kind.height, kind.width, *channels))
+    return new_image(kind, pixels)
