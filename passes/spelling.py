@@ -1,0 +1,159 @@
+"""Reading spellings: scalars in any disguise, operands in either order, sizes that may be symbols.
+
+Passes that recognise a composite operator from its parts ask these questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from passes.match import aten, is_call, is_tensor, shape
+from passes.rewriter import Rewriter
+
+_MUL = (aten.mul.Tensor, aten.mul.Scalar)
+_ADD = (aten.add.Tensor, aten.add.Scalar)
+_SUB = (aten.sub.Tensor, aten.sub.Scalar)
+_DIV = (aten.div.Tensor, aten.div.Scalar)
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """Positional arguments of a call."""
+    return node.args
+
+
+def scalar(rw: Rewriter, value: Any) -> float | None:
+    """The number that ``value`` is: a literal, or a constant tensor of equal elements."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    if not is_tensor(value) or not rw.is_constant(value):
+        return None
+    if not value.meta["val"].dtype.is_floating_point and value.meta["val"].dtype is torch.bool:
+        return None
+    tensor = rw.value(value)
+    if tensor.numel() == 0:
+        return None
+    flat = tensor.reshape(-1)
+    first = flat[0]
+    # Weights are told apart by their second element, without a look at the rest.
+    if flat[-1] != first or not bool((flat == first).all()):
+        return None
+    return float(first)
+
+
+def mul_sides(node: Any) -> Iterator[tuple[Any, Any]]:
+    """The factors of a product, in both orders."""
+    if is_call(node, *_MUL):
+        yield node.args[0], node.args[1]
+        yield node.args[1], node.args[0]
+
+
+def add_sides(node: Any) -> Iterator[tuple[Any, Any]]:
+    """The terms of a plain sum (``alpha`` 1), in both orders."""
+    if is_call(node, *_ADD) and _alpha(node) == 1:
+        yield node.args[0], node.args[1]
+        yield node.args[1], node.args[0]
+
+
+def difference(node: Any) -> tuple[Any, Any] | None:
+    """``(a, b)`` of ``a - b``."""
+    if is_call(node, *_SUB) and _alpha(node) == 1:
+        return node.args[0], node.args[1]
+    return None
+
+
+def quotient(node: Any) -> tuple[Any, Any] | None:
+    """``(a, b)`` of ``a / b``, true division."""
+    if is_call(node, *_DIV):
+        return node.args[0], node.args[1]
+    return None
+
+
+def times_scalar(rw: Rewriter, node: Any) -> tuple[fx.Node, float] | None:
+    """``(x, c)`` of ``x * c``, ``c * x`` or ``x / (1/c)``."""
+    for x, c in mul_sides(node):
+        number = scalar(rw, c)
+        if number is not None and is_tensor(x):
+            return x, number
+    parts = quotient(node)
+    if parts is not None and is_tensor(parts[0]):
+        number = scalar(rw, parts[1])
+        if number:
+            return parts[0], 1.0 / number
+    return None
+
+
+def plus_scalar(rw: Rewriter, node: Any) -> tuple[fx.Node, float] | None:
+    """``(x, c)`` of ``x + c``, ``c + x`` or ``x - (-c)``."""
+    for x, c in add_sides(node):
+        number = scalar(rw, c)
+        if number is not None and is_tensor(x):
+            return x, number
+    parts = difference(node)
+    if parts is not None and is_tensor(parts[0]):
+        number = scalar(rw, parts[1])
+        if number is not None:
+            return parts[0], -number
+    return None
+
+
+def powered(rw: Rewriter, node: Any) -> tuple[fx.Node, float] | None:
+    """``(x, exponent)`` of a power, a square, a product with itself, a root or a reciprocal."""
+    if is_call(node, aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor):
+        exponent = scalar(rw, node.args[1])
+        return None if exponent is None else (node.args[0], exponent)
+    if is_call(node, aten.square.default):
+        return node.args[0], 2.0
+    if is_call(node, aten.sqrt.default):
+        return node.args[0], 0.5
+    if is_call(node, aten.rsqrt.default):
+        return node.args[0], -0.5
+    if is_call(node, aten.mul.Tensor) and node.args[0] is node.args[1]:
+        return node.args[0], 2.0
+    return None
+
+
+def reduced_axes(node: fx.Node, rank: int) -> tuple[int, ...]:
+    """Axes of a reduction called as ``op(x, axes, ...)``, non-negative and ascending."""
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if given is None or given == []:
+        return tuple(range(rank))
+    axes = given if isinstance(given, list | tuple) else [given]
+    return tuple(sorted(int(axis) % rank for axis in axes))  # type: ignore[arg-type]
+
+
+def same_sizes(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """True if the sizes are known to be equal; symbols are compared without adding guards."""
+    return [str(size) for size in one] == [str(size) for size in other]
+
+
+def reshape_to(rw: Rewriter, x: fx.Node, sizes: Sequence[Any]) -> fx.Node:
+    """``x`` reshaped; an entry is a number, or an axis of ``x`` wrapped in ``Axis``."""
+    spelled: list[Any] = []
+    for size in sizes:
+        if isinstance(size, Axis):
+            known = shape(x)[size.index]
+            fixed = isinstance(known, int)
+            spelled.append(known if fixed else rw.emit(aten.sym_size.int, x, size.index))
+        else:
+            spelled.append(size)
+    symbols = [place for place, size in enumerate(spelled) if isinstance(size, fx.Node)]
+    if len(symbols) == 1 and -1 not in spelled:
+        spelled[symbols[0]] = -1
+    return rw.emit(aten.reshape.default, x, spelled)
+
+
+class Axis:
+    """Stands for the size of an axis in ``reshape_to``."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+def _alpha(node: fx.Node) -> Any:
+    return node.args[2] if len(node.args) > 2 else node.kwargs.get("alpha", 1)
