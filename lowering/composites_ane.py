@@ -10,6 +10,7 @@ from coremltools.converters.mil.mil import Var
 
 from frontend import ops
 from lowering.composites import Composite, composite
+from lowering.torch_ops import activations
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -46,22 +47,8 @@ def layer_norm(
     ],
 )
 def rms_norm(mb: Any, x: Var, axes: Sequence[int], weight: Var | None, eps: float) -> Var:
-    """``x · rsqrt(mean(x²) + eps) · weight``, dividing by ``max(1, max|x|)`` first.
-
-    Squares above 256² overflow float16. Dividing by ``m`` leaves the result as it is when ``eps``
-    is divided by ``m²``; ``m`` stays at 1 for ordinary values.
-    """
-    axes = list(axes)
-    largest = mb.reduce_max(x=mb.abs(x=x), axes=axes, keep_dims=True)
-    scale = mb.maximum(x=largest, y=1.0)
-    small = mb.real_div(x=x, y=scale)
-    power = mb.reduce_mean(x=mb.square(x=small), axes=axes, keep_dims=True)
-    floor = mb.real_div(x=eps, y=mb.square(x=scale))
-    normed = mb.mul(x=small, y=mb.rsqrt(x=mb.add(x=power, y=floor)))
-    if weight is None:
-        return normed
-    shape = [int(x.shape[axis]) if axis in axes else 1 for axis in range(x.rank)]
-    return mb.mul(x=normed, y=mb.reshape(x=weight, shape=shape))
+    """Safe in float16, see :func:`lowering.torch_ops.activations.rms_norm`."""
+    return activations.rms_norm(mb, x, axes, weight, eps)
 
 
 ANE_COMPOSITES: tuple[Composite, ...] = (layer_norm, rms_norm)

@@ -25,6 +25,7 @@ from frontend.source import source_of
 from lowering.builder import Lowering, MilBuilder, bound_arguments
 from lowering.errors import LoweringError
 from lowering.results import conform
+from lowering.torch_ops.recurrent import STOCK_SEQUENCES
 
 Handler = Callable[[Any, Any], None]
 Table = Mapping[Any, Lowering]
@@ -39,6 +40,8 @@ def kinds_of(target: Any) -> tuple[str, ...]:
 
 def stock_lowering(target: Any) -> Handler | None:
     """The lowering of ``target`` that is in coremltools' table now."""
+    if target in STOCK_SEQUENCES:
+        return _TORCH_OPS_REGISTRY.name_to_func_mapping.get(STOCK_SEQUENCES[target][0])
     return _TORCH_OPS_REGISTRY.name_to_func_mapping.get(kinds_of(target)[1])
 
 
@@ -61,10 +64,8 @@ def installed(graph: fx.Graph, table: Table, by_node: Mapping[str, Lowering]) ->
         node = nodes[internal_node.name]
         ours = by_node.get(node.name) or table.get(node.target)
         try:
-            if ours is not None:
-                _lower(ours, context, node)
-            else:
-                before[kinds_of(node.target)[1]](context, internal_node)
+            if ours is None or not _lower(ours, context, node):
+                _lower_stock(before, context, internal_node, node.target)
             conform(context, node)
         except AnePassesError:
             raise
@@ -81,12 +82,34 @@ def installed(graph: fx.Graph, table: Table, by_node: Mapping[str, Lowering]) ->
         mapping.update(before)
 
 
-def _lower(lower: Lowering, context: Any, node: fx.Node) -> None:
+def _lower(lower: Lowering, context: Any, node: fx.Node) -> bool:
+    """Whether ``lower`` took the node; ``NotImplemented`` leaves it to coremltools."""
     mb = MilBuilder(node)
     positional, keywords = bound_arguments(node, lambda argument: context[argument.name])
     result = lower(mb, *positional, **keywords)
+    if result is NotImplemented:
+        return False
     mb.give_name(result)
     context.add(result, torch_name=node.name)
+    return True
+
+
+def _lower_stock(
+    stock: Mapping[str, Handler], context: Any, internal_node: Any, target: Any
+) -> None:
+    if target not in STOCK_SEQUENCES:
+        lower = stock.get(kinds_of(target)[1])
+        if lower is None:
+            raise LoweringError(f"No lowering of {target} takes these arguments", op=str(target))
+        lower(context, internal_node)
+        return
+    # Written for TorchScript, where each result has a name of its own.
+    kind, count = STOCK_SEQUENCES[target]
+    name = internal_node.name
+    internal_node.outputs = [name, *(f"{name}_result_{index}" for index in range(1, count))]
+    stock[kind](context, internal_node)
+    results = tuple(context[output] for output in internal_node.outputs)
+    context.add(results, torch_name=name, override=True)
 
 
 def _explained(error: Exception, node: fx.Node, ours: bool) -> LoweringError:

@@ -1,14 +1,39 @@
-"""Lowerings of torch operators that coremltools 9.0 lacks or gets wrong."""
+"""Lowerings of torch operators that coremltools 9.0 lacks or gets wrong.
+
+A lowering may return ``NotImplemented``: coremltools' own one is right for those arguments.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from lowering.builder import Lowering
-from lowering.torch_ops import creation, logical, structural
+from lowering.torch_ops import (
+    activations,
+    arithmetic,
+    creation,
+    indexing,
+    logical,
+    products,
+    recurrent,
+    reductions,
+    spatial,
+    structural,
+)
 
 # One table per file; an operator stands in exactly one of them.
-TABLES = (creation.TABLE, logical.TABLE, structural.TABLE)
+TABLES: tuple[Mapping[Any, Lowering], ...] = (
+    activations.TABLE,
+    arithmetic.TABLE,
+    creation.TABLE,
+    indexing.TABLE,
+    logical.TABLE,
+    products.TABLE,
+    recurrent.TABLE,
+    reductions.TABLE,
+    spatial.TABLE,
+    structural.TABLE,
+)
 
 TORCH_OPS: Mapping[Any, Lowering] = MappingProxyType(
     {op: lower for table in TABLES for op, lower in table.items()}

@@ -9,7 +9,7 @@ import torch
 from coremltools.converters.mil.mil import Var
 
 from lowering.errors import LoweringError
-from lowering.torch_ops.common import cast
+from lowering.torch_ops.common import cast, filled, sizes_of
 
 aten = torch.ops.aten
 
@@ -37,6 +37,9 @@ def _bitwise_not(mb: Any, x: Var) -> Var:
 
 def _where(mb: Any, condition: Var, a: Any, b: Any) -> Var:
     dtype = mb.result.dtype
+    if not any(isinstance(value, Var) and value.rank for value in (a, b)) and condition.rank:
+        # MIL's select takes the shape of its branches, and two numbers have none.
+        b = filled(mb, sizes_of(mb, condition), b, dtype)
     return mb.select(
         cond=cast(mb, condition, torch.bool), a=cast(mb, a, dtype), b=cast(mb, b, dtype)
     )

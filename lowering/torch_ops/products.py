@@ -1,0 +1,135 @@
+"""Matrix products and attention in the ranks and options that coremltools 9.0 leaves out."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from coremltools.converters.mil._deployment_compatibility import AvailableTarget
+from coremltools.converters.mil.frontend._utils import build_einsum_mil
+from coremltools.converters.mil.mil import Var, types
+from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
+
+from lowering.torch_ops.common import cast
+
+aten = torch.ops.aten
+
+# Added to the scores of masked keys: exp of it is 0 in float16, and sums of it do not overflow.
+MASKED = -3e4
+
+
+def _matmul(mb: Any, x: Var, y: Var) -> Any:
+    """Vectors take part as a row on the left, as a column on the right."""
+    if x.rank > 1 and y.rank > 1:
+        return NotImplemented
+    row, column = x.rank == 1, y.rank == 1
+    x = mb.expand_dims(x=cast(mb, x, mb.result.dtype), axes=[0]) if row else x
+    y = mb.expand_dims(x=cast(mb, y, mb.result.dtype), axes=[1]) if column else y
+    product = mb.matmul(x=x, y=y)
+    axes = [-2] * row + [-1] * column
+    return mb.squeeze(x=product, axes=[axis + product.rank for axis in axes])
+
+
+def _addmv(mb: Any, x: Var, matrix: Var, vector: Var, *, beta: Any = 1, alpha: Any = 1) -> Var:
+    product = mb.squeeze(x=mb.matmul(x=matrix, y=mb.expand_dims(x=vector, axes=[1])), axes=[1])
+    return _blend(mb, x, product, beta, alpha)
+
+
+def _addbmm(mb: Any, x: Var, a: Var, b: Var, *, beta: Any = 1, alpha: Any = 1) -> Var:
+    product = mb.reduce_sum(x=mb.matmul(x=a, y=b), axes=[0], keep_dims=False)
+    return _blend(mb, x, product, beta, alpha)
+
+
+def _blend(mb: Any, x: Var, product: Var, beta: Any, alpha: Any) -> Var:
+    scaled = mb.mul(x=product, y=float(alpha)) if alpha != 1 else product
+    return mb.add(x=mb.mul(x=x, y=float(beta)) if beta != 1 else x, y=scaled)
+
+
+def _einsum(mb: Any, equation: str, operands: Sequence[Var], *, path: Any = None) -> Any:
+    """Spells out ``...``, which coremltools takes for one axis."""
+    equation = equation.replace(" ", "")
+    if "..." not in equation or len(operands) > 2:
+        return NotImplemented
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    free = [letter for letter in string.ascii_letters if letter not in equation]
+    widths = [
+        var.rank - len(term.replace("...", ""))
+        for var, term in zip(operands, terms, strict=True)
+        if "..." in term
+    ]
+    shared = "".join(free[: max(widths)])
+    spelled = [
+        term.replace("...", shared[len(shared) - (var.rank - len(term.replace("...", ""))) :])
+        if "..." in term
+        else term
+        for var, term in zip(operands, terms, strict=True)
+    ]
+    if not right:
+        return NotImplemented
+    equation = ",".join(spelled) + "->" + right.replace("...", shared)
+    return build_einsum_mil(list(operands), equation, mb.node.name)
+
+
+def _attention(
+    mb: Any,
+    q: Var,
+    k: Var,
+    v: Var,
+    mask: Var | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Grouped-query attention: each key and value head serves several query heads."""
+    if not enable_gqa or q.shape[-3] == k.shape[-3]:
+        return NotImplemented
+    groups = int(q.shape[-3]) // int(k.shape[-3])
+    k, v = _repeat_heads(mb, k, groups), _repeat_heads(mb, v, groups)
+    scale = 1 / math.sqrt(int(q.shape[-1])) if scale is None else scale
+    if is_causal:
+        mask = mb.const(val=np.tri(int(q.shape[-2]), int(k.shape[-2]), dtype=bool))
+    if mask is not None and types.is_bool(mask.dtype):
+        mask = mb.select(cond=mask, a=np.float32(0), b=np.float32(MASKED))
+    if is_current_opset_version_compatible_with(AvailableTarget.iOS18):
+        # MIL's operator scales by 1/sqrt(D); the query takes what is left.
+        q = mb.mul(x=q, y=float(scale * math.sqrt(int(q.shape[-1]))))
+        return mb.scaled_dot_product_attention(query=q, key=k, value=v, attn_mask=mask)
+    scores = mb.matmul(x=mb.mul(x=q, y=float(scale)), y=k, transpose_y=True)
+    scores = scores if mask is None else mb.add(x=scores, y=mask)
+    return mb.matmul(x=mb.softmax(x=scores, axis=-1), y=v)
+
+
+def _repeat_heads(mb: Any, x: Var, groups: int) -> Var:
+    """``(B, H, S, D) -> (B, H · groups, S, D)``, each head ``groups`` times in a row."""
+    *batch, heads, tokens, width = x.shape
+    repeated = mb.concat(values=[mb.expand_dims(x=x, axes=[x.rank - 2])] * groups, axis=x.rank - 2)
+    return mb.reshape(x=repeated, shape=[*batch, heads * groups, tokens, width])
+
+
+def _cdist(mb: Any, x: Var, y: Var, p: float = 2.0, mode: Any = None) -> Any:
+    if p not in (1.0, 2.0):
+        return NotImplemented
+    difference = mb.sub(
+        x=mb.expand_dims(x=x, axes=[x.rank - 1]), y=mb.expand_dims(x=y, axes=[y.rank - 2])
+    )
+    if p == 1.0:
+        return mb.reduce_sum(x=mb.abs(x=difference), axes=[-1], keep_dims=False)
+    return mb.sqrt(x=mb.reduce_sum_square(x=difference, axes=[-1], keep_dims=False))
+
+
+TABLE = {
+    aten.matmul.default: _matmul,
+    aten.addmv.default: _addmv,
+    aten.addbmm.default: _addbmm,
+    aten.einsum.default: _einsum,
+    aten.scaled_dot_product_attention.default: _attention,
+    aten._cdist_forward.default: _cdist,
+    aten.cdist.default: _cdist,
+}
