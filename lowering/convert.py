@@ -12,7 +12,9 @@ import torch
 from coremltools.converters.mil.mil import Builder, types
 from torch.export import ExportedProgram
 
+from frontend.capture import capture
 from frontend.errors import AnePassesError
+from frontend.legalize import to_cpu_float32
 from lowering.builder import Lowering
 from lowering.composites import Composite
 from lowering.composites_ane import ANE_COMPOSITES
@@ -119,9 +121,8 @@ def program_of(
     """The ATEN program of an OptimizedModel, an ExportedProgram or an nn.Module."""
     program = getattr(model, "program", model)
     if isinstance(program, ExportedProgram) and program.dialect == "ATEN":
-        return program
-    from frontend.capture import capture
-
+        # MIL is built in float32; coremltools rounds to the compute precision at the end.
+        return to_cpu_float32(program)
     return capture(program, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -19,8 +20,15 @@ from torch.export.graph_signature import (
 
 from lowering.errors import LoweringError
 
-# bfloat16 and float64 do not exist in MIL; they are computed in float32.
-_WIDENED = {torch.bfloat16: torch.float32, torch.float64: torch.float32}
+# Input types that coremltools does not know, and what a package takes in their place.
+_INPUT_DTYPES = {
+    torch.bfloat16: torch.float32,
+    torch.float64: torch.float32,
+    torch.uint8: torch.int32,
+    torch.int8: torch.int32,
+    torch.int16: torch.int32,
+}
+_INT32 = torch.iinfo(torch.int32)
 
 
 @dataclass(frozen=True)
@@ -114,14 +122,11 @@ def _copied_graph(
         copy.meta = dict(node.meta)
         # Copying a graph renames some placeholders, and the signature goes by name.
         copy.name = node.name
-        copy.args = fx.node.map_aggregate(copy.args, _widened)
-        copy.kwargs = fx.node.map_aggregate(copy.kwargs, _widened)
+        value = copy.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, torch.Tensor):
+            copy.meta["val"] = value.to(_INPUT_DTYPES.get(value.dtype, value.dtype))
         copies[node] = copy
     return copied, copies
-
-
-def _widened(argument: object) -> object:
-    return _WIDENED.get(argument, argument) if isinstance(argument, torch.dtype) else argument
 
 
 def _unused_name(name: str, taken: list[str]) -> str:
@@ -163,21 +168,26 @@ def _rebuilt(
         root=program.graph_module,
         graph=graph,
         graph_signature=ExportGraphSignature(input_specs, output_specs),
-        state_dict=_widened_tensors(program.state_dict),
+        state_dict=_saturated(program.state_dict),
         range_constraints=program.range_constraints,
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
-        constants=_widened_tensors(program.constants),
+        constants=_saturated(program.constants),
         verifiers=program.verifiers,
     )
 
 
-def _widened_tensors(tensors: dict) -> dict:
-    """The same tensors (shared, not copied) with dtypes that MIL has."""
+def _saturated(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The same tensors, shared, but 64-bit integers held within 32 bits.
 
-    def widen(value: object) -> object:
-        if isinstance(value, torch.Tensor) and value.dtype in _WIDENED:
-            return value.detach().to(_WIDENED[value.dtype])
-        return value
+    coremltools would wrap them around: a sentinel such as the largest int64 would become -1.
+    """
 
-    return {name: widen(value) for name, value in tensors.items()}
+    def narrow(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or not value.numel():
+            return value
+        low, high = value.aminmax()
+        fits = _INT32.min <= low and high <= _INT32.max
+        return value if fits else value.clamp(_INT32.min, _INT32.max)
+
+    return {name: narrow(value) for name, value in tensors.items()}
