@@ -1,4 +1,4 @@
-"""Random branch programs, nested, with early return, loops and buffers, against themselves in eager.
+"""Random branch programs, nested, with early return, loops and buffers, against eager.
 
 Programs are drawn as source text, so that a failure prints something one can read and run.
 """
