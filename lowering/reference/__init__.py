@@ -9,7 +9,7 @@ from lowering.reference.errors import (
     ExecutionError,
     InputError,
     PackageError,
-    UnsupportedOpsError,
+    UnknownOpsError,
 )
 from lowering.reference.model import LoadedModel
 from lowering.reference.package import ModelLike
@@ -24,7 +24,7 @@ __all__ = [
     "PackageError",
     "Precision",
     "State",
-    "UnsupportedOpsError",
+    "UnknownOpsError",
     "load",
     "make_state",
     "predict",
@@ -45,7 +45,7 @@ def load(
 
     Raises:
         PackageError: the model cannot be read.
-        UnsupportedOpsError: it holds ops that the interpreter does not know; all are listed.
+        UnknownOpsError: it holds ops that the interpreter does not know; all are listed.
     """
     return LoadedModel(model, function, precision)
 
@@ -75,7 +75,7 @@ def predict(
 
     Raises:
         PackageError: the model cannot be read.
-        UnsupportedOpsError: it holds ops that the interpreter does not know; all are listed.
+        UnknownOpsError: it holds ops that the interpreter does not know; all are listed.
         InputError: an input is missing, unknown, or does not fit.
         ExecutionError: an op failed on the values it got.
     """

@@ -9,7 +9,7 @@ class PackageError(AnePassesError):
     """The package, its weights file or its program cannot be read."""
 
 
-class UnsupportedOpsError(AnePassesError):
+class UnknownOpsError(AnePassesError):
     """The program holds ops that the interpreter has no semantics for; all are listed at once."""
 
 

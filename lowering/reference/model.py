@@ -44,7 +44,7 @@ class LoadedModel:
 
     Raises:
         PackageError: the model cannot be read.
-        UnsupportedOpsError: it holds ops that the interpreter does not know.
+        UnknownOpsError: it holds ops that the interpreter does not know.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import Any
 
 from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
 from lowering.reference.dtypes import DType
-from lowering.reference.errors import PackageError, UnsupportedOpsError
+from lowering.reference.errors import PackageError, UnknownOpsError
 from lowering.reference.package import Package
 from lowering.reference.precision import Precision, needs_rounding, settle
 from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
@@ -118,7 +118,7 @@ def compile_function(package: Package, name: str, precision: Precision) -> Funct
 
     Raises:
         PackageError: there is no such function, or the program is malformed.
-        UnsupportedOpsError: it holds ops without semantics.
+        UnknownOpsError: it holds ops without semantics.
     """
     functions = package.program.functions
     if name not in functions:
@@ -169,7 +169,7 @@ def _check_supported(block: Any) -> None:
     known = {"const", *CONTROL_FLOW, *SEMANTICS}
     unknown = Counter(kind for kind in _op_types(block) if kind not in known)
     if unknown:
-        raise UnsupportedOpsError(
+        raise UnknownOpsError(
             "The program holds ops that the interpreter does not know",
             found=", ".join(f"{kind} (x{count})" for kind, count in sorted(unknown.items())),
             hint="convert without these ops, or run the package on macOS",

@@ -8,6 +8,7 @@ that the program's ``BlobFileValue.offset`` points at, and its data.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -48,8 +49,10 @@ class BlobFile:
             raise PackageError("The package's weights file is missing", expected=str(path))
         if path.stat().st_size < _HEADER.size:
             raise PackageError("The weights file is truncated", found=f"{path}: too short")
-        # Copy-on-write: torch wants writable memory, the file must never change.
-        self._bytes = np.memmap(path, mode="c")
+        with path.open("rb") as file:
+            # Copy-on-write: torch wants writable memory, the file must never change.
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         _, version = _HEADER.unpack(self._bytes[: _HEADER.size].tobytes())
         if version != _VERSION:
             raise PackageError(
@@ -79,6 +82,14 @@ class BlobFile:
         if dtype.is_sub_byte:
             return unpack_bits(data, dtype, count)
         return data.view(dtype.storage)
+
+    def release(self, offset: int, size: int) -> None:
+        """Lets the pages of a blob go that has been decoded; they are read again if needed."""
+        if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+            length = offset + size - start
+            if length > 0:
+                self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
     def _corrupt(self, offset: int, why: str) -> PackageError:
         return PackageError(
@@ -138,7 +149,10 @@ class Weights:
         blob = value.blobFileValue
         key = (blob.fileName, blob.offset, dtype.name)
         if key not in self._carried:
-            self._carried[key] = carry(self.stored(value).reshape(-1), dtype)
+            stored = self.stored(value).reshape(-1)
+            self._carried[key] = carry(stored, dtype)
+            if self._carried[key].data_ptr() != stored.ctypes.data:
+                self._file(blob.fileName).release(blob.offset, stored.nbytes)
         return self._carried[key].reshape(shape)
 
     def _list_item(self, value: Any) -> Any:
