@@ -25,7 +25,11 @@ class TwoInputs(nn.Module):
 
     def forward(self, tokens, keep):
         hidden = self.linear(tokens)
-        return {"hidden": torch.where(keep[..., None], hidden, 0.0), "count": keep.sum(), "no": None}
+        return {
+            "hidden": torch.where(keep[..., None], hidden, 0.0),
+            "count": keep.sum(),
+            "no": None,
+        }
 
 
 def test_names_order_and_dtypes_are_those_of_the_program():
@@ -143,9 +147,7 @@ class Counter(nn.Module):
 
 def test_written_buffers_become_states():
     x = torch.tensor([1.0, 2.0, 3.0])
-    mlmodel = convert(
-        capture(Counter(), (x,)), minimum_deployment_target=ct.target.iOS18, **FP32
-    )
+    mlmodel = convert(capture(Counter(), (x,)), minimum_deployment_target=ct.target.iOS18, **FP32)
     state = make_state(mlmodel)
     results = [next(iter(predict(mlmodel, {"x": x.numpy()}, state=state).values())) for _ in "ab"]
     np.testing.assert_allclose(results[1], 2 * results[0])
