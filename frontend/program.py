@@ -121,7 +121,8 @@ class Draft:
 
     def close(self) -> ExportedProgram:
         """The edited program: dead code dropped, outputs named, signature in step, verified."""
-        self.graph.eliminate_dead_code()
+        # The program is functional: whatever nobody reads is dead, random operators included.
+        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         self._drop_unused()
         self._settle_outputs()
         self.graph.lint()

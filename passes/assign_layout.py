@@ -78,7 +78,21 @@ class _Layout:
         self._forward()
         self._backward()
         self._forward()
-        self.plans = {n: p for n, p in self.plans.items() if not _is_plain(n, p)}
+        self._drop_plain_plans()
+
+    def _drop_plain_plans(self) -> None:
+        """Forgets plans whose tensors and work are the plain ones."""
+        for node in self.calls:
+            chosen = self.plans.get(node)
+            if chosen is None:
+                continue
+            if is_call(node, operator.getitem):
+                plain = node.args[0] not in self.plans  # a part lies as its list does
+            else:
+                plain = all(form == plain_form(x) for x, form in chosen.inputs)
+                plain = plain and (not is_tensor(node) or chosen.output == plain_form(node))
+            if plain:
+                del self.plans[node]
 
     def _seed(self) -> None:
         for node in self.calls:
@@ -263,19 +277,8 @@ def _gaps(lengths: list[Any]) -> list[int]:
 
 def _lengths(form: Form, node: fx.Node) -> list[Any]:
     """Physical sizes of ``node`` in ``form``."""
-    own = sizes(_representative(node))
+    own = sizes(node)
     return [math.prod(own[a] for a in group) if group else 1 for group in form.groups]  # type: ignore[type-var]
-
-
-def _representative(node: fx.Node) -> fx.Node:
-    return node
-
-
-def _is_plain(node: fx.Node, chosen: Plan) -> bool:
-    """True if image and plain are the same tensors and the same work."""
-    if not is_tensor(node) or chosen.output != plain_form(node):
-        return False
-    return all(form == plain_form(x) for x, form in chosen.inputs if is_tensor(x))
 
 
 def _elements(node: fx.Node) -> int:

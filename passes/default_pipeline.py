@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from passes.assign_layout import AssignLayout
+from passes.canonical_linear import CanonicalLinear
 from passes.eliminate_common import EliminateCommon
 from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
+from passes.simplify_algebra import SimplifyAlgebra
+from passes.simplify_index import SimplifyIndex
+from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
 
 
@@ -19,11 +23,16 @@ def default_pipeline(
     """The default passes; a plain tuple, to be sliced, extended and reordered at will."""
     return (
         FoldConstants(),
+        SimplifyIndex(),
+        SimplifyAlgebra(),
+        SimplifyViews(),
         EliminateCommon(),
+        CanonicalLinear(),
         FuseAttention(),
         SplitAttention(form=attention),
         LinearToConv1x1(),
         AssignLayout(),
+        SimplifyViews(),
         FoldConstants(),
         EliminateCommon(),
     )

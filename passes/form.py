@@ -159,7 +159,7 @@ def through_reshape(form: Form, old: Sequence[Size], new: Sequence[Size]) -> Res
     """Carries ``form`` of a value through a reshape of its logical axes.
 
     Splitting an axis is free. Merging axes is free within a group; axes that are alone in
-    neighbouring groups merge into the last of them by a physical reshape.
+    neighbouring groups merge by a physical reshape.
 
     Returns:
         ``None`` if the merged axes do not lie next to each other in memory.
@@ -185,7 +185,9 @@ def through_reshape(form: Form, old: Sequence[Size], new: Sequence[Size]) -> Res
             return None
         for place in where:
             groups[place] = []  # type: ignore[index]
-        groups[where[-1]] = [_new(axis) for axis in new_axes]  # type: ignore[index]
+        # Tokens stay on the last physical axis, channels on the first of theirs.
+        home = where[-1] if where[-1] == form.rank - 1 else where[0]
+        groups[home] = [_new(axis) for axis in new_axes]  # type: ignore[index]
     given = Form(tuple(tuple(-1 - axis for axis in group) for group in groups))
     return Reshaped(form, given)
 

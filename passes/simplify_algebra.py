@@ -1,0 +1,81 @@
+"""Operators that a constant operand makes trivial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from passes.match import aten, dtype, shape
+from passes.rewriter import Rewriter
+
+# operator -> the constant operand that leaves the other one as it is, on either side.
+_NEUTRAL: dict[Any, float | bool] = {
+    aten.add.Tensor: 0,
+    aten.mul.Tensor: 1,
+    aten.bitwise_and.Tensor: True,
+    aten.logical_and.default: True,
+    aten.bitwise_or.Tensor: False,
+    aten.logical_or.default: False,
+}
+# The same for the second operand only.
+_NEUTRAL_SECOND: dict[Any, float] = {
+    aten.sub.Tensor: 0,
+    aten.div.Tensor: 1,
+    aten.pow.Tensor_Scalar: 1,
+}
+_BOOLEAN = (aten.bitwise_and.Tensor, aten.bitwise_or.Tensor)
+
+
+@dataclass(frozen=True)
+class SimplifyAlgebra:
+    """Drops additions of 0, products with 1, conjunctions with an all-true mask, and the like.
+
+    Before: ``bitwise_and(all_true (1, 1, S, 1), mask (B, 1, 1, S))``; after:
+    ``expand(mask, (B, 1, S, S))``. Also ``where`` on a constant condition. Exact, signed zeros
+    aside (``-0.0 + 0`` is ``0.0``).
+    """
+
+    name: ClassVar[str] = "simplify_algebra"
+
+    def apply(self, rw: Rewriter) -> None:
+        """Rewrites operators whose result is one of their operands, broadcast."""
+        for node in rw.find(*_NEUTRAL, *_NEUTRAL_SECOND, aten.where.self):
+            if rw.is_constant(node) or node.kwargs.get("alpha", 1) != 1:
+                continue
+            kept = _kept(rw, node)
+            if not isinstance(kept, fx.Node) or dtype(kept) is not dtype(node):
+                continue
+            with rw.at(node):
+                same = [str(n) for n in shape(kept)] == [str(n) for n in shape(node)]
+                if not same and not all(isinstance(n, int) for n in shape(node)):
+                    continue
+                wide = kept if same else rw.emit(aten.expand.default, kept, list(shape(node)))
+                rw.replace(node, wide)
+
+
+def _kept(rw: Rewriter, node: fx.Node) -> Any:
+    """The operand that ``node`` returns, ``None`` if it computes something."""
+    if node.target is aten.where.self:
+        condition, yes, no = node.args
+        if not rw.is_constant(condition):  # type: ignore[arg-type]
+            return None
+        value = rw.value(condition)  # type: ignore[arg-type]
+        return yes if bool(value.all()) else no if not bool(value.any()) else None
+    one, other = node.args[:2]
+    if node.target in _NEUTRAL_SECOND:
+        return one if _is_all(rw, other, _NEUTRAL_SECOND[node.target]) else None
+    if node.target in _BOOLEAN and dtype(node) is not torch.bool:
+        return None
+    neutral = _NEUTRAL[node.target]
+    if _is_all(rw, other, neutral):
+        return one
+    return other if _is_all(rw, one, neutral) else None
+
+
+def _is_all(rw: Rewriter, operand: Any, number: float | bool) -> bool:
+    if not isinstance(operand, fx.Node):
+        return operand == number
+    return rw.is_constant(operand) and bool((rw.value(operand) == number).all())

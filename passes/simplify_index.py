@@ -1,0 +1,110 @@
+"""Indexing by constants that only slices or broadcasts is written as slices and reshapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from passes.match import aten, is_static, shape
+from passes.rewriter import Rewriter
+
+
+@dataclass(frozen=True)
+class _Range:
+    """An index tensor that walks ``length`` neighbours from ``start`` along one result axis.
+
+    ``along`` is ``None`` for a single position.
+    """
+
+    start: int
+    length: int
+    along: int | None
+
+
+@dataclass(frozen=True)
+class SimplifyIndex:
+    """Turns gathers with constant, contiguous indices into ``slice``, ``reshape``, ``expand``.
+
+    Before: ``index(mask (B, S), [zeros (B, 1, 1, 1), arange (1, 1, 1, S)])``, as HuggingFace
+    builds its masks; after: ``reshape(mask, (B, 1, 1, S))``. Exact. Integer index operands are
+    refused by the ANE (*documented*: M4 dispatcher dumps), slices are not.
+    """
+
+    name: ClassVar[str] = "simplify_index"
+
+    def apply(self, rw: Rewriter) -> None:
+        """Rewrites ``index.Tensor`` and ``index_select``; declines irregular indices."""
+        for node in rw.find(aten.index.Tensor):
+            self._index(rw, node, list(node.args[1]))  # type: ignore[arg-type]
+        for node in rw.find(aten.index_select.default):
+            rank, where = len(shape(node)), node.args[1]
+            if rank and isinstance(where, int):
+                indices = [None] * (where % rank) + [node.args[2]]
+                self._index(rw, node, indices)
+
+    def _index(self, rw: Rewriter, node: fx.Node, indices: list[Any]) -> None:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        given = [i for i in indices if i is not None]
+        if rw.is_constant(node):
+            return  # it will be folded
+        if not all(rw.is_constant(i) for i in given):
+            rw.decline(node, "its indices depend on an input")
+            return
+        values = [rw.value(i) for i in given]
+        first = next(axis for axis, i in enumerate(indices) if i is not None)
+        gap = any(i is None for i in indices[first : first + len(given)])
+        if gap or not is_static(source) or any(v.dtype is torch.bool for v in values):
+            rw.decline(node, "its indices are masks, or skip an axis, or its input is dynamic")
+            return
+        together = torch.broadcast_tensors(*values)
+        ranges = [
+            _as_range(value, shape(source)[first + place]) for place, value in enumerate(together)
+        ]
+        along = [r.along for r in ranges if r is not None and r.along is not None]
+        if None in ranges or along != sorted(set(along)):
+            rw.decline(node, "its indices are not neighbours in order; a gather is needed")
+            return
+        with rw.at(node):
+            rw.replace(node, _sliced(rw, source, first, ranges, tuple(together[0].shape)))  # type: ignore[arg-type]
+
+
+def _as_range(index: torch.Tensor, size: int) -> _Range | None:
+    """``index`` as a range of neighbours, negative positions counted from the end."""
+    index = torch.where(index < 0, index + size, index)
+    start = int(index.flatten()[0]) if index.numel() else 0
+    if bool((index == start).all()):
+        return _Range(start, 1, None)
+    for axis, length in enumerate(index.shape):
+        line = [1] * index.dim()
+        line[axis] = length
+        walk = (torch.arange(length, dtype=index.dtype) + start).reshape(line)
+        if length > 1 and torch.equal(walk.expand_as(index), index):
+            return _Range(start, length, axis)
+    return None
+
+
+def _sliced(
+    rw: Rewriter, source: fx.Node, first: int, ranges: list[_Range], block: tuple[int, ...]
+) -> fx.Node:
+    """Slices each indexed axis, then lays the slices along their axes of the result."""
+    sizes = shape(source)
+    value = source
+    for place, found in enumerate(ranges):
+        axis = first + place
+        if (found.start, found.length) != (0, sizes[axis]):
+            stop = found.start + found.length
+            value = rw.emit(aten.slice.Tensor, value, axis, found.start, stop)
+    laid = [1] * len(block)
+    for found in ranges:
+        if found.along is not None:
+            laid[found.along] = found.length
+    before, after = list(sizes[:first]), list(sizes[first + len(ranges) :])
+    if [*before, *laid, *after] != list(shape(value)):
+        value = rw.emit(aten.reshape.default, value, [*before, *laid, *after])
+    if list(block) != laid:
+        value = rw.emit(aten.expand.default, value, [*before, *block, *after])
+    return value

@@ -1,0 +1,102 @@
+"""Chains of reshapes and permutations are shortened, and those that do nothing dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import fx
+
+from passes.match import aten, axis, is_call, is_static, shape
+from passes.rewriter import Rewriter
+
+_RESHAPES = (
+    aten.reshape.default,
+    aten.squeeze.dims,
+    aten.squeeze.dim,
+    aten.squeeze.default,
+    aten.unsqueeze.default,
+)
+
+
+@dataclass(frozen=True)
+class SimplifyViews:
+    """Composes neighbouring permutations and neighbouring reshapes.
+
+    ``permute(permute(x))`` becomes one permutation or nothing; a permutation that moves axes of
+    size one alone becomes a reshape; a chain of ``reshape``, ``squeeze`` and ``unsqueeze``
+    becomes its last shape, or nothing where that is the first. Exact.
+    """
+
+    name: ClassVar[str] = "simplify_views"
+
+    def apply(self, rw: Rewriter) -> None:
+        """One walk in program order; inputs are simple before their users are looked at."""
+        for node in rw.find(aten.permute.default, *_RESHAPES):
+            with rw.at(node):
+                simple = (
+                    _permutation(rw, node)
+                    if is_call(node, aten.permute.default)
+                    else _reshape(rw, node)
+                )
+                if simple is not None:
+                    rw.replace(node, simple)
+
+
+def _permutation(rw: Rewriter, node: fx.Node) -> fx.Node | None:
+    source: Any = node.args[0]
+    order = _order(node)
+    if order == sorted(order):
+        return source
+    if is_call(source, aten.permute.default):
+        inner = _order(source)
+        order = [inner[a] for a in order]
+        source = source.args[0]
+        if order == sorted(order):
+            return source
+    moved = [a for a in order if shape(source)[a] != 1]
+    if moved == sorted(moved) and is_static(source):
+        return _to_shape(rw, source, [shape(source)[a] for a in order])
+    if source is node.args[0]:
+        return None
+    return rw.emit(aten.permute.default, source, order)
+
+
+def _order(node: fx.Node) -> list[int]:
+    order: Any = node.args[1]
+    return [axis(a, len(order)) for a in order]
+
+
+def _reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:
+    source: Any = node.args[0]
+    if _sizes(source) == _sizes(node):
+        return source
+    first = source
+    while is_call(first, *_RESHAPES):
+        first = first.args[0]
+    if first is source:
+        return None
+    if _sizes(first) == _sizes(node):
+        return first
+    if not is_static(node):
+        return None  # its spelling may name sizes that only the last step knows
+    return _to_shape(rw, first, list(shape(node)))
+
+
+def _to_shape(rw: Rewriter, source: fx.Node, sizes: list[int]) -> fx.Node:
+    """``source`` with ``sizes``; an axis of size one alone is squeezed or unsqueezed."""
+    have = list(shape(source))
+    if have == sizes:
+        return source
+    for place in range(len(sizes)):
+        if sizes[place] == 1 and sizes[:place] + sizes[place + 1 :] == have:
+            return rw.emit(aten.unsqueeze.default, source, place)
+    for place in range(len(have)):
+        if have[place] == 1 and have[:place] + have[place + 1 :] == sizes:
+            return rw.emit(aten.squeeze.dims, source, [place])
+    return rw.emit(aten.reshape.default, source, sizes)
+
+
+def _sizes(node: fx.Node) -> list[str]:
+    # Symbolic sizes are compared as expressions: asking them would add a guard.
+    return [str(size) for size in shape(node)]
