@@ -157,3 +157,19 @@ class Axis:
 
 def _alpha(node: fx.Node) -> Any:
     return node.args[2] if len(node.args) > 2 else node.kwargs.get("alpha", 1)
+
+
+def same_value(one: Any, other: Any, depth: int = 4) -> bool:
+    """True if two arguments are known to be equal: one node, or equal calls down to ``depth``."""
+    if one is other:
+        return True
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same_value, one, other, [depth] * len(one)))
+    if not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
+        return type(one) is type(other) and one == other
+    if depth == 0 or one.op != "call_function" or one.target is not other.target:
+        return False
+    if one.kwargs != other.kwargs or not same_value(one.args, other.args, depth - 1):
+        return False
+    tags = getattr(one.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded not in tags
