@@ -90,7 +90,8 @@ def assert_differs_when_perturbed(program: ExportedProgram, original: Any, input
         (n, t) for n, t in program.state_dict.items() if t.is_floating_point() and t.numel()
     )
     changed = tensor.detach() + 1e-2
-    program.state_dict[name] = changed
+    is_parameter = isinstance(tensor, nn.Parameter)
+    program.state_dict[name] = nn.Parameter(changed) if is_parameter else changed
     try:
         pairs: Sequence[tuple[torch.Tensor, torch.Tensor]] = list(
             zip(outputs(original, inputs), outputs(program, inputs), strict=True)
