@@ -10,6 +10,7 @@ model with published measurements, leaving one out. Nothing here is measured by 
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections import defaultdict
@@ -208,6 +209,6 @@ def _cuts(seen: Mapping[str, Mapping[str, list[float]]]) -> dict[str, list[tuple
     for op_type, classes in seen.items():
         ordered = sorted(classes, key=lambda name: min(classes[name]))
         cuts[op_type] = [(0.0, ordered[0])]
-        for below, name in zip(ordered, ordered[1:], strict=False):
+        for below, name in itertools.pairwise(ordered):
             cuts[op_type].append((cut_between(max(classes[below]), min(classes[name])), name))
     return cuts

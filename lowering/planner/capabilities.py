@@ -133,6 +133,16 @@ def capability(facts: OpFacts, target: str = "M4") -> Capability:
     return Capability(True)
 
 
+@functools.cache
+def _gpu_refused() -> frozenset[str]:
+    return frozenset(load_data("capability_rules.json")["gpu"]["ops"])
+
+
+def gpu_refuses(facts: OpFacts) -> bool:
+    """The GPU cannot run the operator (*measured*: listed so in the dumps, M4)."""
+    return facts.op_type in _gpu_refused()
+
+
 def _live(facts: OpFacts) -> tuple[TensorFacts, ...]:
     """Tensors that exist while the program runs."""
     single = facts.op_type in _FIRST_OUTPUT_ONLY

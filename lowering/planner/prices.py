@@ -115,7 +115,7 @@ def _override(base: Mapping[str, Any], rates: Mapping[str, Any]) -> dict[str, An
 
 
 def _leaves(table: Mapping[str, Any]) -> tuple[Leaf, ...]:
-    leaves = []
+    leaves: list[Leaf] = []
     highest_below = 0.0
     for entry in table["leaves"]:
         low, high = entry["seen"]

@@ -10,6 +10,7 @@ from lowering.planner.prices import switch_ms
 DEVICES = ("ane", "cpu")
 # Sums of prices in a different order differ in the last bits; closer than this is a tie.
 _TIE_MS = 1e-9
+_UNREACHABLE = float("inf")
 
 
 def cpu_price(prices: Mapping[str, float | None]) -> float:
@@ -56,21 +57,51 @@ def segment(
         ``"ane"`` or ``"cpu"`` per operator.
     """
     fee = switch_ms() if switch is None else switch
-    # Cheapest cost of the operators so far when the last one ran on each device.
-    on_ane, on_cpu = float("inf"), 0.0
+    on_ane, on_cpu = _UNREACHABLE, 0.0
     came_from: list[tuple[bool, bool]] = []
     for price, able in zip(prices, capabilities, strict=True):
-        ane = price["ane"] if able.ane else None
-        ane_after_ane = on_ane <= on_cpu + fee + _TIE_MS
-        cpu_after_ane = on_ane + fee <= on_cpu + _TIE_MS
-        came_from.append((ane_after_ane, cpu_after_ane))
-        best_for_ane = on_ane if ane_after_ane else on_cpu + fee
-        best_for_cpu = on_ane + fee if cpu_after_ane else on_cpu
-        on_ane = float("inf") if ane is None else best_for_ane + ane
-        on_cpu = best_for_cpu + cpu_price(price)
+        stay_on_ane = on_ane <= on_cpu + fee + _TIE_MS
+        leave_ane = on_ane + fee <= on_cpu + _TIE_MS
+        came_from.append((stay_on_ane, leave_ane))
+        on_ane, on_cpu = _step((on_ane, on_cpu), price, able, fee)
     devices: list[str] = []
-    current_is_ane = on_ane + fee <= on_cpu + _TIE_MS
-    for ane_after_ane, cpu_after_ane in reversed(came_from):
-        devices.append("ane" if current_is_ane else "cpu")
-        current_is_ane = ane_after_ane if current_is_ane else cpu_after_ane
+    is_ane = on_ane + fee <= on_cpu + _TIE_MS
+    for stay_on_ane, leave_ane in reversed(came_from):
+        devices.append("ane" if is_ane else "cpu")
+        is_ane = stay_on_ane if is_ane else leave_ane
     return devices[::-1]
+
+
+def segment_costs(
+    prices: Sequence[Mapping[str, float | None]], capabilities: Sequence[Capability]
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Cheapest costs before and after every position of a program.
+
+    Returns:
+        ``before[i]``: milliseconds of the first ``i`` operators when the device is then the ANE,
+        the CPU. ``after[i]``: milliseconds of the operators from ``i`` on, return to the host
+        included, when the device just before them is the ANE, the CPU.
+    """
+    fee = switch_ms()
+    before = [(_UNREACHABLE, 0.0)]
+    for price, able in zip(prices, capabilities, strict=True):
+        before.append(_step(before[-1], price, able, fee))
+    after = [(fee, 0.0)]
+    for price, able in zip(reversed(prices), reversed(capabilities), strict=True):
+        ane = price["ane"] if able.ane else None
+        via_ane = _UNREACHABLE if ane is None else ane + after[-1][0]
+        via_cpu = cpu_price(price) + after[-1][1]
+        after.append((min(via_ane, via_cpu + fee), min(via_ane + fee, via_cpu)))
+    return before, after[::-1]
+
+
+def _step(
+    costs: tuple[float, float], price: Mapping[str, float | None], able: Capability, fee: float
+) -> tuple[float, float]:
+    """Cheapest costs after one more operator, when it runs on the ANE, on the CPU."""
+    on_ane, on_cpu = costs
+    ane = price["ane"] if able.ane else None
+    return (
+        _UNREACHABLE if ane is None else min(on_ane, on_cpu + fee) + ane,
+        min(on_ane + fee, on_cpu) + cpu_price(price),
+    )

@@ -1,0 +1,197 @@
+"""``lowering.plan``: where every operator of a Core ML program is predicted to run, and why."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from frontend.errors import AnePassesError
+from lowering.planner.capabilities import Capability, Reason, capability, gpu_refuses
+from lowering.planner.figures import figures_of
+from lowering.planner.latency import predict_latency
+from lowering.planner.mil import ModelLike, ReadProgram, read_program
+from lowering.planner.prices import PriceBook, price, price_book, switch_ms
+from lowering.planner.result import OpPlan, Plan, Segment
+from lowering.planner.segmentation import cpu_price, path_cost, segment
+from lowering.planner.targets import chip_of, chips, platform_of
+from lowering.planner.what_if import advise, count_switches
+from lowering.sources import SourceTable
+
+COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY")
+# Below this the mapping of a chip to a compiler platform, or the platform's prices, are assumed.
+_SURE = 0.9
+
+
+class ComputeUnitsError(AnePassesError):
+    """Placement for these compute units cannot be predicted."""
+
+
+def plan(
+    model_or_path: ModelLike,
+    *,
+    target: str = "M4",
+    compute_units: Any = "CPU_AND_NE",
+    sources: SourceTable | None = None,
+) -> Plan:
+    """Predict where each operator runs, why, and what it costs; works on any machine.
+
+    The dispatcher's capability rules, prices and segmentation are *measured* on an M4 (macOS 27);
+    other chips reuse them as far as ``Plan.notes`` says. Nothing is run.
+
+    Args:
+        model_or_path: an ``MLModel``, the path of a ``.mlpackage``, or a MIL ``Program``.
+        target: chip, such as ``"M4"`` or ``"A17 Pro"``.
+        compute_units: ``"CPU_AND_NE"``, ``"ALL"`` or ``"CPU_ONLY"``, or coremltools' constant.
+        sources: where operators come from; read from the package's metadata by default.
+
+    Raises:
+        TargetError: the chip is not known.
+        ComputeUnitsError: GPU placement is asked for; no GPU price is known.
+        ModelError: there is no ML Program in ``model_or_path``.
+    """
+    units = _compute_units(compute_units)
+    platform = platform_of(target)
+    book = price_book(platform)
+    program = read_program(model_or_path, sources)
+    able = [capability(op.facts, platform) for op in program.ops]
+    prices = [price(op.facts, platform) for op in program.ops]
+    if units == "CPU_ONLY":
+        able = [Capability(False, _CPU_ONLY)] * len(able)
+    devices = segment(prices, able)
+    segments = _segments(devices, prices)
+    costs = [_device_costs(entry) for entry in prices]
+    ops = tuple(
+        OpPlan(
+            op.facts.name,
+            op.facts.op_type,
+            device,
+            _supported(op.facts, possible),
+            reason,
+            cost,
+            program.sources.lookup(op.facts.name),
+            figures_of(op.facts),
+        )
+        for op, device, possible, reason, cost in zip(
+            program.ops, devices, able, _reasons(devices, able, prices), costs, strict=True
+        )
+    )
+    latency, latency_note = predict_latency(
+        [op.facts for op in program.ops], devices, chip_of(target)
+    )
+    advice = () if units == "CPU_ONLY" else advise(program, prices, able, devices, book)
+    return Plan(
+        program.label,
+        chip_of(target) or platform,
+        platform,
+        units,
+        ops,
+        segments,
+        count_switches(devices),
+        path_cost(devices, prices),
+        latency,
+        latency_note,
+        advice,
+        _notes(target, book, units, program),
+    )
+
+
+_CPU_ONLY = Reason("compute_units", "the compute units asked for leave the ANE out")
+
+
+def _compute_units(units: Any) -> str:
+    name = str(getattr(units, "name", units)).upper()
+    if name in COMPUTE_UNITS:
+        return name
+    raise ComputeUnitsError(
+        f"Placement for {name} cannot be predicted",
+        expected=", ".join(COMPUTE_UNITS),
+        found=name,
+        hint="no prices of GPU placement are known; import a compute plan made on a Mac instead",
+    )
+
+
+def _supported(facts: Any, able: Capability) -> frozenset[str]:
+    devices = {"cpu"}
+    if able.ane:
+        devices.add("ane")
+    if not gpu_refuses(facts):
+        devices.add("gpu")
+    return frozenset(devices)
+
+
+def _device_costs(prices: dict[str, float | None]) -> dict[str, float]:
+    costs = {"cpu": cpu_price(prices)}
+    if prices["ane"] is not None:
+        costs["ane"] = prices["ane"]
+    return costs
+
+
+def _segments(
+    devices: Sequence[str], prices: Sequence[dict[str, float | None]]
+) -> tuple[Segment, ...]:
+    segments, start = [], 0
+    for device, group in itertools.groupby(devices):
+        stop = start + len(list(group))
+        cost = sum(_device_costs(entry)[device] for entry in prices[start:stop])
+        segments.append(Segment(device, start, stop, cost))
+        start = stop
+    return tuple(segments)
+
+
+def _reasons(
+    devices: Sequence[str],
+    able: Sequence[Capability],
+    prices: Sequence[dict[str, float | None]],
+) -> list[Reason | None]:
+    """Why each operator is not on the ANE: refused, or not worth its switches."""
+    reasons: list[Reason | None] = []
+    keys = [(device, possible.ane) for device, possible in zip(devices, able, strict=True)]
+    start = 0
+    for (device, possible), group in itertools.groupby(keys):
+        stop = start + len(list(group))
+        if device == "ane":
+            reasons += [None] * (stop - start)
+        elif not possible:
+            reasons += [entry.reason for entry in able[start:stop]]
+        else:
+            saved = sum(cpu_price(entry) - (entry["ane"] or 0.0) for entry in prices[start:stop])
+            reasons += [_not_worth(saved, _added_switches(devices, start, stop), stop - start)] * (
+                stop - start
+            )
+        start = stop
+    return reasons
+
+
+def _added_switches(devices: Sequence[str], start: int, stop: int) -> int:
+    """Switches that moving ``start`` to ``stop`` to the ANE would add."""
+    moved = [*devices[:start][-1:], *["ane"] * (stop - start), *devices[stop:][:1]]
+    now = [*devices[:start][-1:], *["cpu"] * (stop - start), *devices[stop:][:1]]
+    return count_switches(moved) - count_switches(now)
+
+
+def _not_worth(saved: float, switches: int, count: int) -> Reason:
+    stretch = "it" if count == 1 else f"this stretch of {count} operators"
+    fee = max(switches, 0) * switch_ms()
+    return Reason(
+        "segment.price",
+        f"the ANE can run {stretch}, but would save {saved:.3f} ms of the dispatcher's price "
+        f"and cost {fee:.3f} ms of switches",
+        "programs this small stay on the CPU; more work next to it would carry it over",
+        0.9,
+        "segmentation reproduced on 294 dumped programs of an M4",
+    )
+
+
+def _notes(target: str, book: PriceBook, units: str, program: ReadProgram) -> tuple[str, ...]:
+    notes = []
+    chip = chip_of(target)
+    if chip is not None and chips()[chip]["platform_confidence"] < _SURE:
+        notes.append(f"assumed: {chip} dispatches as compiler platform {book.platform}")
+    if book.confidence < _SURE:
+        notes.append(f"assumed: prices of {book.platform}: {book.note}")
+    if units == "ALL":
+        notes.append("the GPU is left out: no GPU price is known; planned as CPU_AND_NE")
+    if not program.ops:
+        notes.append("the program has no operators")
+    return tuple(notes)
