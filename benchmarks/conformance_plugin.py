@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import json
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowering.reference import LoadedModel, State
+from lowering.reference import ExecutionError, LoadedModel, State
 
 # The version that the tests believe to run on: all opsets up to iOS18 with all bugs fixed.
 _MACOS_VERSION = (15, 5)
@@ -56,6 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance")
     group.addoption("--conformance-log", type=Path, help="append outcomes to this file")
     group.addoption("--plant-fault", action="store_true", help="disturb every prediction")
+    group.addoption("--sample", type=int, default=0, help="run so many tests, the same each time")
     group.addoption("--skip-listed", type=Path, help="skip the test ids in this file")
 
 
@@ -76,7 +78,10 @@ _KEY = pytest.StashKey[_Log]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drops the tests that an earlier run has finished."""
+    """Keeps a sample, and drops the tests that an earlier run has finished."""
+    count = config.getoption("--sample")
+    if count:
+        items[:] = _sample(items, count)
     listed = config.getoption("--skip-listed")
     if listed is not None:
         done = set(listed.read_text(encoding="utf-8").splitlines())
@@ -109,6 +114,25 @@ def pytest_runtest_makereport(
     return report
 
 
+def _sample(items: list[pytest.Item], count: int) -> list[pytest.Item]:
+    """``count`` tests in their order: first one case of each test function, then another, ...
+
+    Within a function the order of cases is that of a checksum of their names.
+    """
+    cases: dict[str, list[tuple[int, pytest.Item]]] = {}
+    for item in items:
+        key = item.nodeid.partition("[")[0]
+        cases.setdefault(key, []).append((zlib.crc32(item.nodeid.encode()), item))
+    ranked = []
+    for function, members in cases.items():
+        members.sort(key=lambda member: member[0])
+        order = zlib.crc32(function.encode())
+        ranked += [(rank, order, item) for rank, (_, item) in enumerate(members)]
+    ranked.sort(key=lambda entry: entry[:2])
+    chosen = {id(item) for _, _, item in ranked[:count]}
+    return [item for item in items if id(item) in chosen]
+
+
 def _reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
     if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
@@ -116,6 +140,8 @@ def _reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
         place = call.excinfo.traceback[-1]
         lines = [line for line in str(call.excinfo.value).splitlines() if line.strip()]
         text = " | ".join(lines[:6])
+        if call.excinfo.value.__cause__ is not None:
+            text += f" | from {call.excinfo.value.__cause__}"
         return f"{call.excinfo.typename} at {Path(place.path).name}:{place.lineno + 1}: {text}"
     return ""
 
@@ -137,9 +163,12 @@ def _predict_with(log: _Log) -> Any:
             return [predict(model, item) for item in data]
         model._verify_input_dict(data)
         model._convert_tensor_to_numpy(data)
-        loaded = _loaded(model)
-        outputs = loaded(data, state)
         log.predictions += 1
+        try:
+            outputs = _loaded(model)(data, state)
+        except ExecutionError as error:
+            # As Core ML says it; tests of invalid indices look for this text.
+            raise RuntimeError("Unable to compute the prediction using ML Program") from error
         return {name: _disturbed(item) for name, item in outputs.items()} if log.fault else outputs
 
     return predict

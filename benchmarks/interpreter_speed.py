@@ -137,7 +137,7 @@ def measure(name: str, runs: int, threads: int) -> Measurement:
             times[0].append(_milliseconds(lambda: eager(**tensors)))
             times[1].append(_milliseconds(lambda: loaded(arrays)))
         eager_ms, interpreter_ms = (statistics.median(item) for item in times)
-        np.savez(Path(directory) / "inputs.npz", **arrays)
+        np.savez(str(Path(directory) / "inputs.npz"), allow_pickle=False, **arrays)
         weights = sum(file.stat().st_size for file in path.rglob("*.bin"))
         return Measurement(
             model=name,

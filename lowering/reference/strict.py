@@ -47,6 +47,7 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
 
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
     """Batched matrix product."""
+    x, y = exact_linear.same_type(x, y)
     if transpose_x and x.ndim > 1:
         x = x.transpose(-1, -2)
     if transpose_y and y.ndim > 1:

@@ -1,4 +1,10 @@
-"""Gather and scatter families. Negative indices count from the end."""
+"""Gather and scatter families.
+
+Before iOS17 negative indices count from the end, and others beyond the bounds are an error. iOS17
+added ``validate_indices``: with it any index beyond the bounds, negative ones included, is an
+error. Without it the result is undefined but safe; here a gather then takes the nearest element
+(the one counted from the end for a negative index) and a scatter leaves the update out.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from torch import Tensor
 from lowering.reference.binding import Semantics
 from lowering.reference.errors import ExecutionError
 
+_SHOWN = 8  # indices quoted in an error
 _REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
@@ -18,11 +25,11 @@ def gather(
     indices: Tensor,
     axis: int = 0,
     batch_dims: int = 0,
-    validate_indices: bool = False,
+    validate_indices: bool | None = None,
 ) -> Tensor:
     """Slices of ``x`` at ``indices`` along ``axis``; leading ``batch_dims`` go in parallel."""
     axis %= x.ndim
-    index = _index(indices, x.shape[axis])
+    index = _gather_index(indices, x.shape[axis], validate_indices)
     if batch_dims == 0:
         picked = x.index_select(axis, index.reshape(-1))
         return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
@@ -34,25 +41,32 @@ def gather(
 
 
 def gather_along_axis(
-    x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False
+    x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool | None = None
 ) -> Tensor:
     """Elements of ``x`` whose position along ``axis`` is given by ``indices``."""
-    return torch.gather(x, axis, _index(indices, x.shape[axis]))
+    return torch.gather(x, axis, _gather_index(indices, x.shape[axis], validate_indices))
 
 
 def gather_nd(
-    x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool = False
+    x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool | None = None
 ) -> Tensor:
     """Slices of ``x`` at the multi-dimensional positions in the last axis of ``indices``."""
     if batch_dims:
         batch = x.shape[:batch_dims]
         flat_x = x.reshape(batch.numel(), *x.shape[batch_dims:])
         flat_index = indices.reshape(batch.numel(), *indices.shape[batch_dims:])
-        rows = [gather_nd(one, at) for one, at in zip(flat_x, flat_index, strict=True)]
+        rows = [
+            gather_nd(one, at, 0, validate_indices)
+            for one, at in zip(flat_x, flat_index, strict=True)
+        ]
         return torch.stack(rows).reshape(*batch, *rows[0].shape)
     depth = indices.shape[-1]
     flat = x.reshape(x.shape[:depth].numel(), *x.shape[depth:])
-    position = _linear_index(indices, x.shape[:depth])
+    columns = [
+        _gather_index(indices[..., i], size, validate_indices)
+        for i, size in enumerate(x.shape[:depth])
+    ]
+    position = _linear(columns, x.shape[:depth], indices.shape[:-1])
     picked = flat.index_select(0, position.reshape(-1))
     return picked.reshape(*position.shape, *x.shape[depth:])
 
@@ -63,11 +77,11 @@ def scatter(
     updates: Tensor,
     axis: int = 0,
     mode: str = "add",
-    validate_indices: bool = False,
+    validate_indices: bool | None = None,
 ) -> Tensor:
     """``data`` with slices at ``indices`` (1-D) along ``axis`` combined with ``updates``."""
     axis %= data.ndim
-    index = _index(indices, data.shape[axis])
+    index = _scatter_index(indices, data.shape[axis], validate_indices)
     index = index.reshape(-1, *[1] * (data.ndim - axis - 1)).expand(updates.shape)
     return _combine(data, axis, index, updates, mode)
 
@@ -78,10 +92,11 @@ def scatter_along_axis(
     updates: Tensor,
     axis: int = 0,
     mode: str = "add",
-    validate_indices: bool = False,
+    validate_indices: bool | None = None,
 ) -> Tensor:
     """``data`` combined with ``updates`` at the positions along ``axis`` in ``indices``."""
-    return _combine(data, axis, _index(indices, data.shape[axis]), updates, mode)
+    index = _scatter_index(indices, data.shape[axis], validate_indices)
+    return _combine(data, axis, index, updates, mode)
 
 
 def scatter_nd(
@@ -89,36 +104,63 @@ def scatter_nd(
     indices: Tensor,
     updates: Tensor,
     mode: str = "add",
-    validate_indices: bool = False,
+    validate_indices: bool | None = None,
 ) -> Tensor:
     """``data`` with slices at the positions in the last axis of ``indices`` combined."""
     depth = indices.shape[-1]
     rest = math.prod(data.shape[depth:])
     flat = data.reshape(-1, rest)
-    position = _linear_index(indices, data.shape[:depth]).reshape(-1, 1).expand(-1, rest)
+    sizes = data.shape[:depth]
+    columns = [
+        _scatter_index(indices[..., i], size, validate_indices) for i, size in enumerate(sizes)
+    ]
+    position = _linear(columns, sizes, indices.shape[:-1])
+    for column, size in zip(columns, sizes, strict=True):
+        position = torch.where(column == size, flat.shape[0], position)
+    position = position.reshape(-1, 1).expand(-1, rest)
     return _combine(flat, 0, position, updates.reshape(-1, rest), mode).reshape(data.shape)
 
 
-def _index(indices: Tensor, size: int) -> Tensor:
+def _checked(indices: Tensor, size: int, validate: bool | None) -> Tensor:
+    """``indices`` as int64, negative ones counted from the end, unless that is an error."""
     index = indices.to(torch.int64)
+    low = 0 if validate else -size
+    if validate is not False and bool(((index < low) | (index >= size)).any()):
+        raise ExecutionError(
+            "An index is out of bounds",
+            expected=f"{low} <= index < {size}",
+            found=str(index.reshape(-1)[:_SHOWN].tolist()),
+        )
     return torch.where(index < 0, index + size, index)
 
 
-def _linear_index(indices: Tensor, sizes: torch.Size) -> Tensor:
-    position = torch.zeros(indices.shape[:-1], dtype=torch.int64)
-    for column, size in enumerate(sizes):
-        at = _index(indices[..., column], size)
-        if bool(((at < 0) | (at >= size)).any()):
-            raise ExecutionError(
-                "An index is out of bounds",
-                expected=f"-{size} <= index < {size} in column {column}",
-                found=str(indices[..., column].tolist()[:8]),
-            )
-        position = position * size + at
+def _gather_index(indices: Tensor, size: int, validate: bool | None) -> Tensor:
+    return _checked(indices, size, validate).clamp(0, size - 1)
+
+
+def _scatter_index(indices: Tensor, size: int, validate: bool | None) -> Tensor:
+    """Positions; ``size`` for an update to be left out."""
+    if validate is not False:
+        return _checked(indices, size, validate)
+    index = indices.to(torch.int64)
+    return torch.where((index < 0) | (index >= size), size, index)
+
+
+def _linear(columns: list[Tensor], sizes: torch.Size, shape: torch.Size) -> Tensor:
+    """Positions in the flattened leading dimensions of ``sizes``, from one index per dimension."""
+    position = torch.zeros(shape, dtype=torch.int64)
+    for column, size in zip(columns, sizes, strict=True):
+        position = position * size + column
     return position
 
 
 def _combine(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str) -> Tensor:
+    size = data.shape[axis]
+    if bool((index == size).any()):
+        # Updates to be left out go to one more slice, which is cut off again.
+        spare = data.narrow(axis, 0, 1)
+        wider = _combine(torch.cat([data, spare, spare], axis), axis, index, updates, mode)
+        return wider.narrow(axis, 0, size)
     if mode == "update":
         return data.scatter(axis, index, updates)
     if mode == "sub":

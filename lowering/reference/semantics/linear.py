@@ -11,6 +11,7 @@ from lowering.reference.binding import Semantics
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x (..., I) @ weight (O, I).T + bias (O)``."""
+    x, weight = same_type(x, weight)
     if x.dtype.is_floating_point:
         return F.linear(x, weight, bias)
     product = torch.matmul(x, weight.T)
@@ -19,11 +20,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
     """Batched matrix product; batch dimensions broadcast."""
+    x, y = same_type(x, y)
     if transpose_x and x.ndim > 1:
         x = x.transpose(-1, -2)
     if transpose_y and y.ndim > 1:
         y = y.transpose(-1, -2)
     return torch.matmul(x, y)
+
+
+def same_type(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the wider of their types; iOS17 multiplies floats with integers."""
+    if x.dtype is y.dtype:
+        return x, y
+    wider = torch.promote_types(x.dtype, y.dtype)
+    return x.to(wider), y.to(wider)
 
 
 def einsum(values: list[Tensor], equation: str) -> Tensor:

@@ -197,15 +197,15 @@ def _interpolate(x: Tensor, axis: int, position: Tensor) -> Tensor:
     return mixed if x.dtype.is_floating_point else mixed.to(x.dtype)
 
 
-def _nearest(x: Tensor, axis: int, count: int, mode: str = "DEFAULT") -> Tensor:
+def _nearest(x: Tensor, axis: int, count: int, mode: str | None = None) -> Tensor:
+    """The element nearest to each position of the grid; without ``mode`` the one before it."""
     size = x.shape[axis]
-    if size == count:
-        return x
-    if mode == "DEFAULT":
+    if mode is None:
         picked = torch.arange(count) * size // count
     else:
-        picked = grid(size, count, mode).round().to(torch.int64)
-    return x.index_select(axis, picked)
+        # Halfway positions go down, so that whole factors repeat elements evenly (*assumed*).
+        picked = torch.ceil(grid(size, count, mode) - 0.5).to(torch.int64)
+    return x if size == count and mode is None else x.index_select(axis, picked)
 
 
 def _along(vector: Tensor, axis: int) -> Tensor:

@@ -1,0 +1,210 @@
+"""coremltools' own tests, run against the interpreter.
+
+    python -m benchmarks.conformance                 MIL op tests, about 10,000 cases
+    python -m benchmarks.conformance --fp32          the same with the fp32 cases, whose tolerances
+                                                     are the tests' tight ones
+    python -m benchmarks.conformance --suite torch --sample 300
+    python -m benchmarks.conformance --sample 150 --plant-fault
+
+A case is *executed* when it asked for a prediction. Each executed case that fails must be listed
+in ``conformance_known.json`` with the reason. Exit code 1 if one is not, or if fewer than 99 % of
+the executed cases pass. With ``--resume`` the cases finished by an interrupted run are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import coremltools
+from rich.console import Console
+from rich.progress import Progress
+
+_KNOWN = Path(__file__).with_name("conformance_known.json")
+_SUITES = {
+    "ops": "coremltools.converters.mil.mil.ops.tests",
+    "torch": "coremltools.converters.mil.frontend.torch.test.test_torch_ops",
+}
+_TARGET_RATE = 0.99
+_POLL_SECONDS = 0.5
+_SITE_PACKAGES = Path(coremltools.__file__).parents[1]
+_CACHE = Path(".cache/conformance")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Outcome of a run.
+
+    Attributes:
+        executed: cases that asked for a prediction.
+        passed: executed cases whose comparisons held.
+        failed: executed cases that failed, with their reasons.
+        unlisted: those of them without an entry in the list of known failures.
+        without_prediction: outcomes of cases that never asked for a prediction.
+        skipped: cases that the tests themselves skip, by their reason.
+    """
+
+    executed: int
+    passed: int
+    failed: dict[str, str]
+    unlisted: tuple[str, ...]
+    without_prediction: dict[str, int]
+    skipped: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        """Passed over executed cases."""
+        return self.passed / self.executed if self.executed else 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every failure is listed and enough cases pass."""
+        return not self.unlisted and self.rate >= _TARGET_RATE
+
+
+def run(
+    suite: str, log: Path, sample: int = 0, fp32: bool = False, fault: bool = False, jobs: int = 1
+) -> None:
+    """Runs the tests of ``suite`` that ``log`` does not hold yet and appends their outcomes."""
+    environment = {**os.environ, "PYMIL_TEST_TARGETS": "mlprogram", "OMP_NUM_THREADS": "1"}
+    environment["INCLUDE_MIL_FP32_UNIT_TESTS"] = "1" if fp32 else "0"
+    with tempfile.TemporaryDirectory() as directory:
+        done = Path(directory) / "done.txt"
+        done.write_text("\n".join(read(log)), encoding="utf-8")
+        arguments = [
+            *("-c", os.devnull, "--rootdir", str(_SITE_PACKAGES)),
+            *("-p", "benchmarks.conformance_plugin", "-p", "no:cacheprovider"),
+            *("-q", "--no-header", "--tb=no", "-W", "ignore"),
+            *("--conformance-log", str(log.resolve()), "--skip-listed", str(done)),
+            *(("--sample", str(sample)) if sample else ()),
+            *(("--plant-fault",) if fault else ()),
+            *(("-n", str(jobs)) if jobs > 1 else ()),
+            *("--pyargs", _SUITES[suite]),
+        ]
+        output = Path(directory) / "pytest.txt"
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *arguments],
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                _show_progress(process, log, sample)
+            finally:
+                process.terminate()
+                process.wait()
+        # 0: all passed, 1: some failed; anything else did not run the tests.
+        if process.returncode not in (0, 1):
+            raise click.ClickException(
+                f"pytest ended with code {process.returncode}:\n{output.read_text()[-3000:]}"
+            )
+
+
+def read(log: Path) -> dict[str, dict[str, Any]]:
+    """The last record of each test in ``log``, by test id."""
+    if not log.exists():
+        return {}
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return {record["test"]: record for record in map(json.loads, lines)}
+
+
+def summarize(records: Iterable[dict[str, Any]]) -> Summary:
+    """Counts over the records of a run."""
+    known = json.loads(_KNOWN.read_text(encoding="utf-8"))
+    records = list(records)
+    executed = [r for r in records if r["predictions"] and r["outcome"] != "skipped"]
+    failed = [r for r in executed if r["outcome"] == "failed"]
+    reasons = {}
+    unlisted = []
+    for record in failed:
+        listed = [entry["reason"] for entry in known if entry["test"] in record["test"]]
+        reasons[record["test"]] = listed[0] if listed else record["reason"]
+        if not listed:
+            unlisted.append(record["test"])
+    idle = Counter(
+        r["outcome"] for r in records if not r["predictions"] and r["outcome"] != "skipped"
+    )
+    skipped = Counter(r["reason"] for r in records if r["outcome"] == "skipped")
+    return Summary(
+        executed=len(executed),
+        passed=len(executed) - len(failed),
+        failed=reasons,
+        unlisted=tuple(unlisted),
+        without_prediction=dict(idle),
+        skipped=dict(skipped),
+    )
+
+
+def _show_progress(process: subprocess.Popen[bytes], log: Path, sample: int) -> None:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("tests", total=sample or None)
+        before = len(read(log))
+        while process.poll() is None:
+            time.sleep(_POLL_SECONDS)
+            if not progress.disable:
+                progress.update(task, completed=len(read(log)) - before)
+
+
+@click.command()
+@click.option("--suite", type=click.Choice(list(_SUITES)), default="ops", show_default=True)
+@click.option("--sample", type=int, default=0, help="So many cases, the same ones each time.")
+@click.option("--fp32", is_flag=True, help="Include the fp32 cases.")
+@click.option("--plant-fault", is_flag=True, help="Disturb every prediction: most must fail.")
+@click.option("--resume", is_flag=True, help="Keep what an interrupted run has finished.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Processes.")
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    suite: str,
+    sample: int,
+    fp32: bool,
+    plant_fault: bool,
+    resume: bool,
+    jobs: int,
+    as_json: bool,
+) -> None:
+    """Run coremltools' own tests against the interpreter."""
+    name = "-".join([suite, *(["fp32"] if fp32 else []), *(["fault"] if plant_fault else [])])
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    log = _CACHE / f"{name}{f'-{sample}' if sample else ''}.jsonl"
+    if not resume:
+        log.unlink(missing_ok=True)
+    run(suite, log, sample, fp32, plant_fault, jobs)
+    summary = summarize(read(log).values())
+    if as_json:
+        click.echo(json.dumps({**vars(summary), "rate": summary.rate, "ok": summary.ok}, indent=2))
+    else:
+        _print(summary)
+    if plant_fault:
+        raise SystemExit(0 if summary.rate < _TARGET_RATE else 1)
+    raise SystemExit(0 if summary.ok else 1)
+
+
+def _print(summary: Summary) -> None:
+    idle = ", ".join(f"{count} {kind}" for kind, count in summary.without_prediction.items())
+    click.echo(
+        f"executed {summary.executed}, passed {summary.passed} ({summary.rate:.2%}), "
+        f"failed {len(summary.failed)} ({len(summary.unlisted)} not listed), "
+        f"skipped by the tests {sum(summary.skipped.values())}, "
+        f"without prediction: {idle or 'none'}"
+    )
+    for test, reason in summary.failed.items():
+        mark = "UNLISTED " if test in summary.unlisted else ""
+        click.echo(f"{mark}{test}\n    {reason}")
+    for reason, count in sorted(summary.skipped.items(), key=lambda item: -item[1]):
+        click.echo(f"skipped x{count}: {reason}")
+
+
+if __name__ == "__main__":
+    main()
