@@ -16,12 +16,12 @@ import linecache
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -92,55 +92,71 @@ def raising_line(trace: TracebackType | None) -> str:
     return lines[-1] if lines else ""
 
 
-@contextmanager
-def answering(decide: Callable[[Tensor], bool], refuse: Refuse, trace: Trace) -> Iterator[None]:
-    """Answers every question about a tensor's value that is asked inside.
+class Answers(Protocol):
+    """Who answers the questions."""
 
-    Args:
-        decide: gives the truth value of a tensor of one element that depends on data.
-        refuse: records and returns the error for a question that has no answer.
-        trace: knows the tensors that depend on constants alone.
+    def decide(self, tensor: Tensor) -> bool:
+        """The truth value of a tensor of one element that depends on data."""
+
+    def refuse(self, reason: str) -> BranchError:
+        """Records and returns the error for a question that has no answer."""
+
+    def select(
+        self,
+        condition: Tensor,
+        true_fn: Callable[..., Any],
+        false_fn: Callable[..., Any],
+        operands: Sequence[Any],
+    ) -> Any:
+        """The result of a ``torch.cond`` on a condition that depends on data."""
+
+
+@contextmanager
+def answering(answers: Answers, trace: Trace) -> Iterator[None]:
+    """Lets ``answers`` answer every question about a tensor's value that is asked inside.
+
+    Questions whose tensors depend on constants alone are answered with their values.
     """
-    questions = _questions(decide, refuse, trace)
     with ExitStack() as stack:
-        for owner, names in questions:
+        for owner, names in _questions(answers):
             for name, answer in names.items():
-                stack.enter_context(_replaced(owner, name, answer))
+                new = _if_unknown(getattr(owner, name), answer, trace)
+                stack.enter_context(_replaced(owner, name, new))
+        stack.enter_context(_replaced(torch, "cond", _cond(torch.cond, answers, trace)))
         yield
 
 
-Refuse = Callable[[str], BranchError]
 _Names = dict[str, Callable[..., Any]]
 
 
-def _questions(
-    decide: Callable[[Tensor], bool], refuse: Refuse, trace: Trace
-) -> list[tuple[Any, _Names]]:
+def _questions(answers: Answers) -> list[tuple[Any, _Names]]:
+    """Who is asked, and each question's name and answer."""
+
     def truth(tensor: Tensor) -> bool:
         if tensor.numel() != 1:
             count = "no values" if tensor.numel() == 0 else "more than one value"
             raise RuntimeError(f"Boolean value of Tensor with {count} is ambiguous")
-        return decide(tensor)
+        return answers.decide(tensor)
 
     def number(name: str, convert: Callable[[bool], Any]) -> Callable[[Tensor], Any]:
         def answer(tensor: Tensor) -> Any:
             if tensor.dtype is torch.bool and tensor.numel() == 1:
-                return convert(decide(tensor))
-            raise refuse(f"{name} takes a number out of a tensor that depends on data")
+                return convert(answers.decide(tensor))
+            raise answers.refuse(f"{name} takes a number out of a tensor that depends on data")
 
         return answer
 
     def refused(name: str) -> Callable[..., Any]:
         def answer(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            raise refuse(f"{name} takes the values out of a tensor that depends on data")
+            raise answers.refuse(f"{name} takes the values out of a tensor that depends on data")
 
         return answer
 
     def equal(a: Tensor, b: Tensor) -> bool:
-        return a.shape == b.shape and decide((a == b).all())
+        return a.shape == b.shape and answers.decide((a == b).all())
 
     def allclose(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> bool:
-        return decide(torch.isclose(a, b, *args, **kwargs).all())
+        return answers.decide(torch.isclose(a, b, *args, **kwargs).all())
 
     methods: _Names = {
         "__bool__": truth,
@@ -157,18 +173,30 @@ def _questions(
     }
     functions: _Names = {"is_nonzero": truth, "equal": equal, "allclose": allclose}
     tolist: _Names = {"tolist": refused("tolist()")}
-    owners: list[tuple[Any, _Names]] = [
-        (Tensor, methods | tolist),
-        (FakeTensor, tolist),  # has one of its own
-        (torch, functions),
-    ]
-    return [
-        (
-            owner,
-            {name: _if_unknown(getattr(owner, name), new, trace) for name, new in names.items()},
-        )
-        for owner, names in owners
-    ]
+    # FakeTensor has a tolist of its own.
+    return [(Tensor, methods | tolist), (FakeTensor, tolist), (torch, functions)]
+
+
+def _cond(original: Callable[..., Any], answers: Answers, trace: Trace) -> Callable[..., Any]:
+    """``torch.cond``, with both of its functions run here and now."""
+
+    @functools.wraps(original)
+    def cond(
+        pred: Any,
+        true_fn: Callable[..., Any],
+        false_fn: Callable[..., Any],
+        operands: Sequence[Any] = (),
+    ) -> Any:
+        if not trace.is_recording() or not isinstance(pred, Tensor | bool):
+            return original(pred, true_fn, false_fn, operands)
+        if isinstance(pred, Tensor):
+            known = trace.known_value(pred)
+            if known is None:
+                return answers.select(pred, true_fn, false_fn, operands)
+            pred = bool(known)
+        return (true_fn if pred else false_fn)(*operands)
+
+    return cond
 
 
 def _if_unknown(

@@ -21,21 +21,16 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from frontend.branches.ask import Site, answering, find_site, is_deliberate, raising_line
+from frontend.branches.ask import answering, is_deliberate, raising_line
 from frontend.branches.merge import Decision, Outcome, merge
+from frontend.branches.path import Path
 from frontend.branches.state import BranchError, State
 from frontend.branches.trace import Trace
 from frontend.source import source_line
-
-# One line asked more often than this in one activation is a loop on data, not a branch: nobody
-# writes so many, and every turn doubles the paths. Assertions in loops over layers stay below.
-LONGEST_LOOP = 64
 
 Forward = Callable[[], tuple[list[Any], Hashable]]
 
@@ -84,7 +79,7 @@ class _Explorer:
         self._dropped: dict[str, str] = {}  # line that raises -> what, and the line that led there
 
     def explore(self) -> tuple[list[Any], Hashable]:
-        run = _Run([], self._module, self._trace)
+        run = Path([], self._module, self._trace)
         first = self._run(run)
         if not run.decisions:
             assert first is not None, "without a decision nothing is dropped"
@@ -112,10 +107,10 @@ class _Explorer:
 
     def _explore(self, plan: list[Decision]) -> Outcome | None:
         """The merged outcome of all paths that begin with ``plan``; None if all of them raise."""
-        run = _Run(plan, self._module, self._trace)
+        run = Path(plan, self._module, self._trace)
         return self._merge_alternatives(run, self._run(run), known=len(plan))
 
-    def _merge_alternatives(self, run: _Run, outcome: Outcome | None, known: int) -> Outcome | None:
+    def _merge_alternatives(self, run: Path, outcome: Outcome | None, known: int) -> Outcome | None:
         """Merges ``outcome`` with that of every other answer after the first ``known`` ones."""
         for index in reversed(range(known, len(run.decisions))):
             decision = run.decisions[index]
@@ -127,11 +122,11 @@ class _Explorer:
                 outcome = merge(decision, outcome, alternative, self._state)
         return outcome
 
-    def _run(self, run: _Run) -> Outcome | None:
+    def _run(self, run: Path) -> Outcome | None:
         """One path; None if it ends in an exception of the user's own."""
         start = self._trace.position()
         try:
-            with answering(run.decide, run.refuse, self._trace):
+            with answering(run, self._trace):
                 leaves, structure = self._forward()
         except Exception as error:  # whatever the user's code raises, told apart below
             if run.refusal is not None:
@@ -164,7 +159,7 @@ class _Explorer:
         self._state.restore()
         return Outcome(leaves, structure, effects)
 
-    def _count_path(self, run: _Run) -> None:
+    def _count_path(self, run: Path) -> None:
         self._paths += 1
         if self._paths <= self._max_paths:
             return
@@ -197,89 +192,3 @@ class _Explorer:
                 hint="call model.eval() first",
             )
         self._state.check_watched()
-
-
-@dataclass
-class _Run:
-    """One run of forward: the first answers follow the plan, all others are True."""
-
-    plan: list[Decision]
-    module: nn.Module
-    trace: Trace
-    decisions: list[Decision] = field(default_factory=list)
-    refusal: BranchError | None = None
-    _answers: dict[Hashable, bool] = field(default_factory=dict)
-    _asked: list[Tensor] = field(default_factory=list)  # alive, so that no id is used twice
-    _turns: Counter[tuple[int, int]] = field(default_factory=Counter)
-
-    def decide(self, tensor: Tensor) -> bool:
-        """The answer on this path to the truth value of ``tensor``, of one element."""
-        for key in (expression := self.trace.expression(tensor), same := _identity(tensor)):
-            if key is not None and key in self._answers:
-                return self._answers[key]
-        decision = self._next(tensor)
-        self.decisions.append(decision)
-        self._asked.append(tensor)
-        for key in (expression, same):
-            if key is not None:
-                self._answers[key] = decision.answer
-        return decision.answer
-
-    def refuse(self, reason: str) -> BranchError:
-        """The error for a question without an answer; raised even if the user's code catches it."""
-        site = find_site(self.module)
-        self.refusal = self.refusal or BranchError(
-            reason,
-            module=site.module or None,
-            source=site.line,
-            expected="Python numbers that follow from shapes or constants alone",
-            hint="keep it a tensor, or compute it outside the model and pass it as an argument",
-        )
-        return self.refusal
-
-    def check_complete(self) -> None:
-        """Refuses a run that did not come to all the decisions of its plan."""
-        if len(self.decisions) < len(self.plan):
-            raise _unsteady(self.plan[len(self.decisions)].site)
-
-    def _next(self, tensor: Tensor) -> Decision:
-        site = find_site(self.module)
-        self._check_loop(site)
-        index = len(self.decisions)
-        if index < len(self.plan):
-            if self.plan[index].site.line != site.line:
-                self.refusal = _unsteady(site)
-                raise self.refusal
-            return self.plan[index]
-        scalar = tensor.reshape(()) if tensor.ndim else tensor
-        # A copy, for the tensor may be written later.
-        condition = scalar.clone() if scalar.dtype is torch.bool else scalar.ne(0)
-        self.trace.mark_source(condition, site.stack)
-        return Decision(condition, True, site)
-
-    def _check_loop(self, site: Site) -> None:
-        key = id(site.frame), site.number
-        self._turns[key] += 1
-        if self._turns[key] > LONGEST_LOOP:
-            self.refusal = BranchError(
-                "a loop depends on tensor values and has no bound that can be seen",
-                module=site.module or None,
-                source=site.line,
-                expected=f"at most {LONGEST_LOOP} decisions of one line on one path",
-                found="one more, with the loop still going",
-                hint="give the loop a fixed number of steps, or run it outside the model",
-            )
-            raise self.refusal
-
-
-def _identity(tensor: Tensor) -> Hashable | None:
-    return None if tensor.is_inference() else ("tensor", id(tensor), tensor._version)
-
-
-def _unsteady(site: Site) -> BranchError:
-    return BranchError(
-        "the model takes another way when it runs again with the same answers",
-        module=site.module or None,
-        source=site.line,
-        hint="look for state outside the module's attributes, or for Python's random numbers",
-    )

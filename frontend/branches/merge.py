@@ -12,6 +12,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
 
 from frontend.branches.ask import Site
 from frontend.branches.state import BranchError, Effect, Effects, State
+from frontend.branches.trace import Trace
 from frontend.structure import Constant, Structure
 
 # Values that are the same where they compare equal; of others only the identity counts.
@@ -44,7 +45,7 @@ class Outcome:
 
 def merge(decision: Decision, a: Outcome, b: Outcome, state: State) -> Outcome:
     """``a`` where the decision's condition is as answered for ``a``, else ``b``."""
-    merger = _Merger(decision, state)
+    merger = Merger(decision, state.trace)
     if a.structure != b.structure:
         raise merger.refused(
             "the two sides of a branch return different things",
@@ -66,9 +67,11 @@ def merge(decision: Decision, a: Outcome, b: Outcome, state: State) -> Outcome:
 
 
 @dataclass(frozen=True)
-class _Merger:
+class Merger:
+    """Selects between what the two sides of ``decision`` made."""
+
     decision: Decision
-    state: State
+    trace: Trace
 
     def value(self, label: str, a: Any, b: Any) -> Any:
         """``a`` or ``b`` as the condition says, for tensors, nests of them and equal values."""
@@ -94,10 +97,11 @@ class _Merger:
             )
         when_true, when_false = (a, b) if self.decision.answer else (b, a)
         merged = torch.where(self.decision.condition, when_true, when_false)
-        self.state.trace.mark_source(merged, self.decision.site.stack)
+        self.trace.mark_source(merged, self.decision.site.stack)
         return merged
 
     def refused(self, message: str, a: str, b: str) -> BranchError:
+        """The error for sides that do not fit, described by ``a`` and ``b``."""
         when_true, when_false = (a, b) if self.decision.answer else (b, a)
         return BranchError(
             message,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from branch_harness import assert_same, compare, count, export, function_module, random_cases
 from torch import nn
 
-from frontend.branches import UncheckedPathWarning
+from frontend.branches import BranchError, UncheckedPathWarning
 
 WHERE = torch.ops.aten.where.self
 CASES = random_cases((2, 3))
@@ -393,15 +393,35 @@ def test_dropout_across_paths():
     export(Model().train(), *CASES[0])  # a pass makes it an identity later
 
 
-def test_torch_cond_beside_a_branch():
-    def forward(self, x):
-        y = torch.cond(x.sum() > 0, lambda t: t + 1, lambda t: t - 1, (x,))
-        return y * 2 if y.mean() > 0 else y
+def test_torch_cond_is_resolved_in_place():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
 
-    model = function_module(forward)
-    program = export(model, *CASES[0])
-    for case in CASES:
-        compare(program.module()(*case), model(*case))
+        def forward(self, x):
+            def up(t):
+                inner = torch.cond(t[0, 0] > 0, lambda u: u + torch.tensor(2.0), torch.neg, (t,))
+                return {"a": self.linear(t), "b": inner}
+
+            def down(t):
+                return {"a": t / 0, "b": t.sin()}
+
+            y = torch.cond(x.sum() > 0, up, down, (x,))
+            if torch.cond(torch.tensor(True), lambda: x.mean(), lambda: x.sum()) > 0:
+                return y["a"] * 2
+            return y["b"]
+
+    program = assert_same(Model(), CASES)
+    assert not program.graph.find_nodes(op="get_attr", target="true_graph_0")
+
+
+def test_torch_cond_with_results_of_two_shapes_is_refused():
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda t: t * 2, lambda t: t[:1] * 2, (x,))
+
+    with pytest.raises(BranchError, match=r"the result of torch.cond different shapes"):
+        export(function_module(forward), *CASES[0])
 
 
 def test_submodules_and_weights():
