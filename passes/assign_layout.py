@@ -48,13 +48,24 @@ class AssignLayout:
 
     Exact: data is moved, not recomputed; reductions over a moved axis may round differently
     (float32 within rtol 1e-5 / atol 1e-6).
+
+    Attributes:
+        image_outputs: outputs that are images inside leave as images, (B, C, 1, S) for tokens of
+            (B, S, C), for hosts that go on in that layout, as those of the hand-written ports
+            do. Saves a transposition and changes the shape of the result.
     """
 
     name: ClassVar[str] = "assign_layout"
+    image_outputs: bool = False
+
+    @property
+    def changes_outputs(self) -> bool:
+        """True if outputs may leave in another shape than they had."""
+        return self.image_outputs
 
     def apply(self, rw: Rewriter) -> None:
         """Finds forms, solves the cut, and writes the image operators."""
-        layout = _Layout(rw)
+        layout = _Layout(rw, self.image_outputs)
         if not layout.plans:
             for node in rw.graph.nodes:
                 if node.op == "output":
@@ -67,8 +78,9 @@ class AssignLayout:
 class _Layout:
     """One run: image forms and plans of a graph, the choice, and the rewriting."""
 
-    def __init__(self, rw: Rewriter) -> None:
+    def __init__(self, rw: Rewriter, image_outputs: bool) -> None:
         self.rw = rw
+        self.image_outputs = image_outputs
         self.forms: dict[fx.Node, Form] = {}
         self.plans: dict[fx.Node, Plan] = {}
         self.physical: dict[tuple[fx.Node, Form], fx.Node] = {}
@@ -156,6 +168,8 @@ class _Layout:
         shared: list[Any] = []
         terms: list[Term] = []
         for user in driver.users:
+            if user.op == "output" and self.image_outputs:
+                continue
             chosen = self.plans.get(user)
             key: Any = user
             if chosen is None:
@@ -194,9 +208,12 @@ class _Layout:
                 continue
             for source in node.all_input_nodes:
                 if source in image and is_tensor(source):
+                    form = plain_form(source)
+                    if node.op == "output" and self.image_outputs:
+                        form = self.plans[source].output
                     with self.rw.at(node):
-                        plainly = self._take(source, plain_form(source), image)
-                    node.replace_input_with(source, plainly)
+                        taken = self._take(source, form, image)
+                    node.replace_input_with(source, taken)
 
     def _emit(self, node: fx.Node, chosen: Plan, taken: Sequence[fx.Node]) -> fx.Node:
         if chosen.emit is not None:

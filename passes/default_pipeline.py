@@ -6,9 +6,12 @@ from typing import Literal
 
 from passes.assign_layout import AssignLayout
 from passes.canonical_linear import CanonicalLinear
+from passes.channel_norm import ChannelNorm
+from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.eliminate_common import EliminateCommon
 from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
+from passes.fuse_rms_norm import FuseRmsNorm
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
 from passes.simplify_algebra import SimplifyAlgebra
@@ -18,9 +21,16 @@ from passes.split_attention import SplitAttention
 
 
 def default_pipeline(
-    *, attention: Literal["split", "batched", "native"] = "split"
+    *,
+    attention: Literal["split", "batched", "native"] = "split",
+    image_outputs: bool = False,
 ) -> tuple[Pass, ...]:
-    """The default passes; a plain tuple, to be sliced, extended and reordered at will."""
+    """The default passes; a plain tuple, to be sliced, extended and reordered at will.
+
+    Args:
+        attention: see ``SplitAttention``.
+        image_outputs: see ``AssignLayout``; changes the shapes of results.
+    """
     return (
         FoldConstants(),
         SimplifyIndex(),
@@ -28,10 +38,13 @@ def default_pipeline(
         SimplifyViews(),
         EliminateCommon(),
         CanonicalLinear(),
+        FuseRmsNorm(),
         FuseAttention(),
         SplitAttention(form=attention),
         LinearToConv1x1(),
-        AssignLayout(),
+        Conv1dToConv2d(),
+        ChannelNorm(),
+        AssignLayout(image_outputs=image_outputs),
         SimplifyViews(),
         FoldConstants(),
         EliminateCommon(),

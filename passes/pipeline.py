@@ -120,7 +120,7 @@ def run(
         rewriter = Rewriter(draft, step.name)
         step.apply(rewriter)
         before, program = program, draft.close()
-        check_signature(before, program, step.name)
+        check_signature(before, program, step)
         check_fakes(rewriter.emitted, step.name, draft.fake_mode)
         reports.append(
             PassReport(
