@@ -86,8 +86,21 @@ class Draft:
         """Replaces the tensor behind a placeholder, for a change of dtype or device."""
         target = self.constant_name(node)
         home = self._state if target in self._state else self._constants
+        if isinstance(home[target], torch.nn.Parameter):
+            tensor = torch.nn.Parameter(tensor, requires_grad=False)
         home[target] = tensor
         node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)  # type: ignore[union-attr]
+
+    def keep_buffer(self, node: fx.Node) -> None:
+        """Lets the program write to the buffer behind ``node`` no more."""
+        target = self.constant_name(node)
+        self._frozen.discard(target)
+        output = self.output_node()
+        results = list(cast(Sequence[Any], output.args[0]))
+        for position, spec in reversed(list(enumerate(self._outputs))):
+            if spec.kind is OutputKind.BUFFER_MUTATION and spec.target == target:
+                del self._outputs[position], self._output_names[position], results[position]
+        output.args = (tuple(results),)
 
     def lifted(self) -> list[tuple[fx.Node, torch.Tensor]]:
         """Every placeholder of a parameter, buffer or constant, with its tensor."""
@@ -179,11 +192,13 @@ class Draft:
             seen.add(result)
         output.args = (tuple(results),)
         # All positions are settled before any is named: two outputs may swap names.
-        wanted = {
-            result: name
-            for result, name in zip(results, self._output_names, strict=True)
-            if isinstance(result, fx.Node) and name and result.op != "placeholder"
-        }
+        wanted: dict[fx.Node, str] = {}
+        given = {node.name for node in self.graph.nodes if node.op == "placeholder"}
+        for result, name in zip(results, self._output_names, strict=True):
+            # A copy of an input or of another output cannot have the name of its source.
+            if isinstance(result, fx.Node) and result.op != "placeholder" and name not in given:
+                wanted[result] = name
+                given.add(name)
         holders = {node.name: node for node in self.graph.nodes}
         for name in wanted.values():
             holder = holders.get(name)

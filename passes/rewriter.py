@@ -173,6 +173,11 @@ class Rewriter:
         """Qualified name of the stored tensor behind a constant placeholder."""
         return self._draft.constant_name(node)
 
+    def keep_buffer(self, node: fx.Node) -> None:
+        """Drops the program's writes to the buffer behind ``node``: it is constant from now on."""
+        self._draft.keep_buffer(node)
+        self._constant.clear()
+
     def user_inputs(self) -> list[fx.Node]:
         """Placeholders of the call's arguments, in order."""
         return self._draft.user_inputs()

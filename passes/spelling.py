@@ -31,9 +31,11 @@ def scalar(rw: Rewriter, value: Any) -> float | None:
         return None
     if isinstance(value, int | float):
         return float(value)
+    if is_call(value, aten.full_like.default, aten.full.default):
+        return scalar(rw, value.args[1])
     if not is_tensor(value) or not rw.is_constant(value):
         return None
-    if not value.meta["val"].dtype.is_floating_point and value.meta["val"].dtype is torch.bool:
+    if value.meta["val"].dtype is torch.bool:
         return None
     tensor = rw.value(value)
     if tensor.numel() == 0:
