@@ -147,8 +147,8 @@ def _layer(facts: OpFacts) -> Layers:
 def is_notched(weight: tuple[int, ...]) -> bool:
     """Whether a dense fp16 weight ``(out, in, *kernel)`` streams at half the speed on an M4.
 
-    *Measured* (kasper0406/stablehlo-coreml pull request 110, M4): each of the 16 cores reads its share of
-    the output channels, and shares within 16 KiB of a multiple of 1 MiB are slow.
+    *Measured* (kasper0406/stablehlo-coreml pull request 110, M4): each of the 16 cores reads its
+    share of the output channels, and shares within 16 KiB of a multiple of 1 MiB are slow.
     """
     share = -(-weight[0] // _CORES) * math.prod(weight[1:]) * 2
     distance = min(share % _NOTCH_PERIOD, _NOTCH_PERIOD - share % _NOTCH_PERIOD)

@@ -71,6 +71,7 @@ def plan(
             cost,
             program.sources.lookup(op.facts.name),
             figures_of(op.facts),
+            op.writes,
         )
         for op, device, possible, reason, cost in zip(
             program.ops, devices, able, _reasons(devices, able, prices), costs, strict=True

@@ -27,6 +27,7 @@ class OpPlan:
             An estimate that Core ML decides by, not a run time.
         source: module path, line and passes it comes from.
         figures: layout, padding, working set.
+        outputs: names of its results.
     """
 
     name: str
@@ -37,6 +38,7 @@ class OpPlan:
     cost_ms: Mapping[str, float]
     source: Source
     figures: ShapeFigures
+    outputs: tuple[str, ...] = ()
 
     @property
     def chosen_ms(self) -> float:
@@ -49,6 +51,7 @@ class OpPlan:
         return {
             "name": self.name,
             "op_type": self.op_type,
+            "outputs": list(self.outputs),
             "device": self.device,
             "supported": sorted(self.supported),
             "reason": None
