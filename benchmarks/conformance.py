@@ -128,7 +128,11 @@ def summarize(records: Iterable[dict[str, Any]]) -> Summary:
     reasons = {}
     unlisted = []
     for record in failed:
-        listed = [entry["reason"] for entry in known if entry["test"] in record["test"]]
+        listed = [
+            entry["reason"]
+            for entry in known
+            if entry["test"] in record["test"] and entry["case"] in record["test"]
+        ]
         reasons[record["test"]] = listed[0] if listed else record["reason"]
         if not listed:
             unlisted.append(record["test"])

@@ -5,6 +5,10 @@ coremltools' tests compare a prediction with expected values only on macOS. Load
 ``MLModel.predict`` and ``MLModel.make_state`` with ``lowering.reference``. The comparisons and
 their tolerances are those of the tests.
 
+The suite's fp16 cases run at precision ``fp16``, each value rounded as declared. Its fp32 cases
+have tolerances finer than fp16 resolves, and some of them declare fp16 values all the same; they
+run at precision ``fp32``, which changes nothing where no fp16 is declared.
+
 Each test's outcome goes to ``--conformance-log`` as one JSON line. ``--plant-fault`` disturbs every
 prediction, to show that the comparisons notice.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import zlib
 from collections.abc import Generator
 from pathlib import Path
@@ -36,6 +41,8 @@ _FAULT_SCALE, _FAULT_SHIFT = 1.5, 2.0
 
 _MODEL_CLASS = ct.models.MLModel
 _LOADED = "_conformance_loaded"
+# How the names of parametrized cases tell their precision: MIL op tests, torch op tests.
+_FP32_CASE = re.compile(r"precision='fp32'|\('mlprogram', 'fp32'")
 
 
 class _Log:
@@ -45,6 +52,7 @@ class _Log:
         self.path = path
         self.fault = fault
         self.predictions = 0
+        self.precision = "fp16"
 
     def write(self, record: dict[str, Any]) -> None:
         if self.path is not None:
@@ -71,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         module._is_macos = lambda: True
         module._macos_version = lambda: _MACOS_VERSION
     _MODEL_CLASS.predict = _predict_with(log)
-    _MODEL_CLASS.make_state = lambda model: _loaded(model).make_state()
+    _MODEL_CLASS.make_state = lambda model: _loaded(model, log.precision).make_state()
 
 
 _KEY = pytest.StashKey[_Log]()
@@ -92,6 +100,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     gc.freeze()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Starts a test: nothing predicted yet, the precision that its name asks for."""
+    log = item.config.stash[_KEY]
+    log.predictions = 0
+    log.precision = "fp32" if _FP32_CASE.search(item.nodeid) else "fp16"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -99,8 +114,6 @@ def pytest_runtest_makereport(
     """Logs the outcome of each test and how often it predicted."""
     report = yield
     log = item.config.stash[_KEY]
-    if report.when == "setup":
-        log.predictions = 0
     if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
         log.write(
             {
@@ -146,12 +159,12 @@ def _reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
     return ""
 
 
-def _loaded(model: Any) -> LoadedModel:
+def _loaded(model: Any, precision: str) -> LoadedModel:
     if not hasattr(model, _LOADED):
         if model._spec.WhichOneof("Type") != "mlProgram":
             pytest.skip("not an ML Program")
         function = model.function_name or "main"
-        setattr(model, _LOADED, LoadedModel(model, function))
+        setattr(model, _LOADED, LoadedModel(model, function, precision))
     return getattr(model, _LOADED)
 
 
@@ -165,7 +178,7 @@ def _predict_with(log: _Log) -> Any:
         model._convert_tensor_to_numpy(data)
         log.predictions += 1
         try:
-            outputs = _loaded(model)(data, state)
+            outputs = _loaded(model, log.precision)(data, state)
         except ExecutionError as error:
             # As Core ML says it; tests of invalid indices look for this text.
             raise RuntimeError("Unable to compute the prediction using ML Program") from error
