@@ -24,6 +24,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.branches.ask import answering, is_deliberate, raising_line
 from frontend.branches.merge import Decision, Outcome, merge
@@ -131,20 +132,20 @@ class _Explorer:
         except Exception as error:  # whatever the user's code raises, told apart below
             if run.refusal is not None:
                 raise run.refusal from error
-            if not run.decisions:
+            if not run.decisions or isinstance(error, GuardOnDataDependentSymNode):
                 raise
             last = run.decisions[-1].site
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             if error.__traceback__ is None or not is_deliberate(error.__traceback__):
                 raise BranchError(
-                    f"one side of a branch cannot be run ({type(error).__name__}: {error})",
+                    f"one side of a branch cannot be run ({what})",
                     module=last.module or None,
                     source=raising_line(error.__traceback__) or last.line,
                     found=f"after the decision at {last.line}",
                     hint="both sides must run for every input, since the package computes both",
                 ) from error
-            self._dropped[raising_line(error.__traceback__)] = (
-                f"{type(error).__name__}: {error}, decided at {last.line}"
-            )
+            raised = raising_line(error.__traceback__)
+            self._dropped[raised] = f"{what}, decided at {last.line}"
             self._state.restore()
             self._trace.discard(start, keep=[decision.condition for decision in run.decisions])
             return None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from branch_harness import assert_same, export, function_module, random_cases
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.branches import BranchError, UncheckedPathWarning
 from frontend.errors import CaptureError
@@ -159,6 +160,15 @@ def test_a_side_that_cannot_run_is_no_unreachable_path():
     assert "one side of a branch cannot be run" in error.message
     assert "return x @ x" in error.details["source"]
     assert "if x.sum() > 0:" in error.details["found"]
+
+
+def test_sizes_that_depend_on_data_are_for_capture_to_explain():
+    def forward(self, x):
+        rows = x[x[:, 0] > 0]
+        return rows.sum() if (x > 0).any() and rows.shape[0] > 1 else x.sum()
+
+    with pytest.raises(GuardOnDataDependentSymNode):
+        export(function_module(forward), *CASES[0])
 
 
 def test_truth_of_several_elements():
