@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import coremltools as ct
@@ -10,7 +11,6 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from frontend.preserve import decomposition_table
 from lowering.composites import Composite, Sample
 from lowering.convert import convert
 from lowering.errors import CompositeError
@@ -20,12 +20,12 @@ from lowering.reference import predict
 RTOL, ATOL = 1e-4, 1e-5
 
 
-class _OneOp(nn.Module):
-    """Calls one operator; plain tensors are its inputs, parameters and all else are fixed."""
+class _Calls(nn.Module):
+    """Calls one operator once per sample; plain tensors are inputs, all else is fixed."""
 
-    def __init__(self, op: torch._ops.OpOverload, sample: Sample) -> None:
+    def __init__(self, op: torch._ops.OpOverload, samples: Sequence[Sample]) -> None:
         super().__init__()
-        leaves, self.structure = pytree.tree_flatten(sample)
+        leaves, self.structure = pytree.tree_flatten([_call(sample) for sample in samples])
         self.op = op
         self.inputs = [leaf for leaf in leaves if _is_input(leaf)]
         self.fixed = [None if _is_input(leaf) else leaf for leaf in leaves]
@@ -34,12 +34,13 @@ class _OneOp(nn.Module):
             if isinstance(leaf, nn.Parameter):
                 self.register_parameter(f"constant_{index}", leaf)
 
-    def forward(self, *tensors: torch.Tensor) -> Any:
-        """Result of the operator on the sample, its inputs replaced by ``tensors``."""
+    def forward(self, *tensors: torch.Tensor) -> list[Any]:
+        """Result for each sample, its inputs replaced by ``tensors``."""
         rest = iter(tensors)
         pairs = zip(self.open, self.fixed, strict=True)
         leaves = [next(rest) if is_open else fixed for is_open, fixed in pairs]
-        return self.op(*pytree.tree_unflatten(leaves, self.structure))
+        calls = pytree.tree_unflatten(leaves, self.structure)
+        return [self.op(*args, **kwargs) for args, kwargs in calls]
 
 
 def check_composite(
@@ -49,7 +50,7 @@ def check_composite(
     atol: float = ATOL,
     minimum_deployment_target: ct.target = ct.target.iOS17,
 ) -> float:
-    """Convert a program of this one operator per sample and compare it with the eager operator.
+    """Convert a program that calls the operator on each sample; compare with the eager operator.
 
     Everything is computed in float32. Tensors of a sample become inputs of the program;
     ``nn.Parameter`` s become constants, as weights do.
@@ -66,29 +67,30 @@ def check_composite(
     Raises:
         CompositeError: the results differ; shows the operator, the sample, what was expected
             and found, and the size of the error.
-        LoweringError: a sample cannot be converted.
+        LoweringError: the program cannot be converted.
     """
-    worst = 0.0
-    for number, sample in enumerate(composite.samples):
-        module = _OneOp(composite.op, sample)
-        with torch.no_grad():
-            expected = [_array(leaf) for leaf in _tensors(module(*module.inputs))]
-        found = _through_mil(composite, module, minimum_deployment_target)
-        if len(found) != len(expected):
-            raise _wrong(composite, number, f"{len(expected)} results", f"{len(found)} results")
-        for want, got in zip(expected, found, strict=True):
-            worst = max(worst, _compare(composite, number, want, got, rtol, atol))
-    return worst
+    module = _Calls(composite.op, composite.samples)
+    with torch.no_grad():
+        expected = module(*module.inputs)
+    # In program order: the results of the first sample, then those of the next.
+    wanted = [
+        (number, _array(tensor))
+        for number, result in enumerate(expected)
+        for tensor in _tensors(result)
+    ]
+    found = _through_mil(composite, module, minimum_deployment_target)
+    return max(
+        _compare(composite, number, want, got, rtol, atol)
+        for (number, want), got in zip(wanted, found, strict=True)
+    )
 
 
-def _through_mil(composite: Composite, module: _OneOp, target: ct.target) -> list[np.ndarray]:
+def _through_mil(composite: Composite, module: _Calls, target: ct.target) -> list[np.ndarray]:
     """Results of the converted operator, in order."""
-    table = decomposition_table()
-    table.pop(composite.op, None)  # an ATen operator is bound as it is, not as what it is made of
     with torch.no_grad():
         program = torch.export.export(module, tuple(module.inputs), strict=False)
     mlmodel = convert(
-        program.run_decompositions(table),
+        program.run_decompositions({}),  # an ATen operator is bound as it is, not taken apart
         composites=(composite,),
         compute_precision=ct.precision.FLOAT32,
         minimum_deployment_target=target,
@@ -96,7 +98,7 @@ def _through_mil(composite: Composite, module: _OneOp, target: ct.target) -> lis
     )
     description = mlmodel.get_spec().description
     feed = {
-        entry.name: _array(tensor)
+        entry.name: np.atleast_1d(_array(tensor))
         for entry, tensor in zip(description.input, module.inputs, strict=True)
     }
     results = predict(mlmodel, feed)
@@ -106,9 +108,12 @@ def _through_mil(composite: Composite, module: _OneOp, target: ct.target) -> lis
 def _compare(
     composite: Composite, number: int, want: np.ndarray, got: np.ndarray, rtol: float, atol: float
 ) -> float:
+    if want.ndim == 0 and got.shape == (1,):
+        got = got.reshape(())  # a package returns no scalars
     if want.shape != got.shape:
         raise _wrong(composite, number, f"shape {want.shape}", f"shape {got.shape}")
-    difference = np.abs(want.astype(np.float64) - got.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        difference = np.abs(want.astype(np.float64) - got.astype(np.float64))
     allowed = atol + rtol * np.abs(want.astype(np.float64))
     # Equal infinities and NaN in the same places are no difference.
     same = (want == got) | (np.isnan(want) & np.isnan(got))
@@ -143,6 +148,13 @@ def _described(sample: Sample) -> str:
         return repr(value)
 
     return "(" + ", ".join(one(value) for value in sample) + ")"
+
+
+def _call(sample: Sample) -> tuple[Sample, dict[str, Any]]:
+    """Positional and keyword arguments; a dictionary at the end of a sample holds the latter."""
+    if sample and isinstance(sample[-1], dict):
+        return sample[:-1], sample[-1]
+    return sample, {}
 
 
 def _is_input(leaf: Any) -> bool:

@@ -41,7 +41,8 @@ class Composite:
             ``mb`` is coremltools' Builder. Arguments come in schema order with defaults filled
             in: tensors as MIL Vars, all else as Python values. ``mb.result`` is torch's fake
             result, for shapes and dtypes.
-        samples: positional arguments of the operator, one tuple for each sample.
+        samples: arguments of the operator, one tuple for each sample; a dictionary at its end
+            holds keyword-only ones.
     """
 
     op: torch._ops.OpOverload
@@ -61,7 +62,7 @@ def composite(
 
     Args:
         op: an overload (``torch.ops.mylib.op.default``), custom or ``aten``.
-        samples: at least one tuple of positional arguments, for :func:`check_composite`.
+        samples: at least one tuple of arguments, for ``check_composite``; see ``Composite``.
 
     Raises:
         CompositeError: ``op`` is not an overload, or there is no sample.

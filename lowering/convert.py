@@ -27,6 +27,15 @@ from lowering.quiet import quiet_coremltools
 from lowering.registry import installed
 from lowering.torch_ops import TORCH_OPS
 
+# What coremltools raises for programs it cannot take, from its checks and from its passes.
+_COREMLTOOLS_ERRORS = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+)
 # coremltools keeps its registry, its name counter and its block stack per process.
 _CONVERSION = threading.RLock()
 
@@ -155,7 +164,7 @@ def _converted(
                 return ct.convert(prepared.program, **options)
         except AnePassesError:
             raise
-        except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
+        except _COREMLTOOLS_ERRORS as error:
             raise LoweringError(f"coremltools could not convert the program: {error}") from error
 
 

@@ -94,9 +94,11 @@ def _attention(
     k, v = _repeat_heads(mb, k, groups), _repeat_heads(mb, v, groups)
     scale = 1 / math.sqrt(int(q.shape[-1])) if scale is None else scale
     if is_causal:
-        mask = mb.const(val=np.tri(int(q.shape[-2]), int(k.shape[-2]), dtype=bool))
-    if mask is not None and types.is_bool(mask.dtype):
-        mask = mb.select(cond=mask, a=np.float32(0), b=np.float32(MASKED))
+        visible = np.tri(int(q.shape[-2]), int(k.shape[-2]), dtype=np.float32)
+        mask = mb.const(val=(1 - visible) * np.float32(MASKED))
+    elif mask is not None and types.is_bool(mask.dtype):
+        hidden = mb.cast(x=mb.logical_not(x=mask), dtype="fp32")
+        mask = mb.mul(x=hidden, y=MASKED)
     if is_current_opset_version_compatible_with(AvailableTarget.iOS18):
         # MIL's operator scales by 1/sqrt(D); the query takes what is left.
         q = mb.mul(x=q, y=float(scale * math.sqrt(int(q.shape[-1]))))

@@ -70,8 +70,13 @@ def _lstm(mb: Any, x: Var, state: Any, weights: Sequence[Var], has_biases: bool,
     return NotImplemented
 
 
+def _stock(mb: Any, *_: Any) -> Any:
+    return NotImplemented
+
+
 TABLE = {
     aten.lstm.input: _lstm,
+    aten.gru.input: _stock,
     aten.rnn_tanh.input: _rnn("tanh"),
     aten.rnn_relu.input: _rnn("relu"),
 }

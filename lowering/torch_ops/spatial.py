@@ -247,7 +247,8 @@ def _im2col(
     stride: Sequence[int],
 ) -> Any:
     """Patches as one grouped convolution: each output channel copies one tap of one channel."""
-    if not types.is_float(x.dtype) or x.rank != 4:
+    known = all(isinstance(size, (int, np.integer)) for size in x.shape)
+    if not types.is_float(x.dtype) or x.rank != 4 or not known:
         return NotImplemented
     channels = int(x.shape[1])
     patches = mb.conv(
@@ -259,7 +260,7 @@ def _im2col(
         dilations=list(dilation),
         groups=channels,
     )
-    return mb.reshape(x=patches, shape=[0, patches.shape[1], -1])
+    return mb.reshape(x=patches, shape=[int(x.shape[0]), int(patches.shape[1]), -1])
 
 
 def _col2im(
@@ -280,7 +281,7 @@ def _col2im(
         (s + 2 * p - span) // step + 1
         for s, p, span, step in zip(size, padding, spans, stride, strict=True)
     ]
-    patches = mb.reshape(x=x, shape=[0, x.shape[1], *counts])
+    patches = mb.reshape(x=x, shape=[*_batch(x), int(x.shape[1]), *counts])
     whole = mb.conv_transpose(
         x=patches,
         weight=_taps(kernel, channels),
@@ -296,6 +297,11 @@ def _col2im(
         pads = [0, 0, 0, 0, 0, missing[0], 0, missing[1]]
         whole = mb.pad(x=whole, pad=pads, mode="constant", constant_val=0.0)
     return mb.slice_by_size(x=whole, begin=[0, 0, *padding], size=[-1, -1, *size])
+
+
+def _batch(x: Var) -> list[int]:
+    """The batch size, as a shape takes it: -1 where it is not known."""
+    return [int(x.shape[0]) if isinstance(x.shape[0], (int, np.integer)) else -1]
 
 
 def _taps(kernel: Sequence[int], channels: int) -> np.ndarray:

@@ -155,7 +155,7 @@ def test_written_buffers_become_states():
 
 def test_states_need_ios18_and_floats():
     x = torch.ones(3)
-    with pytest.raises(LoweringError, match="writes buffer 'total'.*iOS18"):
+    with pytest.raises(LoweringError, match=r"writes buffer 'total'.*iOS18"):
         convert(Counter(), (x,))
     with pytest.raises(LoweringError, match="integer or boolean"):
         convert(Counter(torch.int64), (x,), minimum_deployment_target=ct.target.iOS18)
