@@ -38,11 +38,11 @@ lint: .venv/test.stamp
 conformance: .venv/test.stamp
 	$(BIN)/python -m benchmarks.conformance
 
-benchmarks: .venv/demo.stamp
+benchmarks: .venv/test.stamp
 	$(BIN)/python -m benchmarks.acceptance
 	$(BIN)/python -m benchmarks.optimize_cost
 
-readme: .venv/demo.stamp
+readme: .venv/test.stamp
 	$(BIN)/python -m benchmarks.readme
 
 clean:
