@@ -10,16 +10,26 @@ model with published measurements, leaving one out. Nothing here is measured by 
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import logging
 import random
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowering.planner import OpFacts, capability, price, segment
+import numpy as np
+from coremltools import target as ct_target
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil import types
+
+from benchmarks import latency_fit
+from lowering.planner import OpFacts, capability, chip_names, price, segment
+from lowering.planner.plan import plan
 from lowering.planner.prices import cut_between, price_book, split_value
 from lowering.planner.segmentation import path_cost
 
@@ -212,3 +222,128 @@ def _cuts(seen: Mapping[str, Mapping[str, list[float]]]) -> dict[str, list[tuple
         for below, name in itertools.pairwise(ordered):
             cuts[op_type].append((cut_between(max(classes[below]), min(classes[name])), name))
     return cuts
+
+
+def plan_seconds(layers: int, target: str = "M4") -> tuple[int, float]:
+    """Operators of a DistilBERT-shaped program and the seconds to plan it once loaded.
+
+    Args:
+        layers: transformer blocks of width 768, 12 heads, 128 tokens.
+        target: chip.
+    """
+    program = encoder_program(layers)
+    start = time.perf_counter()
+    made = plan(program, target=target)
+    return len(made.ops), time.perf_counter() - start
+
+
+def encoder_program(layers: int, width: int = 768, heads: int = 12, tokens: int = 128) -> Any:
+    """A MIL program with DistilBERT's operators: embedding look-up, then ``layers`` blocks.
+
+    Weights are shared between blocks so that a deep program needs little memory.
+    """
+    rng = np.random.default_rng(0)
+
+    def matrix(rows: int, columns: int) -> np.ndarray:
+        return rng.standard_normal((rows, columns), np.float32).astype(np.float16)
+
+    table, square = matrix(1000, width), matrix(width, width)
+    up, down = matrix(4 * width, width), matrix(width, 4 * width)
+
+    def split(x: Any) -> Any:
+        x = mb.reshape(x=x, shape=(1, tokens, heads, width // heads))
+        return mb.transpose(x=x, perm=(0, 2, 1, 3))
+
+    def block(x: Any, mask: Any) -> Any:
+        query, key, value = (split(mb.linear(x=x, weight=square)) for _ in range(3))
+        scores = mb.matmul(x=mb.mul(x=query, y=np.float16(0.125)), y=key, transpose_y=True)
+        mixed = mb.matmul(x=mb.softmax(x=mb.add(x=scores, y=mask), axis=-1), y=value)
+        mixed = mb.reshape(x=mb.transpose(x=mixed, perm=(0, 2, 1, 3)), shape=(1, tokens, width))
+        x = mb.layer_norm(x=mb.add(x=mb.linear(x=mixed, weight=square), y=x), axes=[-1])
+        hidden = mb.gelu(x=mb.linear(x=x, weight=up))
+        return mb.layer_norm(x=mb.add(x=mb.linear(x=hidden, weight=down), y=x), axes=[-1])
+
+    specs = [
+        mb.TensorSpec((1, tokens), types.int32),
+        mb.TensorSpec((1, 1, tokens, tokens), types.fp16),
+    ]
+
+    @mb.program(input_specs=specs, opset_version=ct_target.iOS17)
+    def program(ids: Any, mask: Any) -> Any:
+        x = mb.gather(x=table, indices=ids, axis=0)
+        for _ in range(layers):
+            x = block(x, mask)
+        return x
+
+    return program
+
+
+def full_report(dispatch_path: Path) -> dict[str, Any]:
+    """All acceptance figures."""
+    dispatch = read_dispatch(dispatch_path)
+    latency = latency_fit.report(latency_fit.read_rows())
+    times = {layers: plan_seconds(layers) for layers in (6, 12, 24, 48)}
+    return {
+        "capability": score_capability(dispatch).to_json(),
+        "price, rows read": score_prices(dispatch).to_json(),
+        "price, all rows": score_prices(dispatch, read_only=False).to_json(),
+        "segmentation": score_programs(dispatch).to_json(),
+        "price classes, cuts held out (5 folds)": score_cuts_held_out(dispatch).to_json(),
+        "latency": {key: latency[key] for key in ("rates", "coverage", "chips", "not_fitted")},
+        "plan_seconds": {
+            f"{layers} layers": {"ops": ops, "seconds": seconds}
+            for layers, (ops, seconds) in times.items()
+        },
+    }
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """The figures as text."""
+    for question in (name for name in report if name not in ("latency", "plan_seconds")):
+        score = report[question]
+        share = score["right"] / score["total"]
+        ties = f", {score['ties']} of them ties of equal cost" if score["ties"] else ""
+        print(f"{question}: {score['right']} of {score['total']} ({share:.1%}){ties}")
+        for line in score["wrong"]:
+            print(f"    {line}")
+    latency = report["latency"]
+    print(f"latency, left-out rows within their interval: {latency['coverage']:.1%}")
+    print("chip       rows  median error  ... of a new model  covered  interval")
+    for chip, entry in latency["chips"].items():
+        if entry["rows"]:
+            print(
+                f"{chip:<10} {entry['rows']:>4}  {entry['median_error']:>12.1%}  "
+                f"{entry['median_error_new_model']:>16.1%}  {entry['covered']:>7.0%}  "
+                f"×/÷ {entry['interval_factor']:.2f}"
+            )
+    borrowed = [chip for chip, entry in latency["chips"].items() if not entry["rows"]]
+    unknown = [chip for chip in chip_names() if chip not in latency["chips"]]
+    print(f"no rows, from the same generation of ANE: {', '.join(borrowed)}")
+    print(f"unknown: {', '.join(unknown)}")
+    print("not fitted, input length assumed:")
+    for row in latency["not_fitted"]:
+        print(
+            f"    {row['chip']} {row['program']}: measured {row['measured_ms']:g} ms, "
+            f"predicted {row['predicted_ms']:.1f} ms"
+        )
+    for name, entry in report["plan_seconds"].items():
+        per_op = entry["seconds"] / entry["ops"] * 1e6
+        print(f"plan, {name}: {entry['ops']} ops in {entry['seconds']:.3f} s ({per_op:.0f} µs/op)")
+
+
+def main() -> None:
+    """Compare, and print."""
+    parser = argparse.ArgumentParser(description="How far the planner agrees with the real thing.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--dispatch", type=Path, default=DISPATCH, help="dumped figures")
+    arguments = parser.parse_args()
+    logging.getLogger("coremltools").setLevel(logging.CRITICAL)
+    report = full_report(arguments.dispatch)
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_report(report)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,7 @@ _COMMON_KEYS = ("id", "check", "ops", "except_ops", "platforms", "confidence", "
 @functools.cache
 def rules() -> tuple[Rule, ...]:
     """All rules, in the order they are tried."""
+    data = load_data("capability_rules.json")
     return tuple(
         Rule(
             Reason(
@@ -94,7 +96,7 @@ def rules() -> tuple[Rule, ...]:
                 entry["sentence"].format(**entry),
                 entry.get("hint", ""),
                 entry["confidence"],
-                entry["evidence"],
+                _cited(entry["evidence"], data["evidence_key"]),
             ),
             entry["check"],
             tuple(entry.get("ops", ())),
@@ -102,8 +104,14 @@ def rules() -> tuple[Rule, ...]:
             tuple(entry.get("platforms", ())),
             {key: value for key, value in entry.items() if key not in _COMMON_KEYS},
         )
-        for entry in load_data("capability_rules.json")["rules"]
+        for entry in data["rules"]
     )
+
+
+def _cited(evidence: str, sources: Mapping[str, str]) -> str:
+    """``evidence`` with the sources it names by a short key written out."""
+    named = [f"{key}: {text}" for key, text in sources.items() if re.search(rf"\b{key}", evidence)]
+    return "; ".join((evidence, *named))
 
 
 @functools.cache

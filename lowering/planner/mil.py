@@ -128,7 +128,14 @@ def _from_spec(spec: Any, weights: str, label: str) -> Program:
     try:
         with quiet_coremltools():
             return load_milproto(spec, spec.specificationVersion, weights)
-    except (OSError, ValueError, KeyError, NotImplementedError, AssertionError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        AssertionError,
+    ) as error:
         raise ModelError(
             f"The program of {label} cannot be read",
             found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
