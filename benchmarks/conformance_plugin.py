@@ -6,8 +6,8 @@ coremltools' tests compare a prediction with expected values only on macOS. Load
 their tolerances are those of the tests.
 
 The suite's fp16 cases run at precision ``fp16``, each value rounded as declared. Its fp32 cases
-have tolerances finer than fp16 resolves, and some of them declare fp16 values all the same; they
-run at precision ``fp32``, which changes nothing where no fp16 is declared.
+have tolerances finer than fp16 resolves; they run at precision ``fp32``, which changes nothing
+where no fp16 is declared. Some declare fp16 inputs and weights all the same; the log says which.
 
 Each test's outcome goes to ``--conformance-log`` as one JSON line. ``--plant-fault`` disturbs every
 prediction, to show that the comparisons notice.
@@ -19,7 +19,7 @@ import gc
 import json
 import re
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ import pytest
 import torch
 
 from lowering.reference import ExecutionError, LoadedModel, State
+from lowering.reference.dtypes import FP16
+from lowering.reference.program import Value
 
 # The version that the tests believe to run on: all opsets up to iOS18 with all bugs fixed.
 _MACOS_VERSION = (15, 5)
@@ -53,6 +55,7 @@ class _Log:
         self.fault = fault
         self.predictions = 0
         self.precision = "fp16"
+        self.declares_fp16 = False
 
     def write(self, record: dict[str, Any]) -> None:
         if self.path is not None:
@@ -104,6 +107,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Starts a test: nothing predicted yet, the precision that its name asks for."""
     log = item.config.stash[_KEY]
     log.predictions = 0
+    log.declares_fp16 = False
     log.precision = "fp32" if _FP32_CASE.search(item.nodeid) else "fp16"
 
 
@@ -120,6 +124,8 @@ def pytest_runtest_makereport(
                 "test": item.nodeid,
                 "outcome": report.outcome,
                 "predictions": log.predictions,
+                "precision": log.precision,
+                "declares_fp16": log.declares_fp16,
                 "reason": _reason(report, call),
                 "seconds": round(report.duration, 3),
             }
@@ -168,6 +174,12 @@ def _loaded(model: Any, precision: str) -> LoadedModel:
     return getattr(model, _LOADED)
 
 
+def _values(loaded: LoadedModel) -> Iterator[Value]:
+    yield from loaded.program.inputs
+    for op in loaded.ops:
+        yield from op.outputs
+
+
 def _predict_with(log: _Log) -> Any:
     def predict(model: Any, data: Any, state: State | None = None) -> Any:
         """Stands in for ``MLModel.predict``."""
@@ -177,8 +189,10 @@ def _predict_with(log: _Log) -> Any:
         model._verify_input_dict(data)
         model._convert_tensor_to_numpy(data)
         log.predictions += 1
+        loaded = _loaded(model, log.precision)
+        log.declares_fp16 |= any(value.dtype is FP16 for value in _values(loaded))
         try:
-            outputs = _loaded(model, log.precision)(data, state)
+            outputs = loaded(data, state)
         except ExecutionError as error:
             # As Core ML says it; tests of invalid indices look for this text.
             raise RuntimeError("Unable to compute the prediction using ML Program") from error

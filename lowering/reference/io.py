@@ -14,6 +14,7 @@ from torch import Tensor
 from lowering.reference.dtypes import BOOL, FP16, FP32, FP64, INT8, INT32, DType
 from lowering.reference.errors import InputError
 from lowering.reference.images import from_image, to_image
+from lowering.reference.precision import round_to_fp16
 from lowering.reference.program import Function, Value
 
 _ARRAY = proto.FeatureTypes_pb2.ArrayFeatureType
@@ -86,14 +87,17 @@ def features(
     return inputs, {item.name: _described_feature(item) for item in source.output}
 
 
-def to_value(feature: Feature, declared: Value, given: Any) -> Tensor:
-    """What the caller gave for an input as a value of the program.
+def to_value(feature: Feature, declared: Value, given: Any, rounds: bool = True) -> Tensor:
+    """What the caller gave for an input as a value of the program, rounded as declared.
+
+    Without ``rounds`` an input declared fp16 is taken as float32.
 
     Raises:
         InputError: its type, shape or elements do not fit.
     """
     if feature.image is not None:
-        return from_image(feature.name, feature.image, given)
+        pixels = from_image(feature.name, feature.image, given)
+        return round_to_fp16(pixels) if declared.dtype is FP16 and rounds else pixels
     array = _as_array(feature, given)
     if declared.shape == () and array.shape == (1,):
         array = array.reshape(())  # Core ML has no scalars: it sees them as one-element arrays
@@ -102,7 +106,8 @@ def to_value(feature: Feature, declared: Value, given: Any) -> Tensor:
     else:
         feature.check_shape(array.shape)
     assert declared.dtype is not None
-    return _converted(feature, array, declared.dtype)
+    dtype = FP32 if declared.dtype is FP16 and not rounds else declared.dtype
+    return _converted(feature, array, dtype)
 
 
 def to_output(feature: Feature, value: Any, keep_fp32: bool) -> Any:

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import torch
 
 from lowering.reference.binding import Constant, Reference
-from lowering.reference.dtypes import FP16
 from lowering.reference.errors import ExecutionError, InputError
 from lowering.reference.io import (
     default_array,
@@ -18,7 +17,7 @@ from lowering.reference.io import (
     to_value,
 )
 from lowering.reference.package import ModelLike, open_package
-from lowering.reference.precision import Precision, round_to_fp16, settle
+from lowering.reference.precision import Precision, settle
 from lowering.reference.program import Block, Op, Step, compile_function
 from lowering.reference.states import State, StateCell
 
@@ -150,8 +149,7 @@ class LoadedModel:
             given = inputs.get(item.name)
             if given is None:
                 given = default_array(feature, item)
-            value = to_value(feature, item, given)
-            registers[index] = round_to_fp16(value) if item.dtype is FP16 and rounds else value
+            registers[index] = to_value(feature, item, given, rounds)
         return registers
 
     def _execute(self, block: Block, registers: list[Any], observer: Observer | None) -> list[Any]:

@@ -12,6 +12,8 @@ from lowering.reference.binding import Semantics
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x (..., I) @ weight (O, I).T + bias (O)``."""
     x, weight = same_type(x, weight)
+    if bias is not None:
+        bias = bias.to(x.dtype)
     if x.dtype.is_floating_point:
         return F.linear(x, weight, bias)
     product = torch.matmul(x, weight.T)
