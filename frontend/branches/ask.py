@@ -32,7 +32,8 @@ from frontend.branches.state import BranchError
 from frontend.branches.trace import Trace
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_OURS = str(Path(__file__).parent) + os.sep
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_OUTERMOST = str(Path(__file__).parent / "explore.py")  # runs the model; its callers do not count
 # torch's Python interface checks arguments as eager calls do. An error raised anywhere else in
 # torch may be a limit of tracing, which says nothing about the path.
 _TORCH_INTERFACE = (_TORCH + "__init__.py", _TORCH + "nn" + os.sep)
@@ -57,11 +58,24 @@ class Site:
 
 
 def find_site(module: nn.Module) -> Site:
-    """The innermost frame outside torch and this package, seen from the caller."""
+    """The innermost frame of the model outside torch, seen from the caller.
+
+    Where torch's own modules ask and nobody else is involved, it is theirs.
+    """
+    theirs: FrameType | None = None
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_inside(frame.f_code.co_filename, _TORCH, _OURS):
+    while frame is not None and frame.f_code.co_filename != _OUTERMOST:
+        path = frame.f_code.co_filename
+        if not _is_inside(path, _TORCH, _OURS):
+            return _site(frame, module)
+        if theirs is None and not _is_inside(path, _OURS):
+            theirs = frame
         frame = frame.f_back
-    assert frame is not None, "asked from outside any user code"
+    assert theirs is not None, "asked from outside any model"
+    return _site(theirs, module)
+
+
+def _site(frame: FrameType, module: nn.Module) -> Site:
     path, number = frame.f_code.co_filename, frame.f_lineno
     code = linecache.getline(path, number, frame.f_globals).strip()
     stack = f'File "{path}", line {number}, in {frame.f_code.co_name}\n    {code}'
@@ -84,12 +98,13 @@ def is_deliberate(trace: TracebackType) -> bool:
 
 def raising_line(trace: TracebackType | None) -> str:
     """``file.py:41 code`` of the innermost traced-back frame outside torch and this package."""
-    lines = [
-        _line(frame, number)
+    frames = [
+        (frame, number)
         for frame, number in traceback.walk_tb(trace)
-        if not _is_inside(frame.f_code.co_filename, _TORCH, _OURS)
+        if not _is_inside(frame.f_code.co_filename, _OURS)
     ]
-    return lines[-1] if lines else ""
+    outside = [f for f in frames if not _is_inside(f[0].f_code.co_filename, _TORCH)]
+    return _line(*(outside or frames)[-1]) if frames else ""
 
 
 class Answers(Protocol):

@@ -452,6 +452,14 @@ def test_sources_name_the_branch():
     assert "if x.sum() > 0:" in where.meta["stack_trace"]
 
 
+def test_torch_modules_that_ask_by_themselves():
+    from frontend.capture import capture
+
+    with pytest.warns(UncheckedPathWarning, match=r"functional.py:\d+ .*negative") as caught:
+        capture(nn.GaussianNLLLoss(), (torch.ones(3), torch.zeros(3), torch.ones(3)))
+    assert "capture.py" not in str(caught[0].message)
+
+
 def test_torch_is_left_as_it_was():
     names = ("__bool__", "item", "__int__", "__float__", "__index__", "tolist", "numpy", "equal")
     before = {name: getattr(torch.Tensor, name) for name in names}
