@@ -33,7 +33,8 @@ def input_types(
         float_type: ``types.fp16`` or ``types.fp32``.
 
     Raises:
-        LoweringError: an override fits no input, or a dimension has no finite upper bound.
+        LoweringError: an override fits no input, an input is complex, or a dimension has no
+            finite upper bound.
     """
     chosen = _matched(prepared.inputs, overrides, what="input")
     values = {
@@ -50,7 +51,7 @@ def input_types(
         else:
             shape = _shape(name, values[name], prepared.program, ranges)
         default = ct.TensorType(
-            name=name, shape=shape, dtype=_package_type(values[name].dtype, float_type)
+            name=name, shape=shape, dtype=_package_type(name, values[name].dtype, float_type)
         )
         found.append(default if override is None else _completed(override, default))
     return found
@@ -64,7 +65,7 @@ def output_types(
     nodes = {node.name: node for node in prepared.program.graph.nodes}
     found = []
     for name, node_name in zip(prepared.outputs, prepared.output_nodes, strict=True):
-        dtype = _package_type(nodes[node_name].meta["val"].dtype, float_type)
+        dtype = _package_type(name, nodes[node_name].meta["val"].dtype, float_type)
         default = ct.TensorType(name=name, dtype=dtype)
         override = chosen.get(name)
         found.append(default if override is None else _completed(override, default))
@@ -104,7 +105,13 @@ def _listed(names: Sequence[str]) -> str:
     return ("buffer " if len(names) == 1 else "buffers ") + ", ".join(map(repr, names))
 
 
-def _package_type(dtype: torch.dtype, float_type: type) -> type:
+def _package_type(name: str, dtype: torch.dtype, float_type: type) -> type:
+    if dtype.is_complex:
+        raise LoweringError(
+            f"{name!r} is complex, and Core ML has real numbers only",
+            found=str(dtype),
+            hint="pass and return real and imaginary parts, as torch.view_as_real gives them",
+        )
     return float_type if dtype.is_floating_point else types.int32
 
 

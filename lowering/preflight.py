@@ -39,11 +39,12 @@ def _problem(node: fx.Node, ours: Collection[Any]) -> tuple[str, str] | None:
         return None if _is_tensor(node) else ("a sub-graph of control flow", _COND_HINT)
     if node.op != "call_function" or node.target in ours:
         return None
-    if stock_lowering(node.target) is None:
-        return _why_missing(node.target)
-    if any(_is_complex(value) for value in _results(node)):
-        return "its result is complex, and Core ML has real numbers only", _COMPLEX_HINT
-    return None
+    if stock_lowering(node.target) is not None:
+        return None
+    values = [*_results(node), *(a.meta.get("val") for a in node.all_input_nodes)]
+    if any(_is_complex(value) for value in values):
+        return "it works on complex numbers, and Core ML has real ones only", _COMPLEX_HINT
+    return _why_missing(node.target)
 
 
 _COND_HINT = "capture the model with frontend.capture, which turns torch.cond into torch.where"

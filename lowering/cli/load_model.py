@@ -6,8 +6,10 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pickle
 import sys
 import traceback
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -35,6 +37,18 @@ a model alone will do where example inputs can be inferred:
       return MyModel(), (torch.randn(1, 3, 224, 224),)
 """
 
+# What torch.export.load raises for a file that is no program, or one of another release.
+_LOAD_ERRORS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    OSError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 _FORMS = "module:function, path/to/file.py:function or program.pt2"
 _RETURNS = "(model, example_inputs), (model, args, kwargs) or a model"
 
@@ -85,7 +99,7 @@ def _saved_program(path: Path) -> ExportedProgram:
         raise TargetError("There is no such file", found=str(path))
     try:
         return torch.export.load(path)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except _LOAD_ERRORS as error:
         raise TargetError(
             f"The file is no program of torch {torch.__version__}: {_first_line(error)}",
             expected="a file written by torch.export.save",

@@ -25,7 +25,7 @@ def optimized(target: Target, attention: str | None) -> Any:
     with step("Optimizing for the Neural Engine"):
         import passes
 
-        options = {} if attention is None else {"attention": attention}
+        options: dict[str, Any] = {} if attention is None else {"attention": attention}
         return passes.optimize_for_ane(
             target.model,
             target.args,

@@ -1,0 +1,123 @@
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from lowering.cli import main
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+    def forward(self, x, scale=None):
+        y = self.b(torch.relu(self.a(x)))
+        return y if scale is None else y * scale
+
+def net():
+    torch.manual_seed(0)
+    return Net(), (torch.randn(1, 6, 8),)
+
+def with_kwargs():
+    return Net(), (torch.randn(1, 6, 8),), {"scale": torch.ones(1)}
+
+def needs(x):
+    return x
+
+def broken():
+    raise ValueError("no weights here")
+
+def wrong():
+    return 3
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    (tmp_path / "clinet.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args):
+        return CliRunner().invoke(main, [str(arg) for arg in args])
+
+    return call
+
+
+def test_convert_json(run, tmp_path):
+    result = run("convert", "clinet.py:net", "-o", "net.mlpackage", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["package"] == str(tmp_path / "net.mlpackage")
+    assert report["inputs"] == [{"name": "x", "type": "float16", "shape": [1, 6, 8]}]
+    assert report["mil_ops"]["conv"] == 2
+    assert any(entry["name"] == "linear_to_conv1x1" for entry in report["passes"])
+    assert (tmp_path / "net.mlpackage" / "Manifest.json").is_file()
+
+
+def test_convert_table_and_options(run):
+    result = run(
+        "convert", "clinet:with_kwargs", "-o", "net.mlpackage",
+        "--no-optimize", "--precision", "float32", "--target", "iOS18",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "2 linear" in result.stdout and "float32" in result.stdout
+    assert "scale" in result.stdout and "saved" in result.stdout
+
+
+def test_optimize_saves_a_program_that_convert_takes(run, tmp_path):
+    result = run("optimize", "clinet.py:net", "-o", "net.pt2", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    conv = next(entry for entry in report["passes"] if entry["name"] == "linear_to_conv1x1")
+    assert conv["rewrites"] == 2
+    program = torch.export.load(tmp_path / "net.pt2")
+    assert program.module()(torch.randn(1, 6, 8))[0].shape == (1, 6, 4)
+    result = run("convert", "net.pt2", "--no-optimize", "-o", "again.mlpackage", "--json")
+    assert json.loads(result.stdout)["mil_ops"]["conv"] == 2
+
+
+def test_optimize_table(run):
+    result = run("optimize", "clinet.py:net")
+    assert result.exit_code == 0
+    assert "linear_to_conv1x1" in result.stdout and "rewrites" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("clinet.py:needs", "must take no arguments"),
+        ("clinet.py:broken", "ValueError: no weights here"),
+        ("clinet.py:wrong", "returned int"),
+        ("clinet.py:absent", "has no function 'absent'"),
+        ("absent.py:net", "no such file"),
+        ("absent_module:net", "no module 'absent_module'"),
+        ("absent.pt2", "no such file"),
+        ("nonsense", "TARGET cannot be read"),
+    ],
+)
+def test_bad_targets_are_one_message(run, tmp_path, target, message):
+    before = sorted(tmp_path.iterdir())
+    result = run("convert", target, "-o", "out.mlpackage")
+    assert result.exit_code == 2
+    assert message in result.stderr and "Traceback" not in result.output
+    as_json = run("convert", target, "-o", "out.mlpackage", "--json")
+    assert as_json.exit_code == 2
+    assert message.split(":")[-1].strip() in json.dumps(json.loads(as_json.stdout))
+    left = [path for path in tmp_path.iterdir() if path.name != "__pycache__"]
+    assert sorted(left) == before
+
+
+def test_a_damaged_program_file(run, tmp_path):
+    (tmp_path / "bad.pt2").write_bytes(b"not a program")
+    result = run("convert", "bad.pt2", "-o", "out.mlpackage")
+    assert result.exit_code == 2 and "written by torch.export.save" in result.stderr
+
+
+def test_help_teaches(run):
+    for verb in ("convert", "optimize"):
+        text = run(verb, "--help").stdout
+        assert "Examples:" in text and "model.py:tiny" in text and "Exit codes" in text
