@@ -18,8 +18,9 @@ from torch import fx
 
 from passes.errors import LayoutError
 from passes.form import Conversion, Form, convert
-from passes.layout_cut import FORBIDDEN, Contradiction, Pair, Same, Term, Use, Value, solve
-from passes.layout_rules import Plan, is_image_native, plain_form, plan, pull, sizes
+from passes.layout_cut import FORBIDDEN, ContradictionError, Pair, Same, Term, Use, Value, solve
+from passes.layout_plan import Plan, plain_form, sizes
+from passes.layout_rules import is_image_native, plan, pull
 from passes.match import aten, is_call, is_tensor
 from passes.rewriter import Rewriter
 
@@ -156,7 +157,7 @@ class _Layout:
             terms.extend(self._uses(driver, values))
         try:
             image, _ = solve(values, terms)
-        except Contradiction as error:
+        except ContradictionError as error:
             one, other = error.args[0]
             raise LayoutError(
                 "two layouts contradict each other", found=f"{one} and {other}"

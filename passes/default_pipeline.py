@@ -9,6 +9,7 @@ from passes.canonical_linear import CanonicalLinear
 from passes.channel_norm import ChannelNorm
 from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.eliminate_common import EliminateCommon
+from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
 from passes.fuse_rms_norm import FuseRmsNorm
@@ -38,6 +39,7 @@ def default_pipeline(
         SimplifyViews(),
         EliminateCommon(),
         CanonicalLinear(),
+        FoldBatchNorm(),
         FuseRmsNorm(),
         FuseAttention(),
         SplitAttention(form=attention),
@@ -46,8 +48,8 @@ def default_pipeline(
         ChannelNorm(),
         AssignLayout(image_outputs=image_outputs),
         SimplifyViews(),
-        FoldConstants(),
         EliminateCommon(),
+        FoldConstants(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +33,7 @@ class FoldConstants:
 
     def apply(self, rw: Rewriter) -> None:
         """Stores every constant value that a non-constant operator or the output uses."""
+        views: dict[Hashable, fx.Node] = {}
         for node in list(rw.graph.nodes):
             if node.op != "call_function" or not is_tensor(node) or not rw.is_constant(node):
                 continue
@@ -42,13 +44,20 @@ class FoldConstants:
                 continue
             value = rw.value(node)
             base = _base(rw, node)
+            is_view = base is not None and _shares_storage(value, rw.value(base))
             added = value.numel() * value.element_size()
-            if added > _FREE_BYTES and (base is None or not _shares_storage(value, rw.value(base))):
+            if added > _FREE_BYTES and not is_view:
                 rw.decline(node, f"storing it would add {added >> 20} MiB to the package")
+                continue
+            if is_view and _place(value) in views:
+                rw.replace(node, views[_place(value)])
                 continue
             kind = str(getattr(node.target, "_opname", node.name)).split("::")[-1]
             hint = f"{rw.constant_name(base)}__{kind}" if base is not None else f"folded_{kind}"
-            rw.replace(node, rw.constant(hint, value))
+            stored = rw.constant(hint, value)
+            rw.replace(node, stored)
+            if is_view:
+                views[_place(value)] = stored  # a module called twice views its weights twice
 
 
 def _base(rw: Rewriter, node: fx.Node) -> fx.Node | None:
@@ -63,6 +72,12 @@ def _base(rw: Rewriter, node: fx.Node) -> fx.Node | None:
                 seen.add(source)
                 pending.append(source)
     return None
+
+
+def _place(value: torch.Tensor) -> Hashable:
+    """Where a view lies: two views of the same place are the same constant."""
+    start = value.storage_offset()
+    return (value.untyped_storage().data_ptr(), start, value.shape, value.stride(), value.dtype)
 
 
 def _shares_storage(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -14,14 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Size = Hashable
+# The ANE works on four axes (documented: Apple, "Deploying Transformers on the Apple Neural
+# Engine"); forms keep to that where the data allows it.
+_RANK = 4
 Groups = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Form:
-    """Placement of logical axes; ``groups[i]`` are those of physical axis ``i``, outermost first."""
+    """Placement of logical axes; ``groups[i]`` are those of physical axis ``i``, outer first."""
 
     groups: Groups
 
@@ -83,12 +87,8 @@ def isolated(form: Form, axes: Sequence[int], max_rank: int) -> Form | None:
     groups: list[tuple[int, ...]] = []
     for group in form.groups:
         groups.extend(_apart(group, set(axes)))
-    while len(groups) > max(form.rank, 4):
-        empty = next((i for i in range(len(groups) - 1, -1, -1) if not groups[i] and i > 0), None)
-        if empty is None:
-            break
-        del groups[empty]
-    return Form(tuple(groups)) if len(groups) <= max_rank else None
+    fewest = _fewest(tuple(groups))
+    return Form(fewest) if len(fewest) <= max_rank else None
 
 
 def _apart(group: tuple[int, ...], axes: set[int]) -> list[tuple[int, ...]]:
@@ -188,8 +188,16 @@ def through_reshape(form: Form, old: Sequence[Size], new: Sequence[Size]) -> Res
         # Tokens stay on the last physical axis, channels on the first of theirs.
         home = where[-1] if where[-1] == form.rank - 1 else where[0]
         groups[home] = [_new(axis) for axis in new_axes]  # type: ignore[index]
-    given = Form(tuple(tuple(-1 - axis for axis in group) for group in groups))
-    return Reshaped(form, given)
+    given = tuple(tuple(-1 - axis for axis in group) for group in groups)
+    return Reshaped(form, Form(_fewest(given)))
+
+
+def _fewest(groups: Groups) -> Groups:
+    """Drops empty groups, the last first, down to the four axes that the ANE works on."""
+    kept = list(groups)
+    while len(kept) > _RANK and () in kept:
+        del kept[len(kept) - 1 - kept[::-1].index(())]
+    return tuple(kept)
 
 
 def _new(axis: int) -> int:
@@ -255,7 +263,7 @@ def _split_into(
 
 def _atoms(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Longest runs of axes that follow each other in both orders."""
-    after = dict(zip(target, target[1:], strict=False))
+    after = dict(pairwise(target))
     atoms: list[list[int]] = []
     for axis in source:
         if atoms and after.get(atoms[-1][-1]) == axis:

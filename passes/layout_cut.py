@@ -73,7 +73,7 @@ class Same:
 Term = Use | Pair | Same
 
 
-class Contradiction(Exception):
+class ContradictionError(Exception):
     """No labelling satisfies what is forbidden; holds the keys of two values that clash."""
 
 
@@ -85,7 +85,7 @@ def solve(values: Mapping[Hashable, Value], terms: Iterable[Term]) -> tuple[set[
         image), and its cost.
 
     Raises:
-        Contradiction: a value can have neither label, or equal values differ in what they can.
+        ContradictionError: a value can have neither label, or equal values differ in what they can.
     """
     graph = nx.DiGraph()
     graph.add_nodes_from((_SOURCE, _SINK))
@@ -113,11 +113,9 @@ def solve(values: Mapping[Hashable, Value], terms: Iterable[Term]) -> tuple[set[
         _edge(graph, key, _SINK, image)
         _edge(graph, _SOURCE, key, plain)
     try:
-        cost, (_, sink_side) = nx.minimum_cut(
-            graph, _SOURCE, _SINK, flow_func=boykov_kolmogorov
-        )
+        cost, (_, sink_side) = nx.minimum_cut(graph, _SOURCE, _SINK, flow_func=boykov_kolmogorov)
     except nx.NetworkXUnbounded as error:
-        raise Contradiction(_clash(graph)) from error
+        raise ContradictionError(_clash(graph)) from error
     # networkx returns the partition with the smallest sink side.
     return {key for key in values if key not in sink_side}, int(cost) + constant
 

@@ -9,46 +9,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
+from passes import layout_parts, layout_products
 from passes.elementwise import ELEMENTWISE
-from passes.form import Form, Size, isolated, plain, through_reshape
+from passes.form import Form, isolated, through_reshape
+from passes.layout_plan import MAX_RANK, Forms, Plan, sizes
 from passes.match import aten, axis, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
-
-# Core ML tensors have at most five axes (documented: Core ML's MLMultiArray and MIL's ops); the
-# ANE wants four (documented: Apple, "Deploying Transformers on the Apple Neural Engine").
-MAX_RANK = 5
-
-Emit = Callable[[Rewriter, Sequence[fx.Node]], fx.Node]
-Forms = Mapping[fx.Node, Form]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to run one node in image layout.
-
-    Attributes:
-        inputs: the tensors it takes, each with the form it takes it in.
-        output: the form of its result (of each part, for an operator that yields a list).
-        emit: writes the operator on physical inputs; ``None`` if the result is the first input
-            regrouped, which takes a reshape at most.
-    """
-
-    inputs: tuple[tuple[fx.Node, Form], ...]
-    output: Form
-    emit: Emit | None
-
-
-def sizes(node: fx.Node) -> tuple[Size, ...]:
-    """Logical sizes; symbolic ones as expressions, which compare without adding guards."""
-    return tuple(
-        size if isinstance(size, int) else size.node.expr for size in node.meta["val"].shape
-    )
 
 
 def plan(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
@@ -173,9 +144,7 @@ def _reduction(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
     places = [form.place(a) for a in axes]
     keep = len(shape(node)) == rank
     left = [a for a in range(rank) if a not in axes]
-    output = form.renamed(
-        lambda a: None if a in axes else (a if keep else left.index(a))
-    )
+    output = form.renamed(lambda a: None if a in axes else (a if keep else left.index(a)))
     named_kwargs = {k: v for k, v in node.kwargs.items() if k not in ("dim", "keepdim")}
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
@@ -205,128 +174,31 @@ def _reshape(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
     return None if carried is None else Plan(((x, form),), carried.gives, None)  # type: ignore[arg-type]
 
 
-def _slice(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
-    x, where, *bounds = node.args
-    assert isinstance(x, fx.Node)
-    bounds = bounds + [None] * (3 - len(bounds))
-    size = sizes(x)[axis(where, len(shape(x)))]  # type: ignore[arg-type]
-    step = node.kwargs.get("step", bounds[2]) or 1
-    if step != 1 or not isinstance(size, int):
-        return None
-    if not all(b is None or isinstance(b, int) for b in bounds):
-        return None
-    start, stop, _ = slice(bounds[0], bounds[1]).indices(size)
-    return _piece(node, x, axis(where, len(shape(x))), start, stop, forms, drop=False)  # type: ignore[arg-type]
-
-
-def _select(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
-    x, where, index = node.args
-    assert isinstance(x, fx.Node)
-    place = axis(where, len(shape(x)))  # type: ignore[arg-type]
-    size = sizes(x)[place]
-    if not isinstance(size, int) or not isinstance(index, int):
-        return None
-    start = axis(index, size)
-    return _piece(node, x, place, start, start + 1, forms, drop=True)
-
-
-def _piece(
-    node: fx.Node, x: fx.Node, where: int, start: int, stop: int, forms: Forms, *, drop: bool
-) -> Plan | None:
-    found = _outermost(x, where, forms.get(x))
-    if found is None:
-        return None
-    form, inner = found
-    place = form.place(where)
-
-    def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
-        return rw.emit(aten.slice.Tensor, inputs[0], place, start * inner, stop * inner)
-
-    return Plan(((x, form),), _part_form(form, where, stop - start, drop), emit)
-
-
-def _part_form(form: Form, where: int, size: int, drop: bool) -> Form:
-    kept = form if size != 1 else form.renamed(lambda a: None if a == where else a)
-    return kept.renamed(lambda a: a - 1 if a > where else a) if drop else kept
-
-
-def _outermost(x: fx.Node, where: int, form: Form | None) -> tuple[Form, int] | None:
-    """A form with ``where`` outermost in its group, and the size of what is inside of it."""
-    if form is None or sizes(x)[where] == 1:
-        return None
-    place = form.place(where)
-    assert place is not None
-    if form.groups[place][0] != where:
-        apart = isolated(form, [where], MAX_RANK)
-        if apart is None:
-            return None
-        form, place = apart, apart.place(where)
-    inner = 1
-    for a in form.groups[place][1:]:  # type: ignore[index]
-        size = sizes(x)[a]
-        if not isinstance(size, int):
-            return None
-        inner *= size
-    return form, inner
-
-
-def _parts(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
-    """split and unbind; ``getitem`` picks the parts."""
+def _expand(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+    """Axes of size one are repeated: each gets a physical axis behind the one before it."""
     x = node.args[0]
+    if x not in forms or len(shape(x)) != len(shape(node)):  # type: ignore[arg-type]
+        return None
     assert isinstance(x, fx.Node)
-    unbind = node.target is aten.unbind.int
-    given = node.args[1 if unbind else 2] if len(node.args) > (1 if unbind else 2) else 0
-    where = axis(node.kwargs.get("dim", given), len(shape(x)))  # type: ignore[arg-type]
-    found = _outermost(x, where, forms.get(x))
-    values = node.meta["val"]
-    lengths = [1 if unbind else part.shape[where] for part in values]
-    if found is None or not all(isinstance(n, int) for n in lengths):
+    wide = [a for a in range(len(shape(node))) if sizes(x)[a] == 1 and sizes(node)[a] != 1]
+    apart = isolated(forms[x], [a for a in range(len(shape(x))) if sizes(x)[a] != 1], MAX_RANK)
+    if apart is None or not all(isinstance(n, int) for n in shape(node)):
         return None
-    form, inner = found
-    if len({n == 1 for n in lengths}) > 1:
-        return None  # a part of size one has another form than the others
-    place = form.place(where)
+    taken, given = list(apart.groups), list(apart.groups)
+    for a in wide:
+        before = [p for p, group in enumerate(given) if group and group[0] < a]
+        place = before[-1] + 1 if before else 0
+        if place < len(given) and not given[place]:
+            given[place] = (a,)
+        else:
+            given.insert(place, (a,))
+            taken.insert(place, ())
+    lengths = [sizes(node)[group[0]] if group else 1 for group in given]
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
-        parts = [n * inner for n in lengths]
-        return rw.emit(aten.split_with_sizes.default, inputs[0], parts, place)
+        return rw.emit(aten.expand.default, inputs[0], lengths)
 
-    return Plan(((x, form),), _part_form(form, where, lengths[0], unbind), emit)
-
-
-def _getitem(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
-    source, index = node.args
-    if source not in forms:
-        return None
-    form = forms[source]  # type: ignore[index]
-    return Plan(
-        ((source, form),),  # type: ignore[arg-type]
-        form,
-        lambda rw, inputs: rw.emit(operator.getitem, inputs[0], index),
-    )
-
-
-def _cat(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
-    parts = list(node.args[0])  # type: ignore[arg-type]
-    rank = len(shape(node))
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    where = axis(given, rank)  # type: ignore[arg-type]
-    if any(len(shape(x)) != rank for x in parts):
-        return None  # torch lets an empty rank-1 tensor join
-    leader = next((x for x in parts if x in forms and sizes(x)[where] != 1), None)
-    found = _outermost(leader, where, wanted or forms[leader]) if leader is not None else None
-    if found is None:
-        return None
-    form, _ = found
-    place = form.place(where)
-    taken = tuple(
-        (x, form.renamed(lambda a, x=x: a if sizes(x)[a] != 1 else None)) for x in parts
-    )
-
-    def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
-        return rw.emit(aten.cat.default, list(inputs), place)
-
-    return Plan(taken, form, emit)
+    return Plan(((x, Form(tuple(taken))),), Form(tuple(given)), emit)
 
 
 _SAME_SHAPE = (
@@ -358,14 +230,17 @@ _RULES: Mapping[Any, Callable[[fx.Node, Forms, Form | None], Plan | None]] = {
     **dict.fromkeys(_SAME_SHAPE, _along_axes),
     **dict.fromkeys(_RESHAPES, _reshape),
     **dict.fromkeys(_REDUCTIONS, _reduction),
+    aten.matmul.default: layout_products.matmul,
+    aten.bmm.default: layout_products.matmul,
     aten.permute.default: _permute,
-    aten.slice.Tensor: _slice,
-    aten.select.int: _select,
-    aten.cat.default: _cat,
-    aten.split.Tensor: _parts,
-    aten.split_with_sizes.default: _parts,
-    aten.unbind.int: _parts,
-    operator.getitem: _getitem,
+    aten.expand.default: _expand,
+    aten.slice.Tensor: layout_parts.narrow,
+    aten.select.int: layout_parts.select,
+    aten.cat.default: layout_parts.cat,
+    aten.split.Tensor: layout_parts.split,
+    aten.split_with_sizes.default: layout_parts.split,
+    aten.unbind.int: layout_parts.split,
+    operator.getitem: layout_parts.getitem,
 }
 
 
@@ -390,8 +265,3 @@ _IMAGE_NATIVE = (
     aten.group_norm.default,
     aten.instance_norm.default,
 )
-
-
-def plain_form(node: fx.Node) -> Form:
-    """The form of ``node`` as the program spells it."""
-    return plain(sizes(node))

@@ -8,6 +8,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from frontend.program import runnable
 from passes.errors import InvariantError
 
 # The contract of every pass, unless its docstring states another bound.
@@ -62,7 +63,7 @@ def close(want: torch.Tensor, have: torch.Tensor) -> bool:
 
 def _outputs(program: ExportedProgram, args: Any, kwargs: Any) -> list[torch.Tensor]:
     with torch.no_grad():
-        result = program.module(check_guards=False)(*args, **kwargs)
+        result = runnable(program)(*args, **kwargs)
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from frontend.capture import result_structure
 from frontend.errors import AnePassesError
+from frontend.program import runnable
 from passes.pipeline import Pass, PassReport
 
 
@@ -40,12 +44,15 @@ class OptimizedModel(nn.Module):
         self.program = program
         self.reports = tuple(reports)
         self.pipeline = tuple(pipeline)
-        self._call = program.module(check_guards=False)
+        self._call = runnable(program)
         self._signature = inspect.signature(forward) if forward is not None else None
         self._structure = result_structure(program)
         self._in_spec = program.call_spec.in_spec
-        self._expected = _expected_inputs(program)
+        self._expected = _expected_leaves(program)
         self.training = False
+        if self._signature is not None:
+            # torch.export reads the names of the arguments, for dynamic shapes, from here.
+            self.forward = _with_signature(self, self._signature)  # type: ignore[method-assign]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the rewritten program.
@@ -65,7 +72,9 @@ class OptimizedModel(nn.Module):
         """Stays in inference mode: the program was captured for it."""
         return self
 
-    def _bound(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _bound(
+        self, args: Any, kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call as it was captured: the same arguments by position and by name."""
         positional, named = _captured_call(self._in_spec)
         if self._signature is None or (len(args) == positional and set(kwargs) == set(named)):
@@ -84,7 +93,11 @@ class OptimizedModel(nn.Module):
                 given.update(given.pop(name))
         order = [n for n in self._signature.parameters if n not in named][:positional]
         missing = [n for n in (*order, *named) if n not in given]
-        extra = [n for n in given if n not in (*order, *named) and given[n] is not None]
+        extra = [
+            name
+            for name in given
+            if name not in (*order, *named) and not self._is_default(name, given[name])
+        ]
         if missing or extra:
             raise InputError(
                 "the model was captured for other arguments",
@@ -95,21 +108,84 @@ class OptimizedModel(nn.Module):
             )
         return tuple(given[n] for n in order), {n: given[n] for n in named}
 
+    def _is_default(self, name: str, value: Any) -> bool:
+        """True for what leaves the call as it is without the argument."""
+        parameter = self._signature.parameters.get(name) if self._signature else None
+        return value is None or (parameter is not None and _same_value(value, parameter.default))
+
     def _check(self, args: Any, kwargs: Any) -> None:
-        leaves = [x for x in pytree.tree_leaves((args, kwargs)) if x is not None]
-        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
-        for tensor, (name, shape, dtype) in zip(tensors, self._expected, strict=False):
-            fits = len(shape) == tensor.dim() and all(
-                want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
+        leaves = pytree.tree_leaves((args, kwargs))
+        if len(leaves) != len(self._expected):
+            raise InputError(
+                "the arguments do not fit the captured model",
+                expected=f"{len(self._expected)} tensors and values: "
+                + ", ".join(leaf.name for leaf in self._expected),
+                found=f"{len(leaves)} of them",
+                hint="call it with arguments nested like the example inputs",
             )
-            if not fits or tensor.dtype is not dtype:
-                spelled = ["any" if n is None else n for n in shape]
+        for value, leaf in zip(leaves, self._expected, strict=True):
+            if not leaf.fits(value):
                 raise InputError(
-                    f"input {name} does not fit the captured model",
-                    expected=f"{dtype} {spelled}",
-                    found=f"{tensor.dtype} {list(tensor.shape)}",
-                    hint="pad or cast the input, or capture with dynamic_shapes",
+                    f"input {leaf.name} does not fit the captured model",
+                    expected=leaf.spelled,
+                    found=_spelled(value),
+                    hint="pad or cast the input, or capture with these inputs or dynamic_shapes",
                 )
+
+
+def _with_signature(model: OptimizedModel, signature: inspect.Signature) -> types.MethodType:
+    """``model.forward`` with the original's signature."""
+
+    def forward(self: OptimizedModel, *args: Any, **kwargs: Any) -> Any:
+        return OptimizedModel.forward(self, *args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    whole = signature.replace(parameters=[own, *signature.parameters.values()])
+    forward.__signature__ = whole  # type: ignore[attr-defined]
+    return types.MethodType(forward, model)
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One tensor or value of the flattened call, as it was captured.
+
+    Attributes:
+        name: of the program's input, or ``argument N`` for a value that is part of the program.
+        shape: sizes, ``None`` where any will do; ``None`` for a value.
+        dtype: of a tensor; type of a value.
+        value: of a value that is part of the program, ``None`` for a number that may vary.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None
+    dtype: Any
+    value: Any = None
+
+    def fits(self, given: Any) -> bool:
+        if self.shape is None:
+            varies = self.value is None and isinstance(given, int | float)
+            return _same_value(given, self.value) or (varies and self.dtype is not type(None))
+        if not isinstance(given, torch.Tensor) or given.dtype is not self.dtype:
+            return False
+        return len(given.shape) == len(self.shape) and all(
+            want is None or want == have for want, have in zip(self.shape, given.shape, strict=True)
+        )
+
+    @property
+    def spelled(self) -> str:
+        if self.shape is None:
+            return repr(self.value)
+        return f"{self.dtype} {['any' if n is None else n for n in self.shape]}"
+
+
+def _spelled(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+
+
+def _same_value(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        return one is other
+    return type(one) is type(other) and bool(one == other)
 
 
 def _captured_call(spec: pytree.TreeSpec) -> tuple[int, tuple[str, ...]]:
@@ -118,14 +194,19 @@ def _captured_call(spec: pytree.TreeSpec) -> tuple[int, tuple[str, ...]]:
     return args.num_children, tuple(kwargs.context or ())
 
 
-def _expected_inputs(
-    program: ExportedProgram,
-) -> list[tuple[str, tuple[int | None, ...], torch.dtype]]:
-    wanted = set(program.graph_signature.user_inputs)
+def _expected_leaves(program: ExportedProgram) -> list[_Leaf]:
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     found = []
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "placeholder" and node.name in wanted and isinstance(value, torch.Tensor):
+    specs = [s for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+    for position, spec in enumerate(specs):
+        if isinstance(spec.arg, ConstantArgument):
+            value = spec.arg.value
+            found.append(_Leaf(f"argument {position} ({spec.arg.name})", None, type(value), value))
+            continue
+        value = nodes[spec.arg.name].meta.get("val")
+        if isinstance(value, torch.Tensor):
             shape = tuple(n if isinstance(n, int) else None for n in value.shape)
-            found.append((node.name, shape, value.dtype))
+            found.append(_Leaf(spec.arg.name, shape, value.dtype))
+        else:
+            found.append(_Leaf(spec.arg.name, None, type(value)))
     return found

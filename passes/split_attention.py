@@ -6,7 +6,6 @@ import operator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import fx
 
 from passes.attention_mask import additive_mask, masks_nothing
@@ -153,9 +152,7 @@ def _native(
     repeats = shape(query)[1] // shape(key)[1]
     if repeats > 1:
         key, value = (_repeat_heads(rw, t, repeats) for t in (key, value))
-    return rw.emit(
-        aten.scaled_dot_product_attention.default, query, key, value, mask, scale=scale
-    )
+    return rw.emit(aten.scaled_dot_product_attention.default, query, key, value, mask, scale=scale)
 
 
 def _repeat_heads(rw: Rewriter, heads: fx.Node, times: int) -> fx.Node:

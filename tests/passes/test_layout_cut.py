@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.layout_cut import FORBIDDEN, Contradiction, Pair, Same, Use, Value, solve
+from passes.layout_cut import FORBIDDEN, ContradictionError, Pair, Same, Use, Value, solve
 
 cost = st.integers(0, 20)
 label_cost = st.one_of(st.just(FORBIDDEN), cost)
@@ -76,7 +76,7 @@ def test_cut_is_as_cheap_as_brute_force(problem):
     values, terms = problem
     best = brute_force(values, terms)
     if best is None:
-        with pytest.raises(Contradiction):
+        with pytest.raises(ContradictionError):
             solve(values, terms)
         return
     image, total = solve(values, terms)
@@ -95,6 +95,6 @@ def test_ties_go_to_the_image():
 
 def test_contradiction_names_both_values():
     values = {"d": Value(0, FORBIDDEN), "a": Value(FORBIDDEN, 0)}
-    with pytest.raises(Contradiction) as caught:
+    with pytest.raises(ContradictionError) as caught:
         solve(values, [Same("d", "a")])
     assert set(caught.value.args[0]) == {"d", "a"}

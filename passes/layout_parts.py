@@ -1,0 +1,139 @@
+"""Layout rules of operators that take tensors apart or join them along an axis."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+from torch import fx
+
+from passes.form import Form, isolated
+from passes.layout_plan import MAX_RANK, Forms, Plan, sizes
+from passes.match import aten, axis, shape
+from passes.rewriter import Rewriter
+
+
+def narrow(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+    """``slice.Tensor`` of step one."""
+    x, where, *bounds = node.args
+    assert isinstance(x, fx.Node)
+    bounds = bounds + [None] * (3 - len(bounds))
+    size = sizes(x)[axis(where, len(shape(x)))]  # type: ignore[arg-type]
+    step = node.kwargs.get("step", bounds[2]) or 1
+    if step != 1 or not isinstance(size, int):
+        return None
+    if not all(b is None or isinstance(b, int) for b in bounds):
+        return None
+    start, stop, _ = slice(bounds[0], bounds[1]).indices(size)
+    return _piece(node, x, axis(where, len(shape(x))), start, stop, forms, drop=False)  # type: ignore[arg-type]
+
+
+def select(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+    """``select.int``, as a slice whose axis of size one the form leaves out."""
+    x, where, index = node.args
+    assert isinstance(x, fx.Node)
+    place = axis(where, len(shape(x)))  # type: ignore[arg-type]
+    size = sizes(x)[place]
+    if not isinstance(size, int) or not isinstance(index, int):
+        return None
+    start = axis(index, size)
+    return _piece(node, x, place, start, start + 1, forms, drop=True)
+
+
+def _piece(
+    node: fx.Node, x: fx.Node, where: int, start: int, stop: int, forms: Forms, *, drop: bool
+) -> Plan | None:
+    found = _outermost(x, where, forms.get(x))
+    if found is None:
+        return None
+    form, inner = found
+    place = form.place(where)
+
+    def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
+        return rw.emit(aten.slice.Tensor, inputs[0], place, start * inner, stop * inner)
+
+    return Plan(((x, form),), _part_form(form, where, stop - start, drop), emit)
+
+
+def _part_form(form: Form, where: int, size: int, drop: bool) -> Form:
+    kept = form if size != 1 else form.renamed(lambda a: None if a == where else a)
+    return kept.renamed(lambda a: a - 1 if a > where else a) if drop else kept
+
+
+def _outermost(x: fx.Node, where: int, form: Form | None) -> tuple[Form, int] | None:
+    """A form with ``where`` outermost in its group, and the size of what is inside of it."""
+    if form is None or sizes(x)[where] == 1:
+        return None
+    place = form.place(where)
+    assert place is not None
+    if form.groups[place][0] != where:
+        apart = isolated(form, [where], MAX_RANK)
+        if apart is None:
+            return None
+        form, place = apart, apart.place(where)
+    inner = 1
+    for a in form.groups[place][1:]:  # type: ignore[index]
+        size = sizes(x)[a]
+        if not isinstance(size, int):
+            return None
+        inner *= size
+    return form, inner
+
+
+def split(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+    """split and unbind; ``getitem`` picks the parts."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    unbind = node.target is aten.unbind.int
+    given = node.args[1 if unbind else 2] if len(node.args) > (1 if unbind else 2) else 0
+    where = axis(node.kwargs.get("dim", given), len(shape(x)))  # type: ignore[arg-type]
+    found = _outermost(x, where, forms.get(x))
+    values = node.meta["val"]
+    lengths = [1 if unbind else part.shape[where] for part in values]
+    if found is None or not all(isinstance(n, int) for n in lengths):
+        return None
+    form, inner = found
+    if len({n == 1 for n in lengths}) > 1:
+        return None  # a part of size one has another form than the others
+    place = form.place(where)
+
+    def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
+        parts = [n * inner for n in lengths]
+        return rw.emit(aten.split_with_sizes.default, inputs[0], parts, place)
+
+    return Plan(((x, form),), _part_form(form, where, lengths[0], unbind), emit)
+
+
+def getitem(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+    """A part of a split."""
+    source, index = node.args
+    if source not in forms:
+        return None
+    form = forms[source]  # type: ignore[index]
+    return Plan(
+        ((source, form),),  # type: ignore[arg-type]
+        form,
+        lambda rw, inputs: rw.emit(operator.getitem, inputs[0], index),
+    )
+
+
+def cat(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+    """Concatenation along an axis that is outermost in its group."""
+    parts = list(node.args[0])  # type: ignore[arg-type]
+    rank = len(shape(node))
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    where = axis(given, rank)  # type: ignore[arg-type]
+    if any(len(shape(x)) != rank for x in parts):
+        return None  # torch lets an empty rank-1 tensor join
+    leader = next((x for x in parts if x in forms and sizes(x)[where] != 1), None)
+    found = _outermost(leader, where, wanted or forms[leader]) if leader is not None else None
+    if found is None:
+        return None
+    form, _ = found
+    place = form.place(where)
+    taken = tuple((x, form.renamed(lambda a, x=x: a if sizes(x)[a] != 1 else None)) for x in parts)
+
+    def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
+        return rw.emit(aten.cat.default, list(inputs), place)
+
+    return Plan(taken, form, emit)

@@ -1,0 +1,46 @@
+"""What a layout rule returns, and what rules ask about sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from passes.form import Form, Size, plain
+from passes.rewriter import Rewriter
+
+# Core ML tensors have at most five axes (documented: Core ML's MLMultiArray and MIL's ops); the
+# ANE wants four (documented: Apple, "Deploying Transformers on the Apple Neural Engine").
+MAX_RANK = 5
+
+Emit = Callable[[Rewriter, Sequence[fx.Node]], fx.Node]
+Forms = Mapping[fx.Node, Form]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to run one node in image layout.
+
+    Attributes:
+        inputs: the tensors it takes, each with the form it takes it in.
+        output: the form of its result (of each part, for an operator that yields a list).
+        emit: writes the operator on physical inputs; ``None`` if the result is the first input
+            regrouped, which takes a reshape at most.
+    """
+
+    inputs: tuple[tuple[fx.Node, Form], ...]
+    output: Form
+    emit: Emit | None
+
+
+def sizes(node: fx.Node) -> tuple[Size, ...]:
+    """Logical sizes; symbolic ones as expressions, which compare without adding guards."""
+    return tuple(
+        size if isinstance(size, int) else size.node.expr for size in node.meta["val"].shape
+    )
+
+
+def plain_form(node: fx.Node) -> Form:
+    """The form of ``node`` as the program spells it."""
+    return plain(sizes(node))
