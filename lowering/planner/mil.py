@@ -172,7 +172,7 @@ def facts_of(op: Operation) -> OpFacts:
         (inputs if is_data else constants).append(tensor)
         if const and tensor.elements <= _MAX_ATTRIBUTE_ELEMENTS and var.val is not None:
             attributes[name] = var.val.tolist() if hasattr(var.val, "tolist") else var.val
-        if const and tensor.elements > 1:
+        if const and tensor.elements > 1 and tensor.dtype.startswith("fp"):
             attributes["stored_bytes"] = attributes.get("stored_bytes", 0.0) + _stored_bytes(var)
             if _is_blockwise(op.op_type, var):
                 attributes["blockwise_weight"] = True
