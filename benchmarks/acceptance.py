@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from frontend.errors import AnePassesError
 from lowering.cli.common import (
     EXIT_CHECK_FAILED,
     guarded,
@@ -164,6 +165,15 @@ def _as_near(model: Any, inputs: dict[str, Any], want: Any, got: Any) -> bool:
     return float((got - exact).abs().max()) <= OWN_ERROR_FACTOR * own
 
 
+def _attempt(name: str) -> dict[str, Any]:
+    """``measure(name)``; a model that cannot be converted is a result, and the others go on."""
+    try:
+        return measure(name)
+    except AnePassesError as error:
+        click.echo(str(error), err=True)
+        return {"name": name, "kept": False, "counts": [], **error.to_json()}
+
+
 def _first(output: Any) -> Any:
     """The first tensor of a Hugging Face output."""
     return output[0]
@@ -176,6 +186,9 @@ def table(results: list[dict[str, Any]]) -> Table:
     for heading in (*METRICS, "in blocks", "fp32\nmax |Δ|", "fp16\nrel L2"):
         shown.add_column(heading.replace("_", "\n"), justify="right")
     for result in results:
+        if "error" in result:
+            shown.add_row(result["name"], "[red]✗[/red] error")
+            continue
         by_metric = {count.metric: count for count in result["counts"]}
         inside = [c for c in result["counts"] if c.metric.endswith(" in blocks")]
         bad = [f"[red]✗[/red] {c.found} {c.metric.split()[0]}" for c in inside if not c.kept]
@@ -210,7 +223,7 @@ def main(names: tuple[str, ...], threads: int, as_json: bool) -> None:
     results = []
     for name in names or PORTS:
         with step(name):
-            results.append(measure(name))
+            results.append(_attempt(name))
         click.echo(f"{name} {'kept' if results[-1]['kept'] else 'MISSED'}", err=True)
     if as_json:
         print_json([{**r, "counts": [vars(count) for count in r["counts"]]} for r in results])

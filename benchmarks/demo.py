@@ -45,14 +45,17 @@ _OP_TYPES = ("transpose", "reshape", "linear", "matmul", "conv", "einsum", "soft
     help="Form of attention; native needs iOS18.",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--brief", is_flag=True, help="Only the operators and the largest differences.")
 @json_option
 @guarded
-def main(attention: Attention, threads: int, as_json: bool) -> None:
+def main(attention: Attention, threads: int, brief: bool, as_json: bool) -> None:
     """See the module."""
     result = demonstrate(attention, threads)
     if as_json:
         reports = [report.to_json() for report in result.pop("reports")]
         print_json({**result, "passes": reports})
+    elif brief:
+        stdout_console().print(_mil_table(result["mil"]), "", _differences(result))
     else:
         _print(result)
     bounds = {"rewritten": REWRITTEN_BOUND, "package": PACKAGE_BOUND}
@@ -154,13 +157,17 @@ def _print(result: dict[str, Any]) -> None:
     for number, sentence in enumerate(result["sentences"], 1):
         console.print(f"  {number}  {escape(sentence)}")
     console.print(_similarity_table(result["similarities"]))
-    largest = result["largest_difference"]
-    console.print(
-        f"Largest difference from the original: rewritten module {largest['rewritten']:.1e} "
-        f"(bound {REWRITTEN_BOUND:g}), fp16 package {largest['package']:.1e} "
-        f"(bound {PACKAGE_BOUND:g})."
-    )
+    console.print(_differences(result))
     console.print(f"saved {escape(result['package'])}")
+
+
+def _differences(result: dict[str, Any]) -> str:
+    largest = result["largest_difference"]
+    return (
+        f"Largest difference of a sentence similarity from the original's:\n"
+        f"rewritten module {largest['rewritten']:.1e} (bound {REWRITTEN_BOUND:g}), "
+        f"fp16 package in the interpreter {largest['package']:.1e} (bound {PACKAGE_BOUND:g})"
+    )
 
 
 def _mil_table(mil: dict[str, dict[str, Any]]) -> Table:

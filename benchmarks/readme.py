@@ -3,15 +3,19 @@
     python -m benchmarks.readme [--only WORD] [--check]
 
 A block stands between ``<!-- generated: COMMAND -->`` and ``<!-- end -->``; its body becomes what
-COMMAND prints. COMMAND runs with this Python, or is ``ane-passes``; no shell reads it.
+COMMAND prints. COMMAND runs with this Python, or is ``ane-passes``; no shell reads it. It may also
+be ``output of the block above``: the Python blocks run from the top, in one namespace.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +28,8 @@ PROGRAMS: dict[str, list[str]] = {
     "python": [sys.executable],
     "ane-passes": [str(Path(sys.executable).with_name("ane-passes"))],
 }
+ABOVE = "output of the block above"
+_PYTHON = re.compile(r"^```python\n(?P<code>.*?)^```$", re.S | re.M)
 _BLOCK = re.compile(
     r"(?P<open><!-- generated: (?P<command>.+?) -->\n)(?P<body>.*?)(?P<close><!-- end -->)", re.S
 )
@@ -60,14 +66,44 @@ def refreshed(text: str, output: Callable[[str], str], only: str = "") -> str:
         output: gives what a command prints.
         only: leave blocks alone whose command does not contain this.
     """
+    printed: list[tuple[int, str]] = []
 
     def fresh(match: re.Match[str]) -> str:
         if only not in match["command"]:
             return match[0]
-        lines = [line.rstrip() for line in output(match["command"]).strip("\n").splitlines()]
-        return "\n".join([match["open"].rstrip("\n"), "```text", *lines, "```", match["close"]])
+        if match["command"] != ABOVE:
+            return match["open"] + fenced(output(match["command"])) + match["close"]
+        printed[:] = printed or run_python(text)
+        above = [out for end, out in printed if end <= match.start()]
+        return match["open"] + fenced(above[-1]) + match["close"]
 
     return _BLOCK.sub(fresh, text)
+
+
+def fenced(output: str) -> str:
+    """The body of a block that shows ``output``."""
+    lines = [line.rstrip() for line in output.strip("\n").splitlines()]
+    return "\n".join(["```text", *lines, "```", ""])
+
+
+def run_python(text: str) -> list[tuple[int, str]]:
+    """Runs the Python blocks of ``text``: where each ends, and what it printed.
+
+    They share a namespace and run in an empty folder.
+
+    Raises:
+        Whatever a block raises.
+    """
+    namespace: dict[str, object] = {"__name__": "readme"}
+    printed = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for match in _PYTHON.finditer(text):
+            # Padding keeps the line numbers of tracebacks those of the file.
+            code = "\n" * text.count("\n", 0, match.start("code")) + match["code"]
+            with contextlib.redirect_stdout(io.StringIO()) as stdout:
+                exec(compile(code, str(README), "exec"), namespace)
+            printed.append((match.end(), stdout.getvalue()))
+    return printed
 
 
 def run(command: str) -> str:
