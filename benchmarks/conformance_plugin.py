@@ -19,7 +19,7 @@ import gc
 import json
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ import torch
 
 from lowering.reference import ExecutionError, LoadedModel, State
 from lowering.reference.dtypes import FP16
-from lowering.reference.program import Value
+from lowering.reference.program import declared
 
 # The version that the tests believe to run on: all opsets up to iOS18 with all bugs fixed.
 _MACOS_VERSION = (15, 5)
@@ -174,10 +174,13 @@ def _loaded(model: Any, precision: str) -> LoadedModel:
     return getattr(model, _LOADED)
 
 
-def _values(loaded: LoadedModel) -> Iterator[Value]:
-    yield from loaded.program.inputs
-    for op in loaded.ops:
-        yield from op.outputs
+def _declares_fp16(block: Any) -> bool:
+    """Whether any value of a MIL block, constants included, is declared fp16."""
+    return any(
+        any(declared(output).dtype is FP16 for output in operation.outputs)
+        or any(_declares_fp16(inner) for inner in operation.blocks)
+        for operation in block.operations
+    )
 
 
 def _predict_with(log: _Log) -> Any:
@@ -190,7 +193,10 @@ def _predict_with(log: _Log) -> Any:
         model._convert_tensor_to_numpy(data)
         log.predictions += 1
         loaded = _loaded(model, log.precision)
-        log.declares_fp16 |= any(value.dtype is FP16 for value in _values(loaded))
+        program = model._spec.mlProgram
+        for function in program.functions.values():
+            for block in function.block_specializations.values():
+                log.declares_fp16 |= _declares_fp16(block)
         try:
             outputs = loaded(data, state)
         except ExecutionError as error:

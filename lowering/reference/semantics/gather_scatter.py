@@ -32,7 +32,7 @@ def gather(
     index = _gather_index(indices, x.shape[axis], validate_indices)
     if batch_dims == 0:
         picked = x.index_select(axis, index.reshape(-1))
-        return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+        return picked.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
     batch = x.shape[:batch_dims]
     flat_x = x.reshape(batch.numel(), *x.shape[batch_dims:])
     flat_index = index.reshape(batch.numel(), *index.shape[batch_dims:])
@@ -68,7 +68,7 @@ def gather_nd(
     ]
     position = _linear(columns, x.shape[:depth], indices.shape[:-1])
     picked = flat.index_select(0, position.reshape(-1))
-    return picked.reshape(*position.shape, *x.shape[depth:])
+    return picked.reshape((*position.shape, *x.shape[depth:]))
 
 
 def scatter(

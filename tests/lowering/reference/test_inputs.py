@@ -149,3 +149,13 @@ def test_the_callers_array_is_neither_kept_nor_changed(doubled) -> None:
     output[:] = 9
     array[:] = 5
     assert (_only(predict(doubled, {"x0": array})) == 10).all()
+
+
+def test_a_scalar_index_gathers_a_scalar() -> None:
+    from coremltools.converters.mil.mil import Builder as mb
+
+    def build(x):
+        size = mb.gather(x=mb.shape(x=x), indices=np.int32(0), axis=0)
+        return mb.fill(shape=mb.stack(values=[size, size], axis=0), value=1.0)
+
+    assert _only(predict(program_of(build, (3, 2)), {"x": np.ones((3, 2))})).shape == (3, 3)
