@@ -53,10 +53,23 @@ def canonical(program: ExportedProgram) -> ExportedProgram:
             node.target = _aten.reshape.default
         if node.target in _ASSERTIONS:
             draft.graph.erase_node(node)
+        elif node.target is _aten.copy.default and _copies_all(node):
+            node.replace_all_uses_with(node.args[1])
+            draft.graph.erase_node(node)
         elif node.target in _IDENTITIES or (node.target in _CHANGES and _changes_nothing(node)):
             node.replace_all_uses_with(node.args[0])
             draft.graph.erase_node(node)
     return draft.close()
+
+
+def _copies_all(node: fx.Node) -> bool:
+    """True for ``copy(target, source)`` that is ``source``: no cast, no broadcast."""
+    source = node.args[1]
+    if not isinstance(source, fx.Node) or "val" not in source.meta:
+        return False
+    before, after = source.meta["val"], node.meta["val"]
+    same = [str(n) for n in before.shape] == [str(n) for n in after.shape]
+    return same and before.dtype is after.dtype
 
 
 def _changes_nothing(node: fx.Node) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,10 +70,10 @@ def capture(
         )
     args, keywords = _arguments(model, example_inputs, kwargs)
     _check_capturable(model)
-    traced, results = _traceable(model)
     with _inference_mode(model), torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        traced, results = _traceable(model)
         try:
             program = torch.export.export(
                 traced, args, keywords, dynamic_shapes=dynamic_shapes, strict=False
@@ -137,9 +138,9 @@ def _traceable(model: nn.Module) -> tuple[nn.Module, list[Flat]]:
     # Only the top level is copied: state set on it during the trace stays off the user's module.
     for table in ("_parameters", "_buffers", "_modules"):
         traced.__dict__[table] = copy.copy(traced.__dict__[table])
-    original = traced.forward if "forward" not in model.__dict__ else model.forward
+    original = _with_hooks(traced)
 
-    @functools.wraps(original)
+    @functools.wraps(model.forward)
     def forward(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
         flats: list[Flat] = []
 
@@ -148,13 +149,23 @@ def _traceable(model: nn.Module) -> tuple[nn.Module, list[Flat]]:
             flats.append(flat)
             return flat.leaves, flat.structure
 
-        leaves, structure = run_all_paths(run, traced)
+        given = torch.utils._pytree.tree_leaves((args, kwargs))
+        leaves, structure = run_all_paths(run, traced, inputs=given)
         settled = next(flat for flat in flats if flat.structure == structure)
         results.append(settled)
         return tuple(leaves)
 
     traced.__dict__["forward"] = forward
     return traced, results
+
+
+def _with_hooks(traced: nn.Module) -> Callable[..., Any]:
+    """The call of ``traced``; the hooks move into it, since they see the model's own result."""
+    if not traced._forward_hooks and not traced._forward_pre_hooks:
+        return traced.forward
+    hooked = copy.copy(traced)
+    traced._forward_hooks, traced._forward_pre_hooks = OrderedDict(), OrderedDict()
+    return functools.partial(nn.Module._call_impl, hooked)
 
 
 @contextmanager
@@ -188,16 +199,12 @@ def _normalise(program: ExportedProgram, result: Flat | None) -> ExportedProgram
     return program
 
 
-def _output_names(
-    program: ExportedProgram, result: Flat | None, taken: Sequence[str]
-) -> list[str]:
+def _output_names(program: ExportedProgram, result: Flat | None, taken: Sequence[str]) -> list[str]:
     if result is not None:
         names = result.names
     else:
         spec = program.call_spec.out_spec
-        whole = torch.utils._pytree.tree_unflatten(
-            [torch.empty(0)] * spec.num_leaves, spec
-        )
+        whole = torch.utils._pytree.tree_unflatten([torch.empty(0)] * spec.num_leaves, spec)
         names = flatten(whole).names
         kept = program.graph_signature.user_outputs
         if len(names) != len(kept):

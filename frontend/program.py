@@ -47,6 +47,11 @@ class Draft:
         self._frozen = set(program.graph_signature.buffers_to_mutate.values())
         self._node_names = {node.name for node in self.graph.nodes}
 
+    @property
+    def root(self) -> fx.GraphModule:
+        """The module that holds the subgraphs of higher-order operators."""
+        return self._program.graph_module
+
     def constant(self, node: fx.Node) -> torch.Tensor | None:
         """The tensor behind a placeholder that never changes, ``None`` for any other node."""
         spec = self._specs.get(node.name) if node.op == "placeholder" else None
@@ -223,6 +228,20 @@ class Draft:
             ]
         # Entries of submodules name nodes that a rewrite may have removed.
         return [top]
+
+
+def runnable(program: ExportedProgram) -> torch.nn.Module:
+    """``program`` as a module whose state is its own.
+
+    Buffers that the program writes to are copied: a run changes neither the program's initial
+    state nor the model that shares its tensors. Everything else is shared.
+    """
+    module = program.module(check_guards=False)
+    for name in program.graph_signature.buffers_to_mutate.values():
+        owner, _, own_name = name.rpartition(".")
+        buffers = module.get_submodule(owner)._buffers
+        buffers[own_name] = cast(torch.Tensor, buffers[own_name]).clone()
+    return module
 
 
 def fake_call(target: Any, args: Any, kwargs: Any, mode: FakeTensorMode | None) -> Any:

@@ -50,6 +50,8 @@ def module_path(node: fx.Node) -> str:
 def source_line(node: fx.Node) -> str:
     """``file.py:41 code`` of the innermost recorded frame, ``""`` when none was recorded."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    # Frames of generated code have no file of the user's.
+    frames = [frame for frame in frames if not frame[0].startswith("<")]
     if not frames:
         return ""
     path, line, code = frames[-1]

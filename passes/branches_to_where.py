@@ -49,7 +49,7 @@ class BranchesToWhere:
         for node in rw.find(_COND):
             try:
                 with rw.at(node):
-                    results = _select(rw, _root(rw), *node.args)
+                    results = _select(rw, rw.root, *node.args)
                     _check_same(node, results)
             except _RefusalError as refusal:
                 rw.decline(node, str(refusal))
@@ -141,8 +141,3 @@ def _kind(node: fx.Node) -> tuple[torch.dtype, tuple[Any, ...]]:
 
 def _text(node: fx.Node) -> str:
     return f"{str(node.meta['val'].dtype).removeprefix('torch.')} {shape(node)}"
-
-
-def _root(rw: Rewriter) -> fx.GraphModule:
-    """The module that holds the branches of the program."""
-    return rw._draft._program.graph_module

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 from passes.assign_layout import AssignLayout
+from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
 from passes.channel_norm import ChannelNorm
 from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.eliminate_common import EliminateCommon
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
+from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
+from passes.remove_dropout import RemoveDropout
 from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
@@ -33,11 +36,14 @@ def default_pipeline(
         image_outputs: see ``AssignLayout``; changes the shapes of results.
     """
     return (
+        BranchesToWhere(),
+        RemoveDropout(),
         FoldConstants(),
         SimplifyIndex(),
         SimplifyAlgebra(),
         SimplifyViews(),
         EliminateCommon(),
+        FuseActivations(),
         CanonicalLinear(),
         FoldBatchNorm(),
         FuseRmsNorm(),

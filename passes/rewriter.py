@@ -55,6 +55,11 @@ class Rewriter:
         self.notes: list[str] = []
         self.emitted: list[fx.Node] = []
 
+    @property
+    def root(self) -> fx.GraphModule:
+        """The module that holds the subgraphs of higher-order operators; not to be edited."""
+        return self._draft.root
+
     def find(self, *targets: Any) -> list[fx.Node]:
         """Nodes that call one of ``targets``, in program order."""
         wanted = set(targets)
