@@ -23,9 +23,9 @@ from lowering.planner.features import Features, Layers, features_of, is_notched
 
 # The later gpt2 rows say so; the earlier ones come from the same models.
 _KV_CACHE = 512
-# The next-token rows do not print their length. Assumed: the prompt window of the gpt2 models, which
-# have a cache, and the full window of the pythia models, which have none (the repository's model
-# code). Its base gpt2 keeps layer_norm in fp32, so part of it runs on the CPU. These rows are
+# The next-token rows do not print their length. Assumed: the prompt window of the gpt2 models,
+# which have a cache, and the full window of the pythia models, which have none (the repository's
+# model code). Its base gpt2 keeps layer_norm in fp32, so part of it runs on the CPU. These rows are
 # predicted and shown, but neither fitted on nor scored.
 _PROMPT_WINDOW = 128
 

@@ -231,6 +231,11 @@ def _blockwise_weight(facts: OpFacts, options: Mapping[str, Any]) -> bool:
     return bool(facts.attributes.get("blockwise_weight"))
 
 
+def _width_not_multiple(facts: OpFacts, options: Mapping[str, Any]) -> bool:
+    shape = facts.output.shape
+    return bool(shape) and shape[-1] % options["multiple"] != 0
+
+
 def _always(facts: OpFacts, options: Mapping[str, Any]) -> bool:
     return True
 
@@ -251,4 +256,5 @@ CHECKS: dict[str, Callable[[OpFacts, Mapping[str, Any]], bool]] = {
     "runtime_index_not_in": _runtime_index_not_in,
     "spatial_dim_above": _spatial_dim_above,
     "symbolic_shape": _symbolic_shape,
+    "width_not_multiple": _width_not_multiple,
 }

@@ -19,6 +19,7 @@ _BITS = {
     **dict.fromkeys(("int8", "uint8", "bool"), 8),
     **{f"{sign}int{bits}": bits for bits in (1, 2, 3, 4, 6) for sign in ("", "u")},
 }
+_WEIGHTED = ("conv", "conv_transpose", "linear")
 # A dimension unknown before the program runs.
 UNKNOWN_DIM = -1
 
@@ -103,7 +104,7 @@ class OpFacts:
     def weight(self) -> TensorFacts | None:
         """Filter of a convolution, matrix of a linear; also when it is a runtime tensor."""
         named = self.operand("weight")
-        if named is None and self.op_type in ("conv", "conv_transpose") and len(self.inputs) > 1:
+        if named is None and self.op_type in _WEIGHTED and len(self.inputs) > 1:
             return self.inputs[1]
         return named
 
@@ -152,12 +153,17 @@ class OpFacts:
             ) from error
         raw = dict(row.get("attrs") or {})
         attributes = {_mil_name(op_type, name): value for name, value in raw.items()}
+        for name in _PER_AXIS & attributes.keys():
+            if isinstance(attributes[name], int):
+                attributes[name] = [attributes[name]] * max(len(output.shape) - 2, 1)
         constants = _weights(raw, inputs, output) + _scalars(op_type, attributes, inputs, output)
         return cls(op_type, inputs, (output,), constants, attributes, row.get("name", ""))
 
 
 # The dumps' generator abbreviates some attribute names.
 _MIL_NAMES = {"stride": "strides", "dilation": "dilations", "kernel": "kernel_sizes"}
+# One number for each spatial axis; a row may give a single one for all.
+_PER_AXIS = {"strides", "dilations", "kernel_sizes"}
 
 
 def _mil_name(op_type: str, name: str) -> str:

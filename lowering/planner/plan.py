@@ -174,13 +174,17 @@ def _added_switches(devices: Sequence[str], start: int, stop: int) -> int:
 def _not_worth(saved: float, switches: int, count: int) -> Reason:
     stretch = "it" if count == 1 else f"this stretch of {count} operators"
     fee = max(switches, 0) * switch_ms()
+    gain = (
+        f"would save {saved:.3f} ms of the dispatcher's price and cost {fee:.3f} ms of switches"
+        if saved > 0
+        else "is not cheaper there by the dispatcher's price"
+    )
     return Reason(
         "segment.price",
-        f"the ANE can run {stretch}, but would save {saved:.3f} ms of the dispatcher's price "
-        f"and cost {fee:.3f} ms of switches",
-        "programs this small stay on the CPU; more work next to it would carry it over",
+        f"the ANE can run {stretch}, which {gain}",
+        "more work next to it would carry it over" if saved > 0 else "",
         0.9,
-        "segmentation reproduced on 294 dumped programs of an M4",
+        "the segmentation reproduces 294 dumped programs of an M4",
     )
 
 
@@ -193,6 +197,8 @@ def _notes(target: str, book: PriceBook, units: str, program: ReadProgram) -> tu
         notes.append(f"assumed: prices of {book.platform}: {book.note}")
     if units == "ALL":
         notes.append("the GPU is left out: no GPU price is known; planned as CPU_AND_NE")
+    if any(not op.facts.output.is_static for op in program.ops):
+        notes.append("sizes not known before the program runs are counted as 1 in every figure")
     if not program.ops:
         notes.append("the program has no operators")
     return tuple(notes)

@@ -150,6 +150,7 @@ def _sentence(op_types: Sequence[str], kind: str, switches: int, moved: int, cos
         effects.append(f"{verb} {abs(switches)} switch{'es' if abs(switches) > 1 else ''}")
     if moved:
         direction = "to" if moved > 0 else "from"
-        effects.append(f"moves {abs(moved)} other operators {direction} the ANE")
+        plural = "s" if abs(moved) > 1 else ""
+        effects.append(f"moves {abs(moved)} other operator{plural} {direction} the ANE")
     effects.append(f"{cost:+.3f} ms predicted in the dispatcher's price".replace("-", "−"))
     return f"{action}: {', '.join(effects)}"

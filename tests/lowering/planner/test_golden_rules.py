@@ -66,6 +66,18 @@ def _long(size):
     return (1, 1, 1, size)
 
 
+def _stateful(width):
+    """``state = state + x`` over a state of the given width."""
+    specs = [mb.StateTensorSpec((4, width), FP16), mb.TensorSpec((4, width), FP16)]
+
+    @mb.program(input_specs=specs, opset_version=ct_target.iOS18)
+    def program(state, x):
+        total = mb.add(x=mb.read_state(input=state), y=x)
+        return mb.coreml_update_state(state=state, value=total)
+
+    return program
+
+
 # rule: (target, op looked at, good program, bad program)
 GOLDEN = {
     "shape.symbolic": (
@@ -225,6 +237,7 @@ GOLDEN = {
             (1, 4, 4, 2),
         ),
     ),
+    "state.width": ("M4", "read_state", lambda: _stateful(256), lambda: _stateful(270)),
     "sincos.generation": (
         "M1",
         "sin",
