@@ -36,7 +36,9 @@ def infer_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
     dummies = getattr(model, "dummy_inputs", None)
     if isinstance(dummies, dict) and dummies:
         accepted = inspect.signature(model.forward).parameters
-        return (), {name: value for name, value in dummies.items() if name in accepted}
+        known = {name: value for name, value in dummies.items() if name in accepted}
+        if known:
+            return (), known
     raise CaptureError(
         "example inputs are needed and cannot be inferred from the model",
         op=f"{type(model).__name__}.forward{_signature(model)}",

@@ -10,6 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from frontend.capture import capture
+from frontend.program import runnable
 from passes.pipeline import Pass, PassReport, run
 
 RTOL, ATOL = 1e-5, 1e-6
@@ -60,7 +61,7 @@ def count(program: ExportedProgram, *ops: Any) -> int:
 
 def outputs(model: Any, inputs: Any, kwargs: dict[str, Any] | None = None) -> list[torch.Tensor]:
     """Flat tensor outputs of a module or a program."""
-    call = model.module() if isinstance(model, ExportedProgram) else model
+    call = runnable(model) if isinstance(model, ExportedProgram) else model
     args = inputs if isinstance(inputs, tuple | list) else (inputs,)
     with torch.no_grad():
         result = call(*args, **(kwargs or {}))
