@@ -41,7 +41,7 @@ def explain_export_error(
         source=source,
         expected="a forward pass that torch.export can follow",
         found=f"{shown} (inputs: {describe(args, kwargs)})",
-        hint="check that model(*example_inputs, **kwargs) runs; torch's own text is the cause above",
+        hint="check that model(*example_inputs, **kwargs) runs; torch's text is the cause above",
     )
 
 

@@ -6,9 +6,11 @@ import click
 
 from lowering.cli.convert import convert
 from lowering.cli.optimize import optimize
+from lowering.cli.plan import plan
+from lowering.cli.predict import predict
 
 # Each verb is a click command in a file of its own, named here in the order `--help` shows.
-COMMANDS: tuple[click.Command, ...] = (optimize, convert)
+COMMANDS: tuple[click.Command, ...] = (optimize, convert, predict, plan)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
