@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -34,6 +35,8 @@ def scaled_query(rw: Rewriter, query: fx.Node, scale: float) -> fx.Node:
         return rw.emit(aten.mul.Tensor, query, scale)
     linear, moves = chain
     rows = _rows(linear, moves)
+    if rows is None:
+        return rw.emit(aten.mul.Tensor, query, scale)
     x, weight, *bias = linear.args
     outputs = shape(weight)[0]  # type: ignore[arg-type]
     factor: Any = scale
@@ -54,6 +57,8 @@ def scaled_query(rw: Rewriter, query: fx.Node, scale: float) -> fx.Node:
 
 def _moves_to_linear(rw: Rewriter, query: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
     """The linear behind ``query`` and the operators between them, if nobody else reads them."""
+    if sum(_reads(user, query) for user in query.users) != 1:
+        return None
     moves: list[fx.Node] = []
     node: Any = query
     while is_tensor(node) or is_call(node, *_LISTS):
@@ -76,9 +81,21 @@ def _moves_to_linear(rw: Rewriter, query: fx.Node) -> tuple[fx.Node, list[fx.Nod
     return None
 
 
-def _rows(linear: fx.Node, moves: list[fx.Node]) -> list[int]:
-    """Rows of the weight that reach the end of ``moves``: run them on row numbers."""
+def _reads(user: fx.Node, node: fx.Node) -> int:
+    """How many arguments of ``user`` are ``node``; queries may be keys as well."""
+    found: list[fx.Node] = []
+    fx.map_arg((user.args, user.kwargs), found.append)
+    return found.count(node)
+
+
+def _rows(linear: fx.Node, moves: list[fx.Node]) -> list[int] | None:
+    """Rows of the weight that reach the end of ``moves``: run them on row numbers.
+
+    ``None`` if a part of a row's results goes elsewhere, as where tokens are split.
+    """
     numbers: Any = torch.arange(shape(linear)[-1], dtype=torch.int32).expand(shape(linear))
+    tokens = math.prod(shape(linear)[:-1])
     for move in moves:
         numbers = move.target(numbers, *move.args[1:], **move.kwargs)  # type: ignore[operator]
-    return [int(row) for row in torch.unique(numbers)]
+    rows, counts = torch.unique(numbers, return_counts=True)
+    return rows.tolist() if bool((counts == tokens).all()) else None

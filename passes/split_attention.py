@@ -83,13 +83,15 @@ class SplitAttention:
 
     def _rewrite(self, rw: Rewriter, node: fx.Node) -> fx.Node:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
-        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
         query, key, value = (given[name] for name in names[:3])
         single = len(shape(query)) == 3
-        if single:
-            query, key, value = (rw.emit(aten.unsqueeze.default, t, 1) for t in (query, key, value))
         scale = given.get("scale")
         scale = shape(query)[-1] ** -0.5 if scale is None else scale
+        if self.form != "native":
+            query = scaled_query(rw, query, scale)
+        if single:
+            query, key, value = (rw.emit(aten.unsqueeze.default, t, 1) for t in (query, key, value))
         scores = (*shape(query)[:3], shape(key)[2])
         mask = given.get("attn_mask")
         if single and mask is not None and len(shape(mask)) == 3:
@@ -100,7 +102,6 @@ class SplitAttention:
         if self.form == "native":
             result = _native(rw, query, key, value, mask, scale)
         else:
-            query = scaled_query(rw, query, scale)
             result = self._explicit(rw, node, _Attention(query, key, value, mask))
         return rw.emit(aten.squeeze.dims, result, [1]) if single else result
 
