@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lowering.reference.errors import (
@@ -12,6 +12,7 @@ from lowering.reference.errors import (
     UnknownOpsError,
 )
 from lowering.reference.model import LoadedModel
+from lowering.reference.names import value_name
 from lowering.reference.package import ModelLike
 from lowering.reference.precision import Precision
 from lowering.reference.states import State
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "make_state",
     "predict",
+    "probe",
 ]
 
 
@@ -91,3 +93,39 @@ def make_state(model: ModelLike | LoadedModel, *, function: str = "main") -> Sta
     """A fresh state of ``model``, all zeros, to pass to successive calls of :func:`predict`."""
     loaded = model if isinstance(model, LoadedModel) else load(model, function=function)
     return loaded.make_state()
+
+
+def probe(
+    model: ModelLike | LoadedModel,
+    inputs: Mapping[str, Any],
+    *,
+    at: Iterable[str],
+    state: State | None = None,
+    function: str = "main",
+    precision: str | Precision = "fp16",
+) -> dict[str, Any]:
+    """Intermediate values of ``model``, by the words of ``at``.
+
+    Args:
+        model: as for :func:`predict`.
+        inputs: as for :func:`predict`.
+        at: names of MIL values or ops, names of nodes of the converted program, or module paths;
+            for the last two, and for an op of several results, the last value that has the name.
+        state: as for :func:`predict`; updated by the call.
+        function: as for :func:`predict`.
+        precision: see :func:`load`.
+
+    Returns:
+        Numpy arrays as carried: float32 for fp16, its elements fp16 numbers.
+
+    Raises:
+        InputError: a word names nothing in the program, or as for :func:`predict`.
+    """
+    loaded = (
+        model
+        if isinstance(model, LoadedModel)
+        else load(model, function=function, precision=precision)
+    )
+    names = {word: value_name(loaded, word) for word in at}
+    values = loaded.values(inputs, names.values(), state)
+    return {word: values[name] for word, name in names.items()}

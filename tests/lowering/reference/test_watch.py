@@ -15,7 +15,7 @@ from torch import nn
 
 from frontend.source import Source
 from lowering.cli.predict import predict as command
-from lowering.reference import InputError, load
+from lowering.reference import InputError, load, probe
 from lowering.reference.watch import Watch
 
 
@@ -131,3 +131,15 @@ def test_ops_say_what_they_read(package: Path) -> None:
             assert not computed or any(key in op.constants for key in op.inputs)
         defined |= {output.name for output in op.outputs}
     assert ct.target  # the module stays imported for the fixtures
+
+
+def test_probe_by_value_op_node_and_module(package: Path) -> None:
+    model = load(package)
+    (sqrt,) = [op for op in model.ops if op.type == "sqrt"]
+    words = [sqrt.outputs[0].name, sqrt.name, "sqrt", "body"]
+    values = probe(package, {"x0": np.array([[1.0, 4.0, 9.0]])}, at=words)
+    assert list(values) == words
+    for word in words[:3]:
+        np.testing.assert_array_equal(values[word], [[1, 2, 3]])
+    with pytest.raises(InputError, match="Nothing in the program is called 'nobody'"):
+        probe(package, {"x0": np.ones((1, 3))}, at=["nobody"])
