@@ -53,6 +53,8 @@ class LinearToConv1x1:
                 rw.replace(node, _conv(rw, x, weight, bias, tokens[node]))
 
     def _refusal(self, rw: Rewriter, x: fx.Node, weight: fx.Node, bias: Any) -> str | None:
+        if len(shape(weight)) == 1:
+            return "its weight is a vector, which sums to one number per token and no channel"
         if len(shape(x)) > 4 and not is_static(x):
             return "its input has more than four axes, one of them of dynamic size"
         if not rw.is_constant(weight):
@@ -121,8 +123,8 @@ def _conv(rw: Rewriter, x: fx.Node, weight: fx.Node, bias: Any, tokens: bool) ->
         return rw.emit(aten.permute.default, conv(image), [0, 2, 3, 1])
     # The axes between batch and channels are one sequence to a linear.
     sizes = list(shape(x))
-    tokens = rw.emit(aten.reshape.default, x, [sizes[0], -1, inputs])
-    image = _unsqueeze(rw, rw.emit(aten.permute.default, tokens, [0, 2, 1]), 2)
+    row = rw.emit(aten.reshape.default, x, [sizes[0], -1, inputs])
+    image = _unsqueeze(rw, rw.emit(aten.permute.default, row, [0, 2, 1]), 2)
     row = rw.emit(aten.squeeze.dims, conv(image), [2])
     flat = rw.emit(aten.permute.default, row, [0, 2, 1])
     return rw.emit(aten.reshape.default, flat, [*sizes[:-1], outputs])
