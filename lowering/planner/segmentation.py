@@ -28,7 +28,7 @@ def path_cost(
     total, before = 0.0, "cpu"
     for device, price in zip(devices, prices, strict=True):
         if device == "ane":
-            ane = price["ane"]
+            ane = price.get("ane")
             total += float("inf") if ane is None else ane
         else:
             total += cpu_price(price)
@@ -88,7 +88,7 @@ def segment_costs(
         before.append(_step(before[-1], price, able, fee))
     after = [(fee, 0.0)]
     for price, able in zip(reversed(prices), reversed(capabilities), strict=True):
-        ane = price["ane"] if able.ane else None
+        ane = price.get("ane") if able.ane else None
         via_ane = _UNREACHABLE if ane is None else ane + after[-1][0]
         via_cpu = cpu_price(price) + after[-1][1]
         after.append((min(via_ane, via_cpu + fee), min(via_ane + fee, via_cpu)))
@@ -100,7 +100,7 @@ def _step(
 ) -> tuple[float, float]:
     """Cheapest costs after one more operator, when it runs on the ANE, on the CPU."""
     on_ane, on_cpu = costs
-    ane = price["ane"] if able.ane else None
+    ane = price.get("ane") if able.ane else None
     return (
         _UNREACHABLE if ane is None else min(on_ane, on_cpu + fee) + ane,
         min(on_ane + fee, on_cpu) + cpu_price(price),

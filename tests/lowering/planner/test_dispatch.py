@@ -116,3 +116,11 @@ def test_costs_before_and_after_join_to_the_whole(ops):
 
 def test_an_empty_program_has_no_segments():
     assert segment([], []) == []
+
+
+def test_prices_may_leave_the_ane_out():
+    """The dumps have no ANE price where the ANE refuses."""
+    prices = [{"bnns": 1.0, "classic_cpu": 2.0}, {"ane": 0.1, "bnns": 1.0, "classic_cpu": 2.0}]
+    refused, able = Capability(False), Capability(True)
+    assert segment(prices, [refused, able]) == ["cpu", "ane"]
+    assert path_cost(["cpu", "ane"], prices) == pytest.approx(1.0 + 0.1 + 0.25)
