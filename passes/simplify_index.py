@@ -11,6 +11,9 @@ from torch import fx
 from passes.match import aten, is_static, shape
 from passes.rewriter import Rewriter
 
+# A concatenation of this many slices is still cheaper than a gather off the ANE (*assumed*).
+_MAX_RUNS = 4
+
 
 @dataclass(frozen=True)
 class _Range:
@@ -29,8 +32,10 @@ class SimplifyIndex:
     """Turns gathers with constant, contiguous indices into ``slice``, ``reshape``, ``expand``.
 
     Before: ``index(mask (B, S), [zeros (B, 1, 1, 1), arange (1, 1, 1, S)])``, as HuggingFace
-    builds its masks; after: ``reshape(mask, (B, 1, 1, S))``. Exact. Integer index operands are
-    refused by the ANE (*documented*: M4 dispatcher dumps), slices are not.
+    builds its masks; after: ``reshape(mask, (B, 1, 1, S))``. A few runs of neighbours, such as
+    the two of ``torch.roll`` (Swin's shifted windows), become slices and one ``cat``. Exact.
+    Integer index operands are refused by the ANE (*documented*: M4 dispatcher dumps), slices
+    are not.
     """
 
     name: ClassVar[str] = "simplify_index"
@@ -57,7 +62,11 @@ class SimplifyIndex:
         values = [rw.value(i) for i in given]
         first = next(axis for axis, i in enumerate(indices) if i is not None)
         gap = any(i is None for i in indices[first : first + len(given)])
-        if gap or not is_static(source) or any(v.dtype is torch.bool for v in values):
+        is_line = (
+            len(values) == 1 and values[0].dim() == 1 and isinstance(shape(source)[first], int)
+        )
+        movable = is_line or is_static(source)
+        if gap or not movable or any(v.dtype is torch.bool for v in values):
             rw.decline(node, "its indices are masks, or skip an axis, or its input is dynamic")
             return
         together = torch.broadcast_tensors(*values)
@@ -65,6 +74,11 @@ class SimplifyIndex:
             _as_range(value, shape(source)[first + place]) for place, value in enumerate(together)
         ]
         along = [r.along for r in ranges if r is not None and r.along is not None]
+        runs = _runs(values[0], shape(source)[first]) if is_line and None in ranges else []
+        if 1 < len(runs) <= _MAX_RUNS:
+            with rw.at(node):
+                rw.replace(node, _joined(rw, source, first, runs))
+            return
         if None in ranges or along != sorted(set(along)):
             rw.decline(node, "its indices are not neighbours in order; a gather is needed")
             return
@@ -85,6 +99,19 @@ def _as_range(index: torch.Tensor, size: int) -> _Range | None:
         if length > 1 and torch.equal(walk.expand_as(index), index):
             return _Range(start, length, axis)
     return None
+
+
+def _runs(index: torch.Tensor, size: int) -> list[tuple[int, int]]:
+    """``index`` (n,) as (start, stop) of runs of neighbours."""
+    index = torch.where(index < 0, index + size, index)
+    cuts = (torch.nonzero(index.diff() != 1).flatten() + 1).tolist()
+    parts = index.tensor_split(cuts)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts if part.numel()]
+
+
+def _joined(rw: Rewriter, source: fx.Node, where: int, runs: list[tuple[int, int]]) -> fx.Node:
+    parts = [rw.emit(aten.slice.Tensor, source, where, start, stop) for start, stop in runs]
+    return rw.emit(aten.cat.default, parts, where)
 
 
 def _sliced(
