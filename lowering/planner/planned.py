@@ -13,8 +13,6 @@ from frontend.errors import AnePassesError
 from lowering.planner.export_compute_plan import FORMAT
 from lowering.planner.result import OpPlan, Plan
 
-DEVICES = ("ane", "cpu", "gpu")
-
 
 class ComputePlanError(AnePassesError):
     """A compute plan file cannot be used."""

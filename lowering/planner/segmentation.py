@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from lowering.planner.capabilities import Capability
 from lowering.planner.prices import switch_ms
 
-DEVICES = ("ane", "cpu")
 # Sums of prices in a different order differ in the last bits; closer than this is a tie.
 _TIE_MS = 1e-9
 _UNREACHABLE = float("inf")
