@@ -97,9 +97,9 @@ def convert(
             found=minimum_deployment_target.name,
         )
     program = program_of(model, example_inputs, kwargs, dynamic_shapes)
-    prepared = prepare(program)
     check_states(program, minimum_deployment_target, states)
     table = lowering_table(composites)
+    prepared = prepare(program)
     missing = unsupported_ops(prepared.program.graph, table)
     if missing:
         raise UnsupportedOpsError(missing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -62,31 +62,31 @@ def prepare(program: ExportedProgram) -> Prepared:
     unused = _constant_inputs(program)
     graph, copies = _copied_graph(program.graph, skip=unused)
     input_specs = [spec for spec in signature.input_specs if spec.arg.name not in unused]
+    inputs = [s.arg.name for s in input_specs if s.kind is InputKind.USER_INPUT]
 
-    user_inputs = [s.arg.name for s in input_specs if s.kind is InputKind.USER_INPUT]
-    old_output = program.graph.output_node()
-    values: list[fx.Node] = []
-    specs: list[OutputSpec] = []
-    names: list[str] = []
-    for spec, argument in zip(signature.output_specs, old_output.args[0], strict=True):
-        if spec.kind is OutputKind.USER_OUTPUT:
-            if isinstance(spec.arg, ConstantArgument):
-                continue
-            public = _unused_name(spec.arg.name, [*names, *user_inputs])
-            value = _output_node(graph, copies[argument], public)
-            names.append(public)
-            spec = OutputSpec(spec.kind, TensorArgument(value.name), spec.target)
+    kept: list[OutputSpec] = []
+    outputs: list[str] = []
+    returned: list[fx.Node] = []
+    arguments = cast(tuple[fx.Node, ...], program.graph.output_node().args[0])
+    for spec, argument in zip(signature.output_specs, arguments, strict=True):
+        if spec.kind is not OutputKind.USER_OUTPUT:
+            returned.append(copies[argument])
+        elif isinstance(spec.arg, ConstantArgument):
+            continue
         else:
-            value = copies[argument]
-        values.append(value)
-        specs.append(spec)
-    graph.output(tuple(values))
-    output_nodes = tuple(value.name for value in values[len(values) - len(names) :])
+            outputs.append(_unused_name(spec.arg.name, [*outputs, *inputs]))
+            returned.append(_output_node(graph, copies[argument], outputs[-1]))
+        kept.append(spec)
+    graph.output(tuple(returned))
+    output_specs = [
+        OutputSpec(spec.kind, TensorArgument(node.name), spec.target)
+        for spec, node in zip(kept, returned, strict=True)
+    ]
     return Prepared(
-        program=_rebuilt(program, graph, input_specs, specs),
-        inputs=tuple(user_inputs),
-        outputs=tuple(names),
-        output_nodes=output_nodes,
+        program=_rebuilt(program, graph, input_specs, output_specs),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        output_nodes=tuple(node.name for node in returned[len(returned) - len(outputs) :]),
         handles=_number(graph),
     )
 
@@ -125,8 +125,15 @@ def _copied_graph(
         value = copy.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor):
             copy.meta["val"] = value.to(_INPUT_DTYPES.get(value.dtype, value.dtype))
+        copy.args = fx.node.map_aggregate(copy.args, _known_dtype)
+        copy.kwargs = fx.node.map_aggregate(copy.kwargs, _known_dtype)
         copies[node] = copy
     return copied, copies
+
+
+def _known_dtype(argument: Any) -> Any:
+    """MIL has no bfloat16, and coremltools no number for it; casts to it become float32."""
+    return torch.float32 if argument is torch.bfloat16 else argument
 
 
 def _unused_name(name: str, taken: list[str]) -> str:

@@ -110,6 +110,29 @@ def _hypot(mb: Any, x: Var, y: Var) -> Var:
     return mb.sqrt(x=mb.add(x=mb.square(x=x), y=mb.square(x=y)))
 
 
+def _extreme(op_type: str) -> Callable[..., Var]:
+    """``fmax`` and ``fmin`` of numbers; a NaN is not told apart."""
+
+    def lower(mb: Any, x: Any, y: Any) -> Var:
+        dtype = mb.result.dtype
+        return getattr(mb, op_type)(x=cast(mb, x, dtype), y=cast(mb, y, dtype))
+
+    return lower
+
+
+def _bucketize(
+    mb: Any, x: Any, boundaries: Var, *, out_int32: bool = False, right: bool = False
+) -> Any:
+    """How many of the sorted ``boundaries`` lie below each element."""
+    if not isinstance(x, Var) or boundaries.rank != 1:
+        return NotImplemented
+    dtype = torch.float32 if _is_float(x) or _is_float(boundaries) else torch.int32
+    last = mb.expand_dims(x=cast(mb, x, dtype), axes=[x.rank])
+    below = mb.greater_equal if right else mb.greater
+    passed = mb.cast(x=below(x=last, y=cast(mb, boundaries, dtype)), dtype="int32")
+    return mb.reduce_sum(x=passed, axes=[-1], keep_dims=False)
+
+
 def _copysign(mb: Any, x: Any, y: Any) -> Var:
     """MIL cannot tell -0.0 from 0.0, which counts as positive here."""
     dtype = mb.result.dtype
@@ -211,6 +234,9 @@ TABLE = {
     aten.acosh.default: _of_float(_acosh),
     aten.asinh.default: _of_float(_asinh),
     aten.hypot.default: _hypot,
+    aten.fmax.default: _extreme("maximum"),
+    aten.fmin.default: _extreme("minimum"),
+    aten.bucketize.Tensor: _bucketize,
     aten.copysign.Tensor: _copysign,
     aten.copysign.Scalar: _copysign,
     aten.signbit.default: _signbit,

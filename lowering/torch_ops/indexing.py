@@ -25,13 +25,14 @@ def _known(var: Var) -> bool:
 def _index_put(
     mb: Any, x: Var, indices: Sequence[Var | None], values: Var, accumulate: bool = False
 ) -> Any:
-    given = [axis for axis, index in enumerate(indices) if index is not None]
-    chosen = [indices[axis] for axis in given]
-    if any(types.is_bool(index.dtype) for index in chosen):  # type: ignore[union-attr]
+    pairs = [(axis, index) for axis, index in enumerate(indices) if index is not None]
+    given = [axis for axis, _ in pairs]
+    chosen = [index for _, index in pairs]
+    if any(types.is_bool(index.dtype) for index in chosen):
         return _mask_put(mb, x, chosen, values, accumulate)
-    if not _known(x) or not all(_known(index) for index in chosen):  # type: ignore[arg-type]
+    if not _known(x) or not all(_known(index) for index in chosen):
         return NotImplemented
-    shape = np.broadcast_shapes(*(tuple(index.shape) for index in chosen))  # type: ignore[union-attr]
+    shape = np.broadcast_shapes(*(tuple(index.shape) for index in chosen))
     rest = [axis for axis in range(x.rank) if axis not in given]
     where = mb.stack(
         values=[
@@ -168,6 +169,23 @@ def _scatter_reduce(
     return mb.real_div(x=total, y=mb.maximum(x=counts, y=1.0))
 
 
+def _diagonal_scatter(
+    mb: Any, x: Var, source: Var, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> Any:
+    """Writes ``source`` on a diagonal; its last axis runs along it."""
+    if not _known(x):
+        return NotImplemented
+    rows, columns = axis_of(dim1, x.rank), axis_of(dim2, x.rank)
+    steps = np.arange(int(source.shape[-1]), dtype=np.int32)
+    order = [axis for axis in range(x.rank) if axis not in (rows, columns)]
+    front = _permuted(mb, _number_like(mb, x, x), [rows, columns, *order])
+    where = np.stack([steps + max(0, -offset), steps + max(0, offset)], axis=1)
+    updates = _permuted(mb, _number_like(mb, source, x), [source.rank - 1, *range(source.rank - 1)])
+    written = mb.scatter_nd(data=front, indices=where, updates=updates, mode="update")
+    back = [rows, columns, *order]
+    return _permuted(mb, written, [back.index(axis) for axis in range(x.rank)])
+
+
 def _unfold(mb: Any, x: Var, dim: int, size: int, step: int) -> Any:
     """Windows of ``size`` every ``step`` along ``dim``; the window is the last axis."""
     dim = axis_of(dim, x.rank)
@@ -195,6 +213,7 @@ TABLE = {
     aten.scatter.value: _scatter("update"),
     aten.scatter_add.default: _scatter("add"),
     aten.scatter_reduce.two: _scatter_reduce,
+    aten.diagonal_scatter.default: _diagonal_scatter,
     aten.unfold.default: _unfold,
     aten.repeat_interleave.Tensor: _repeat_positions,
 }

@@ -126,6 +126,25 @@ def _cdist(mb: Any, x: Var, y: Var, p: float = 2.0, mode: Any = None) -> Any:
     return mb.sqrt(x=mb.reduce_sum_square(x=difference, axes=[-1], keep_dims=False))
 
 
+def _trilinear(
+    mb: Any,
+    a: Var,
+    b: Var,
+    c: Var,
+    expand_a: Sequence[int],
+    expand_b: Sequence[int],
+    expand_c: Sequence[int],
+    summed: Sequence[int],
+    unroll_dim: int = 1,
+) -> Var:
+    """The product of three tensors, each with axes of size 1 put in, summed over some axes."""
+    product = None
+    for factor, axes in ((a, expand_a), (b, expand_b), (c, expand_c)):
+        factor = mb.expand_dims(x=factor, axes=list(axes)) if axes else factor
+        product = factor if product is None else mb.mul(x=product, y=factor)
+    return mb.reduce_sum(x=product, axes=list(summed), keep_dims=False)
+
+
 TABLE = {
     aten.matmul.default: _matmul,
     aten.addmv.default: _addmv,
@@ -134,4 +153,5 @@ TABLE = {
     aten.scaled_dot_product_attention.default: _attention,
     aten._cdist_forward.default: _cdist,
     aten.cdist.default: _cdist,
+    aten._trilinear.default: _trilinear,
 }

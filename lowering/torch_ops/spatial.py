@@ -80,19 +80,21 @@ def _avg_pool(spatial: int) -> Callable[..., Any]:
         sizes, results = x.shape[-spatial:], mb.result.shape[-spatial:]
         if not all(isinstance(size, (int, np.integer)) for size in (*sizes, *results)):
             return NotImplemented
-        counts, pads = [], []
+        counts, pads, windows = [], [], []
         for size, result, width, step, edge in zip(
             sizes, results, kernel, stride, padding, strict=True
         ):
             start = np.arange(result) * step - edge
             low, high = (-edge, size + edge) if count_include_pad else (0, size)
             counts.append(np.minimum(start + width, high) - np.maximum(start, low))
-            pads += [edge, max(0, (result - 1) * step + width - size - edge)]
+            # A single window may be far wider than the image: what is outside adds nothing.
+            windows.append(min(width, size + 2 * edge) if result == 1 else width)
+            pads += [edge, max(0, (result - 1) * step + windows[-1] - size - edge)]
         x = mb.pad(
             x=x, pad=[0] * (2 * (x.rank - spatial)) + pads, mode="constant", constant_val=0.0
         )
-        pooled = mb.avg_pool(x=x, kernel_sizes=kernel, strides=stride, pad_type="valid")
-        volume = float(np.prod(kernel))
+        pooled = mb.avg_pool(x=x, kernel_sizes=windows, strides=stride, pad_type="valid")
+        volume = float(np.prod(windows))
         if divisor_override is not None:
             return mb.mul(x=pooled, y=volume / divisor_override)
         grid = np.ones([1] * x.rank)

@@ -107,6 +107,12 @@ SAMPLES = {
     aten.acosh.default: [(POSITIVE + 1,)],
     aten.asinh.default: [(X * 20,)],
     aten.hypot.default: [(X, Y)],
+    aten.fmax.default: [(X, Y), (N, J)],
+    aten.fmin.default: [(X, Y)],
+    aten.bucketize.Tensor: [
+        (X, const(torch.tensor([-1.0, 0.0, 0.5]))),
+        (N, const(torch.tensor([-2, 0, 3])), {"right": True}),
+    ],
     aten.copysign.Tensor: [(X, Y)],
     aten.copysign.Scalar: [(X, -2.0)],
     aten.signbit.default: [(X,), (N,)],
@@ -159,19 +165,27 @@ SAMPLES = {
         for reduce in ("sum", "mean", "prod", "amax", "amin")
         for own in (True, False)
     ],
+    aten.diagonal_scatter.default: [
+        (X, torch.zeros(2, 3), 0, 1, 2),
+        (X, rand(4, 2), -1, 1, 0),
+        (X, rand(2, 3), 1, -2, -1),
+    ],
     aten.unfold.default: [(IMAGE, 2, 3, 2), (SIGNAL, -1, 4, 1)],
     aten.repeat_interleave.Tensor: [(const(torch.tensor([1, 2, 3])), {"output_size": 6})],
     # logic
     aten.bitwise_and.Tensor: BITWISE,
     aten.bitwise_and.Scalar: [(B, True)],
+    aten.bitwise_and.Scalar_Tensor: [(True, B)],
     aten.__and__.Tensor: BITWISE,
     aten.__and__.Scalar: [(B, False)],
     aten.bitwise_or.Tensor: BITWISE,
     aten.bitwise_or.Scalar: [(B, True)],
+    aten.bitwise_or.Scalar_Tensor: [(True, B)],
     aten.__or__.Tensor: BITWISE,
     aten.__or__.Scalar: [(B, False)],
     aten.bitwise_xor.Tensor: BITWISE,
     aten.bitwise_xor.Scalar: [(B, True)],
+    aten.bitwise_xor.Scalar_Tensor: [(True, B)],
     aten.__xor__.Tensor: BITWISE,
     aten.__xor__.Scalar: [(B, True)],
     aten.logical_and.default: [(B, C), (X, N), (N, J)],
@@ -202,6 +216,9 @@ SAMPLES = {
     ],
     aten._cdist_forward.default: [(X, Y, 2.0, None), (X, Y, 1.0, None)],
     aten.cdist.default: [(X, Y)],
+    aten._trilinear.default: [
+        (rand(6, 4), const(rand(3, 4, 5)), rand(6, 5), [1, 3], [0], [1, 2], [2, 3])
+    ],
     # recurrent
     aten.lstm.input: [
         cells("LSTM", 8, 5),
@@ -242,6 +259,7 @@ SAMPLES = {
         (IMAGE, [3, 3], [2, 2], [1, 1], True),
         (IMAGE, [3, 3], [2, 2], [1, 1], True, False),
         (IMAGE, [2, 2], [], [0, 0], False, True, 3),
+        (IMAGE, [2560, 2560], [2560, 2560], [0, 0], True),
         (IMAGE, [3, 3], [2, 2], [1, 1], False, False),
     ],
     aten.avg_pool3d.default: [(rand(1, 2, 5, 6, 7), [2, 2, 2], [2, 2, 2], [0, 0, 0], True)],
