@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -26,7 +27,7 @@ def to_cpu_float32(program: ExportedProgram) -> ExportedProgram:
     draft = Draft(program)
     returned = [
         (position, node.meta["val"].dtype)
-        for position, node in enumerate(draft.output_node().args[0])
+        for position, node in enumerate(cast(Sequence[Any], draft.output_node().args[0]))
         if isinstance(node, fx.Node) and isinstance(node.meta.get("val"), torch.Tensor)
     ]
     for node, tensor in draft.lifted():

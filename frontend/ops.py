@@ -28,7 +28,7 @@ def _over_axes(parameter: torch.Tensor, x: torch.Tensor, axes: Sequence[int]) ->
 
 def _layer_norm(
     x: torch.Tensor,
-    axes: Sequence[int],
+    axes: list[int],
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
@@ -43,7 +43,7 @@ def _layer_norm(
 
 
 def _rms_norm(
-    x: torch.Tensor, axes: Sequence[int], weight: torch.Tensor | None, eps: float
+    x: torch.Tensor, axes: list[int], weight: torch.Tensor | None, eps: float
 ) -> torch.Tensor:
     normed = x * torch.rsqrt((x * x).mean(axes, keepdim=True) + eps)
     return normed if weight is None else normed * _over_axes(weight, x, axes)

@@ -39,7 +39,8 @@ class Structure:
         if issubclass(self.kind, Mapping) or dataclasses.is_dataclass(self.kind):
             fields = dict(zip(self.keys, parts, strict=True))
             # A ModelOutput is a mapping and a dataclass: its fields are its arguments.
-            return self.kind(**fields) if dataclasses.is_dataclass(self.kind) else self.kind(fields)
+            build: Any = self.kind
+            return build(**fields) if dataclasses.is_dataclass(build) else build(fields)
         return self.kind(*parts) if hasattr(self.kind, "_fields") else self.kind(parts)
 
 

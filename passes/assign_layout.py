@@ -11,7 +11,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import fx
@@ -129,8 +129,8 @@ class _Layout:
     def _backward(self) -> None:
         for node in reversed(self.calls):
             if is_image_native(node):
-                source = node.args[0]
-                demands = [(source, plain_form(source))]  # type: ignore[arg-type]
+                native = cast(fx.Node, node.args[0])
+                demands = [(native, plain_form(native))]
             elif node in self.forms and node not in self.plans:
                 demands = pull(node, self.forms[node])
             elif node in self.plans:
@@ -148,7 +148,7 @@ class _Layout:
         for node, chosen in self.plans.items():
             values[node] = Value(_image_cost(node, chosen), _plain_cost(node))
             if is_call(node, operator.getitem):
-                terms.append(Same(node.args[0], node))
+                terms.append(Same(cast(fx.Node, node.args[0]), node))
         for driver in [*self.rw.user_inputs(), *self.calls]:
             if driver not in self.forms or not is_tensor(driver):
                 continue
@@ -213,8 +213,8 @@ class _Layout:
                     if node.op == "output" and self.image_outputs:
                         form = self.plans[source].output
                     with self.rw.at(node):
-                        taken = self._take(source, form, image)
-                    node.replace_input_with(source, taken)
+                        converted = self._take(source, form, image)
+                    node.replace_input_with(source, converted)
 
     def _emit(self, node: fx.Node, chosen: Plan, taken: Sequence[fx.Node]) -> fx.Node:
         if chosen.emit is not None:
@@ -295,8 +295,8 @@ def _gaps(lengths: list[Any]) -> list[int]:
 
 def _lengths(form: Form, node: fx.Node) -> list[Any]:
     """Physical sizes of ``node`` in ``form``."""
-    own = sizes(node)
-    return [math.prod(own[a] for a in group) if group else 1 for group in form.groups]  # type: ignore[type-var]
+    own: tuple[Any, ...] = sizes(node)
+    return [math.prod(own[a] for a in group) if group else 1 for group in form.groups]
 
 
 def _elements(node: fx.Node) -> int:
@@ -343,9 +343,8 @@ def _image_cost(node: fx.Node, chosen: Plan) -> int:
 def _plain_cost(node: fx.Node) -> int:
     moved = _elements(node) * _FP16_BYTES
     if is_call(node, aten.permute.default):
-        source, order = node.args[0], node.args[1]
-        assert isinstance(source, fx.Node)
-        axes = [a for a in order if sizes(source)[a] != 1]  # type: ignore[union-attr,index]
+        source, order = cast(fx.Node, node.args[0]), cast(list[int], node.args[1])
+        axes = [a for a in order if sizes(source)[a] != 1]
         return _PLAIN_PENALTY if axes == sorted(axes) else moved + _PER_CONVERSION
     if is_call(node, aten.reshape.default):
         return moved // _RESHAPE_SHARE + _PER_CONVERSION

@@ -22,7 +22,8 @@ def check_signature(before: ExportedProgram, after: ExportedProgram, step: Any) 
     """
     free = getattr(step, "changes_outputs", False)
     for kind in ("inputs", "outputs"):
-        expected, found = _described(before, kind), _described(after, kind)
+        expected: Any = _described(before, kind)
+        found: Any = _described(after, kind)
         if free and kind == "outputs":
             expected, found = ([entry[::2] for entry in d] for d in (expected, found))
         if expected != found:

@@ -169,25 +169,27 @@ def through_reshape(form: Form, old: Sequence[Size], new: Sequence[Size]) -> Res
         return None
     groups = [list(group) for group in form.groups]
     for old_axes, new_axes in pairs:
-        where = [form.place(axis) for axis in old_axes]
+        where = [place for axis in old_axes if (place := form.place(axis)) is not None]
+        if len(where) != len(old_axes):
+            return None
         if len(set(where)) == 1:
-            group = groups[where[0]]  # type: ignore[index]
+            group = groups[where[0]]
             start = group.index(old_axes[0])
             if tuple(group[start : start + len(old_axes)]) != old_axes:
                 return None
             group[start : start + len(old_axes)] = [_new(axis) for axis in new_axes]
             continue
-        alone = all(groups[p] == [axis] for p, axis in zip(where, old_axes, strict=True))  # type: ignore[index]
-        if not alone or where != sorted(where):  # type: ignore[type-var]
+        alone = all(groups[p] == [axis] for p, axis in zip(where, old_axes, strict=True))
+        if not alone or where != sorted(where):
             return None
-        between = groups[where[0] : where[-1] + 1]  # type: ignore[misc]
+        between = groups[where[0] : where[-1] + 1]
         if sum(1 for group in between if group) != len(old_axes):
             return None
         for place in where:
-            groups[place] = []  # type: ignore[index]
+            groups[place] = []
         # Tokens stay on the last physical axis, channels on the first of theirs.
         home = where[-1] if where[-1] == form.rank - 1 else where[0]
-        groups[home] = [_new(axis) for axis in new_axes]  # type: ignore[index]
+        groups[home] = [_new(axis) for axis in new_axes]
     given = tuple(tuple(-1 - axis for axis in group) for group in groups)
     return Reshaped(form, Form(_fewest(given)))
 

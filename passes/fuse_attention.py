@@ -47,7 +47,7 @@ class FuseAttention:
             consumer = only_user(node)
             if not is_call(consumer, *_MATMUL) or consumer.args[0] is not node:  # type: ignore[union-attr]
                 continue
-            found = _scores(node)
+            found = _scores(rw, node)
             if isinstance(found, str):
                 rw.decline(node, found)
                 continue
@@ -57,7 +57,7 @@ class FuseAttention:
             _drop_repeat(rw, node)
 
 
-def _scores(softmax: fx.Node) -> _Scores | str:
+def _scores(rw: Rewriter, softmax: fx.Node) -> _Scores | str:
     """Walks from the softmax up to the product; a sentence if something else is in between."""
     if axis(softmax.args[1], len(shape(softmax))) != len(shape(softmax)) - 1:  # type: ignore[arg-type]
         return "its softmax does not run over the keys on the last axis"
@@ -68,7 +68,7 @@ def _scores(softmax: fx.Node) -> _Scores | str:
             return "no product of queries and keys leads to its softmax"
         if len(node.users) > 1:
             return f"the scores are used elsewhere too ({node.name})"
-        stepped = _step(node, found)
+        stepped = _step(rw, node, found)
         if stepped is None:
             return f"the scores pass through {node.target} before the softmax"
         node = stepped
@@ -78,12 +78,15 @@ def _scores(softmax: fx.Node) -> _Scores | str:
     return found
 
 
-def _step(node: fx.Node, found: _Scores) -> fx.Node | None:
+def _step(rw: Rewriter, node: fx.Node, found: _Scores) -> Any:
     """One operator further up, its effect noted in ``found``."""
-    if is_call(node, aten.mul.Tensor, aten.div.Tensor) and isinstance(node.args[1], int | float):
-        factor = float(node.args[1])
-        found.scale *= factor if node.target is aten.mul.Tensor else 1.0 / factor
-        return node.args[0]  # type: ignore[return-value]
+    if is_call(node, aten.mul.Tensor, aten.div.Tensor):
+        for scores, number in (node.args[:2], node.args[1::-1]):
+            factor = _number(rw, number)
+            if factor is not None and (scores is node.args[0] or node.target is aten.mul.Tensor):
+                found.scale *= factor if node.target is aten.mul.Tensor else 1.0 / factor
+                return scores
+        return None
     if is_call(node, aten.add.Tensor) and not node.kwargs.get("alpha"):
         scores, mask = _scores_first(node)
         if scores is not None:
@@ -91,15 +94,15 @@ def _step(node: fx.Node, found: _Scores) -> fx.Node | None:
         return scores
     if is_call(node, aten.masked_fill.Scalar) and _blocks(node.args[2]):
         found.fills.append((node.args[1], False))  # type: ignore[arg-type]
-        return node.args[0]  # type: ignore[return-value]
+        return node.args[0]
     if is_call(node, aten.where.self):
         keep, scores, fill = node.args
-        if _is_blocking_constant(fill) and is_tensor(scores):
+        if _is_blocking_constant(rw, fill) and is_tensor(scores):
             found.fills.append((keep, True))  # type: ignore[arg-type]
-            return scores  # type: ignore[return-value]
-        if _is_blocking_constant(scores) and is_tensor(fill):
+            return scores
+        if _is_blocking_constant(rw, scores) and is_tensor(fill):
             found.fills.append((keep, False))  # type: ignore[arg-type]
-            return fill  # type: ignore[return-value]
+            return fill
     return None
 
 
@@ -123,10 +126,20 @@ def _blocks(value: Any) -> bool:
     return isinstance(value, int | float) and value <= _MASKED
 
 
-def _is_blocking_constant(node: Any) -> bool:
-    if not is_call(node, aten.full.default, aten.scalar_tensor.default, aten.full_like.default):
+def _is_blocking_constant(rw: Rewriter, node: Any) -> bool:
+    if not is_tensor(node) or not rw.is_constant(node):
         return False
-    return _blocks(node.args[0 if is_call(node, aten.scalar_tensor.default) else 1])
+    value = rw.value(node)
+    return value.is_floating_point() and bool((value <= _MASKED).all())
+
+
+def _number(rw: Rewriter, operand: Any) -> float | None:
+    """A Python number, or the only element of a constant tensor."""
+    if isinstance(operand, int | float):
+        return float(operand)
+    if is_tensor(operand) and operand.meta["val"].numel() == 1 and rw.is_constant(operand):
+        return float(rw.value(operand))
+    return None
 
 
 def _fuse(rw: Rewriter, found: _Scores, value: fx.Node) -> fx.Node:

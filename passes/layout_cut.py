@@ -87,7 +87,7 @@ def solve(values: Mapping[Hashable, Value], terms: Iterable[Term]) -> tuple[set[
     Raises:
         ContradictionError: a value can have neither label, or equal values differ in what they can.
     """
-    graph = nx.DiGraph()
+    graph: nx.DiGraph = nx.DiGraph()
     graph.add_nodes_from((_SOURCE, _SINK))
     unary = {key: [value.image, value.plain] for key, value in values.items()}
     for number, term in enumerate(terms):

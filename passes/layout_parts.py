@@ -131,9 +131,13 @@ def cat(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
         return None
     form, _ = found
     place = form.place(where)
-    taken = tuple((x, form.renamed(lambda a, x=x: a if sizes(x)[a] != 1 else None)) for x in parts)
+    taken = tuple((x, _without_ones(form, x)) for x in parts)
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(aten.cat.default, list(inputs), place)
 
     return Plan(taken, form, emit)
+
+
+def _without_ones(form: Form, x: fx.Node) -> Form:
+    return form.renamed(lambda a: a if sizes(x)[a] != 1 else None)
