@@ -39,8 +39,8 @@ class Structure:
         if issubclass(self.kind, Mapping) or dataclasses.is_dataclass(self.kind):
             fields = dict(zip(self.keys, parts, strict=True))
             # A ModelOutput is a mapping and a dataclass: its fields are its arguments.
-            build: Any = self.kind
-            return build(**fields) if dataclasses.is_dataclass(build) else build(fields)
+            by_name = dataclasses.is_dataclass(self.kind)
+            return self.kind(**fields) if by_name else self.kind(fields)
         return self.kind(*parts) if hasattr(self.kind, "_fields") else self.kind(parts)
 
 
