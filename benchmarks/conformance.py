@@ -8,7 +8,7 @@
 
 A case is *executed* when it asked for a prediction. Each executed case that fails must be listed
 in ``conformance_known.json`` with the reason. Exit code 1 if one is not, or if fewer than 99 % of
-the executed cases pass. With ``--resume`` the cases finished by an interrupted run are kept.
+the executed cases of a whole run pass. With ``--resume`` the cases finished by an interrupted run are kept.
 """
 
 from __future__ import annotations
@@ -207,7 +207,8 @@ def main(
         _print(summary)
     if plant_fault:
         raise SystemExit(0 if summary.rate < _TARGET_RATE else 1)
-    raise SystemExit(0 if summary.ok else 1)
+    # A sample holds every odd test function but few cases of the large ones: its rate says little.
+    raise SystemExit(0 if (not summary.unlisted if sample else summary.ok) else 1)
 
 
 def _print(summary: Summary) -> None:
