@@ -8,7 +8,8 @@
 
 A case is *executed* when it asked for a prediction. Each executed case that fails must be listed
 in ``conformance_known.json`` with the reason. Exit code 1 if one is not, or if fewer than 99 % of
-the executed cases of a whole run pass. With ``--resume`` the cases finished by an interrupted run are kept.
+the executed cases of a whole run pass. With ``--resume`` the cases finished by an interrupted run
+are kept.
 """
 
 from __future__ import annotations
