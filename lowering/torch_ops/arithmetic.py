@@ -1,7 +1,8 @@
 """Elementwise arithmetic that coremltools 9.0 lacks, or where it drops an argument.
 
 Dropped silently in the torch.export route: ``alpha`` of ``add`` and ``sub``, which are keywords
-there. Wrong: ``reciprocal``, since MIL's ``inverse`` adds 1e-4 to its input.
+there (apple/coremltools#2573). Wrong: ``reciprocal``, since MIL's ``inverse`` adds 1e-4 to its
+input (apple/coremltools#2773).
 """
 
 from __future__ import annotations

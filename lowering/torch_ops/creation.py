@@ -1,7 +1,7 @@
 """Tensors made from sizes: ``new_ones``, ``full`` and relatives.
 
-coremltools 9.0 has no ``new_ones`` (apple/coremltools#2040 asks for it) and drops the dtype of
-several of the others in the torch.export route.
+coremltools 9.0 has no ``new_ones`` (apple/coremltools#2668) and drops the dtype of several of the
+others in the torch.export route.
 """
 
 from __future__ import annotations

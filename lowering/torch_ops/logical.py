@@ -1,4 +1,7 @@
-"""Logic and choice: ``&`` ``|`` ``^`` ``~``, ``where`` with numbers, ``masked_fill``."""
+"""Logic and choice: ``&`` ``|`` ``^`` ``~``, ``where`` with numbers, ``masked_fill``.
+
+The operators that HuggingFace builds attention masks with (apple/coremltools#2668, #2584).
+"""
 
 from __future__ import annotations
 

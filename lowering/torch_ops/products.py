@@ -1,4 +1,8 @@
-"""Matrix products and attention in the ranks and options that coremltools 9.0 leaves out."""
+"""Matrix products and attention in the ranks and options that coremltools 9.0 leaves out.
+
+Its attention never reads ``enable_gqa`` (apple/coremltools#2855), and writes attention out as soon
+as a scale is given, though iOS18 has an operator for it (#2864).
+"""
 
 from __future__ import annotations
 
@@ -87,21 +91,26 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Grouped-query attention: each key and value head serves several query heads."""
-    if not enable_gqa or q.shape[-3] == k.shape[-3]:
+    """With grouped queries each key and value head serves several query heads."""
+    fused = is_current_opset_version_compatible_with(AvailableTarget.iOS18)
+    groups = int(q.shape[-3]) // int(k.shape[-3]) if enable_gqa else 1
+    known = all(isinstance(size, (int, np.integer)) for size in (*q.shape[-2:], *k.shape[-2:]))
+    if not known or (groups == 1 and (scale is None or not fused)):
         return NotImplemented
-    groups = int(q.shape[-3]) // int(k.shape[-3])
-    k, v = _repeat_heads(mb, k, groups), _repeat_heads(mb, v, groups)
-    scale = 1 / math.sqrt(int(q.shape[-1])) if scale is None else scale
+    if groups > 1:
+        k, v = _repeat_heads(mb, k, groups), _repeat_heads(mb, v, groups)
+    usual = 1 / math.sqrt(int(q.shape[-1]))
+    scale = usual if scale is None else scale
     if is_causal:
         visible = np.tri(int(q.shape[-2]), int(k.shape[-2]), dtype=np.float32)
         mask = mb.const(val=(1 - visible) * np.float32(MASKED))
     elif mask is not None and types.is_bool(mask.dtype):
         hidden = mb.cast(x=mb.logical_not(x=mask), dtype="fp32")
         mask = mb.mul(x=hidden, y=MASKED)
-    if is_current_opset_version_compatible_with(AvailableTarget.iOS18):
+    if fused:
         # MIL's operator scales by 1/sqrt(D); the query takes what is left.
-        q = mb.mul(x=q, y=float(scale * math.sqrt(int(q.shape[-1]))))
+        if not math.isclose(scale, usual, rel_tol=1e-6):
+            q = mb.mul(x=q, y=float(scale / usual))
         return mb.scaled_dot_product_attention(query=q, key=k, value=v, attn_mask=mask)
     scores = mb.matmul(x=mb.mul(x=q, y=float(scale)), y=k, transpose_y=True)
     scores = scores if mask is None else mb.add(x=scores, y=mask)

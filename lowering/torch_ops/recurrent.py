@@ -1,7 +1,7 @@
 """Recurrent layers. coremltools 9.0 knows them from TorchScript but not from torch.export.
 
 The LSTM and GRU of the TorchScript route are right; they are reached under the name of the
-exported operator (apple/coremltools#2366 reports it missing).
+exported operator (the same gap: pytorch/executorch#4090).
 """
 
 from __future__ import annotations

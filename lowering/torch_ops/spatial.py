@@ -1,8 +1,9 @@
 """Images and signals: padding, pooling, resampling, transposed convolution, patches.
 
 coremltools 9.0 has no circular or negative padding, ignores what ``ceil_mode`` does to the divisor
-of an average pool, takes an anti-aliased resize for a plain one, and cannot lower ``grid_sample``
-and ``unfold`` from torch.export.
+of an average pool (apple/coremltools#2772) and refuses another divisor (#2745), has no bicubic
+resize (#1747), takes an anti-aliased resize for a plain one (pytorch/executorch#5728), and cannot
+lower ``grid_sample`` and ``unfold`` from torch.export.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Operators that compute nothing: aliases, copies and run-time assertions."""
+"""Operators that compute nothing: aliases, copies and run-time assertions; and ``diff``.
+
+coremltools 9.0 has no ``alias`` (apple/coremltools#2517).
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ SAMPLES = {
     aten.hardtanh.default: [(X, -0.3, 0.7), (X * 4, 0, 6), (N, -2, 3)],
     aten.relu6.default: [(X * 4,)],
     aten.celu.default: [(X, 1.3)],
-    aten.softplus.default: [(X,), (X, 2.0), (X * 3, 1.0, 1.0)],
+    aten.softplus.default: [(X * 10,), (X, 2.0), (X * 3, 1.0, 1.0)],
+    aten.mish.default: [(X * 10,)],
     aten.rms_norm.default: [
         (X, [4]),
         (X, [4], const(rand(4)), 1e-5),
@@ -376,6 +377,24 @@ def test_assertions_vanish():
 @pytest.mark.parametrize("op", SAMPLES, ids=str)
 def test_lowering(op):
     check_composite(Composite(op, TORCH_OPS[op], tuple(SAMPLES[op])))
+
+
+def test_attention_stays_one_operator_on_ios18():
+    class Scaled(nn.Module):
+        def forward(self, q, k):
+            return nn.functional.scaled_dot_product_attention(q, k, k, scale=0.3, enable_gqa=True)
+
+    mlmodel = convert(
+        Scaled(),
+        (HEADS, FEW),
+        compute_precision=FLOAT32,
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+    )
+    ops = [op.op_type for op in mlmodel._mil_program.functions["main"].operations]
+    assert "scaled_dot_product_attention" in ops and "softmax" not in ops
+    (got,) = predict(mlmodel, {"q": HEADS.numpy(), "k": FEW.numpy()}).values()
+    np.testing.assert_allclose(got, Scaled()(HEADS, FEW), rtol=1e-4, atol=1e-5)
 
 
 def test_every_lowering_has_samples():
