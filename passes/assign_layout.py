@@ -7,35 +7,21 @@ tokens of (B, S, C). A minimum cut decides, a conversion costing the bytes that 
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import fx
 
 from passes.errors import LayoutError
-from passes.form import Conversion, Form, convert
+from passes.form import Form, convert
+from passes.layout_cost import conversion_cost, image_cost, lengths, plain_cost
 from passes.layout_cut import FORBIDDEN, ContradictionError, Pair, Same, Term, Use, Value, solve
 from passes.layout_plan import Plan, plain_form, sizes
 from passes.layout_rules import is_image_native, plan, pull
 from passes.match import aten, is_call, is_tensor
 from passes.rewriter import Rewriter
-
-# Costs are in bytes that a conversion moves, fp16. A reshape that changes the grouping of axes
-# is charged a quarter: it re-tiles channels but keeps memory order (assumed; the M4 dispatcher
-# prices both by bytes, see its dumps).
-_FP16_BYTES = 2
-_RESHAPE_SHARE = 4
-# An operator costs something however small its tensor: about the bytes that stream in the
-# dispatcher's smallest observed price.
-_PER_CONVERSION = 4096
-# Tie-break: of two equal layouts take the image.
-_PLAIN_PENALTY = 1
-# Stands in for a symbolic size where bytes are compared; only ratios matter.
-_ASSUMED_SIZE = 128
 
 
 @dataclass(frozen=True)
@@ -91,7 +77,37 @@ class _Layout:
         self._forward()
         self._backward()
         self._forward()
+        self._refine()
         self._drop_plain_plans()
+
+    def _refine(self) -> None:
+        """Takes merged axes apart where they arise if a consumer needs them apart later.
+
+        Else each consumer regroups on its own: ``abs(x)`` for one, ``x`` for another.
+        """
+        for node in reversed(self.calls):
+            chosen = self.plans.get(node)
+            if chosen is None or not is_tensor(node):
+                continue
+            own = chosen.output
+            wanted = [
+                form
+                for user in node.users
+                if user in self.plans
+                for source, form in self.plans[user].inputs
+                if source is node and form.order == own.order
+            ]
+            finest = max(wanted, key=_parts, default=own)
+            if _parts(finest) <= _parts(own):
+                continue
+            if chosen.emit is None:
+                refined = replace(chosen, output=finest)
+            else:
+                again = plan(node, self.forms, finest)
+                if again is None or again.output != finest:
+                    continue
+                refined = again
+            self.plans[node], self.forms[node] = refined, finest
 
     def _drop_plain_plans(self) -> None:
         """Forgets plans whose tensors and work are the plain ones."""
@@ -146,7 +162,7 @@ class _Layout:
         values: dict[Any, Value] = {}
         terms: list[Term] = []
         for node, chosen in self.plans.items():
-            values[node] = Value(_image_cost(node, chosen), _plain_cost(node))
+            values[node] = Value(image_cost(node, chosen), plain_cost(node))
             if is_call(node, operator.getitem):
                 terms.append(Same(cast(fx.Node, node.args[0]), node))
         for driver in [*self.rw.user_inputs(), *self.calls]:
@@ -186,13 +202,14 @@ class _Layout:
                 Pair(
                     driver,
                     key,
-                    image_image=_cost(driver, own, taken),
-                    image_plain=_cost(driver, own, spelled),
-                    plain_image=_cost(driver, spelled, taken),
+                    image_image=conversion_cost(driver, own, taken),
+                    image_plain=conversion_cost(driver, own, spelled),
+                    plain_image=conversion_cost(driver, spelled, taken),
                 )
             )
         if shared:
-            to_plain, to_image = _cost(driver, own, spelled), _cost(driver, spelled, own)
+            to_plain = conversion_cost(driver, own, spelled)
+            to_image = conversion_cost(driver, spelled, own)
             terms.append(Use(driver, tuple(shared), to_plain, to_image))
         return terms
 
@@ -219,7 +236,7 @@ class _Layout:
     def _emit(self, node: fx.Node, chosen: Plan, taken: Sequence[fx.Node]) -> fx.Node:
         if chosen.emit is not None:
             return chosen.emit(self.rw, taken)
-        return self._regroup(taken[0], _lengths(chosen.output, node))
+        return self._regroup(taken[0], lengths(chosen.output, node))
 
     def _take(self, source: fx.Node, form: Form, image: set[fx.Node]) -> fx.Node:
         """``source`` in ``form``, converted at most once per form."""
@@ -240,10 +257,10 @@ class _Layout:
     def _convert(self, source: fx.Node, value: fx.Node, start: Form, end: Form) -> fx.Node:
         steps = convert(start, end)
         if steps.split is not None:
-            value = self._regroup(value, _lengths(Form(steps.split), source))
+            value = self._regroup(value, lengths(Form(steps.split), source))
         if steps.permutation is not None:
             value = self.rw.emit(aten.permute.default, value, list(steps.permutation))
-        return self._regroup(value, _lengths(end, source))
+        return self._regroup(value, lengths(end, source))
 
     def _regroup(self, value: fx.Node, lengths: list[Any]) -> fx.Node:
         """A reshape to ``lengths``, as squeeze and unsqueeze where those do."""
@@ -266,6 +283,11 @@ class _Layout:
         for place in add:
             value = self.rw.emit(aten.unsqueeze.default, value, place)
         return value
+
+
+def _parts(form: Form) -> int:
+    """Groups that hold an axis."""
+    return sum(1 for group in form.groups if group)
 
 
 def _ones(have: list[Any], want: list[Any]) -> tuple[list[int], list[int]]:
@@ -291,61 +313,3 @@ def _gaps(lengths: list[Any]) -> list[int]:
         else:
             gaps.append(0)
     return gaps
-
-
-def _lengths(form: Form, node: fx.Node) -> list[Any]:
-    """Physical sizes of ``node`` in ``form``."""
-    own: tuple[Any, ...] = sizes(node)
-    return [math.prod(own[a] for a in group) if group else 1 for group in form.groups]
-
-
-def _elements(node: fx.Node) -> int:
-    values = node.meta["val"]
-    total = 0
-    for value in values if isinstance(values, tuple | list) else (values,):
-        if isinstance(value, torch.Tensor):
-            total += math.prod(n if isinstance(n, int) else _ASSUMED_SIZE for n in value.shape)
-    return total
-
-
-def _cost(node: fx.Node, start: Form, end: Form) -> int:
-    if start == end:
-        return 0
-    return _steps_cost(node, start, end, convert(start, end))
-
-
-def _steps_cost(node: fx.Node, start: Form, end: Form, steps: Conversion) -> int:
-    moved = _elements(node) * _FP16_BYTES
-    cost = 0
-    if steps.moves:
-        cost += moved + _PER_CONVERSION
-    if steps.split is not None or (steps.merge and not _only_ones(node, start, end)):
-        cost += moved // _RESHAPE_SHARE + _PER_CONVERSION
-    return cost
-
-
-def _only_ones(node: fx.Node, start: Form, end: Form) -> bool:
-    """True if the forms differ in axes of size one alone."""
-    one, other = _lengths(start, node), _lengths(end, node)
-    return [n for n in one if n != 1] == [n for n in other if n != 1]
-
-
-def _image_cost(node: fx.Node, chosen: Plan) -> int:
-    if chosen.emit is not None:
-        return 0
-    source, form = chosen.inputs[0]
-    before, after = _lengths(form, source), _lengths(chosen.output, node)
-    if [n for n in before if n != 1] == [n for n in after if n != 1]:
-        return 0
-    return _elements(node) * _FP16_BYTES // _RESHAPE_SHARE + _PER_CONVERSION
-
-
-def _plain_cost(node: fx.Node) -> int:
-    moved = _elements(node) * _FP16_BYTES
-    if is_call(node, aten.permute.default):
-        source, order = cast(fx.Node, node.args[0]), cast(list[int], node.args[1])
-        axes = [a for a in order if sizes(source)[a] != 1]
-        return _PLAIN_PENALTY if axes == sorted(axes) else moved + _PER_CONVERSION
-    if is_call(node, aten.reshape.default):
-        return moved // _RESHAPE_SHARE + _PER_CONVERSION
-    return _PLAIN_PENALTY

@@ -18,6 +18,7 @@ from passes.fuse_rms_norm import FuseRmsNorm
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
 from passes.remove_dropout import RemoveDropout
+from passes.rms_norm_form import RmsNormForm
 from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
@@ -27,12 +28,14 @@ from passes.split_attention import SplitAttention
 def default_pipeline(
     *,
     attention: Literal["split", "batched", "native"] = "split",
+    rms_norm: Literal["scaled", "layer_norm", "native"] = "scaled",
     image_outputs: bool = False,
 ) -> tuple[Pass, ...]:
     """The default passes; a plain tuple, to be sliced, extended and reordered at will.
 
     Args:
         attention: see ``SplitAttention``.
+        rms_norm: see ``RmsNormForm``.
         image_outputs: see ``AssignLayout``; changes the shapes of results.
     """
     return (
@@ -52,6 +55,7 @@ def default_pipeline(
         LinearToConv1x1(),
         Conv1dToConv2d(),
         ChannelNorm(),
+        RmsNormForm(form=rms_norm),
         AssignLayout(image_outputs=image_outputs),
         SimplifyViews(),
         EliminateCommon(),
