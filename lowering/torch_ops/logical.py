@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
@@ -40,12 +41,33 @@ def _bitwise_not(mb: Any, x: Var) -> Var:
 
 def _where(mb: Any, condition: Var, a: Any, b: Any) -> Var:
     dtype = mb.result.dtype
-    if not any(isinstance(value, Var) and value.rank for value in (a, b)) and condition.rank:
-        # MIL's select takes the shape of its branches, and two numbers have none.
-        b = filled(mb, sizes_of(mb, condition), b, dtype)
-    return mb.select(
-        cond=cast(mb, condition, torch.bool), a=cast(mb, a, dtype), b=cast(mb, b, dtype)
-    )
+    condition, a, b = cast(mb, condition, torch.bool), cast(mb, a, dtype), cast(mb, b, dtype)
+    if _widens(condition, a, b):
+        # coremltools takes the shape of the branches for that of the result.
+        b = _spread(mb, b, condition, dtype)
+    return mb.select(cond=condition, a=a, b=b)
+
+
+def _widens(condition: Var, *branches: Var) -> bool:
+    """Whether ``condition`` is longer along some axis than every branch."""
+    for back, size in enumerate(reversed(condition.shape), start=1):
+        longest = {branch.shape[-back] for branch in branches if branch.rank >= back}
+        if isinstance(size, (int, np.integer)) and size == 1 and longest:
+            continue
+        if not longest - {1}:
+            return True
+    return False
+
+
+def _spread(mb: Any, value: Var, like: Var, dtype: torch.dtype) -> Var:
+    """``value`` repeated to the shape that it and ``like`` have together."""
+    sizes = sizes_of(mb, like)
+    if value.val is not None and np.size(value.val) == 1 and value.rank <= like.rank:
+        return filled(mb, sizes, np.asarray(value.val).item(), dtype)
+    nothing = filled(mb, sizes, 0, dtype)
+    if dtype == torch.bool:
+        return mb.logical_or(x=value, y=nothing)
+    return mb.add(x=value, y=nothing)
 
 
 def _masked_fill(mb: Any, x: Var, mask: Var, value: Any) -> Var:
