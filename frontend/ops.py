@@ -6,7 +6,7 @@ decomposition, so a user's own export or trace of an optimized model needs nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -58,3 +58,10 @@ the shape of those axes. Becomes one MIL ``layer_norm``."""
 
 rms_norm = torch.ops.ane.rms_norm.default
 """Root-mean-square norm of ``x`` over ``axes``; ``weight`` has the shape of those axes."""
+
+PLAIN: Mapping[torch._ops.OpOverload, Callable[..., torch.Tensor]] = {
+    layer_norm: _layer_norm,
+    rms_norm: _rms_norm,
+}
+"""Each operator as a Python function of ATen operators, for programs that leave our hands: a
+trace or an export of them holds nothing that stock coremltools does not know."""

@@ -20,6 +20,8 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from frontend.ops import PLAIN
+
 _LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -231,12 +233,20 @@ class Draft:
 
 
 def runnable(program: ExportedProgram) -> torch.nn.Module:
-    """``program`` as a module whose state is its own.
+    """``program`` as a module of ATen operators alone, whose state is its own.
+
+    The ``ane::`` operators are spelled out, so that a trace or an export of the module holds
+    nothing that stock coremltools does not know.
 
     Buffers that the program writes to are copied: a run changes neither the program's initial
     state nor the model that shares its tensors. Everything else is shared.
     """
     module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    for node in module.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            node.target = PLAIN.get(node.target, node.target)
+    module.recompile()
     for name in program.graph_signature.buffers_to_mutate.values():
         owner, _, own_name = name.rpartition(".")
         buffers = module.get_submodule(owner)._buffers
