@@ -55,7 +55,8 @@ def main(attention: Attention, threads: int, brief: bool, as_json: bool) -> None
         reports = [report.to_json() for report in result.pop("reports")]
         print_json({**result, "passes": reports})
     elif brief:
-        stdout_console().print(_mil_table(result["mil"]), "", _differences(result))
+        stdout_console().print(_mil_table(result["mil"]))
+        stdout_console().print("\n" + _differences(result))
     else:
         _print(result)
     bounds = {"rewritten": REWRITTEN_BOUND, "package": PACKAGE_BOUND}
