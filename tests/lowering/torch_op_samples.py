@@ -1,4 +1,4 @@
-"""Calls of every operator that we lower: what coremltools alone refuses or gets wrong, and others."""
+"""Calls of every operator that we lower; coremltools alone refuses many or gets them wrong."""
 
 import torch
 from torch import nn
