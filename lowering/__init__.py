@@ -11,6 +11,7 @@ with quiet_coremltools():
     from lowering.planner.plan import plan
     from lowering.reference import load, make_state, predict
     from lowering.save import save
+    from lowering.verification import verify
 
 __all__ = [
     "Composite",
@@ -23,4 +24,5 @@ __all__ = [
     "plan",
     "predict",
     "save",
+    "verify",
 ]

@@ -1,0 +1,17 @@
+"""Holds a finished package against the model it was made from, and finds where they part."""
+
+from lowering.verification.original import Original, VerificationError
+from lowering.verification.parity import Parity, Thresholds
+from lowering.verification.result import Divergence, PassFault, Verification
+from lowering.verification.verify import verify
+
+__all__ = [
+    "Divergence",
+    "Original",
+    "Parity",
+    "PassFault",
+    "Thresholds",
+    "Verification",
+    "VerificationError",
+    "verify",
+]

@@ -1,0 +1,241 @@
+"""Values of a package by MIL name, and which of them are values of the torch program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from frontend.source import Source, source_of
+from lowering.reference import ExecutionError, LoadedModel
+from lowering.reference.dtypes import FP16
+from lowering.reference.program import Op, Value
+from lowering.reference.states import State
+from lowering.sources import SourceTable
+from lowering.verification import fx_values
+from lowering.verification.original import VerificationError
+
+# What coremltools' casting passes append to the name of a value they give another type.
+_CAST_SUFFIX = re.compile(r"(_cast_(fp16|fp32|bool|u?int\d+))+$")
+_PART = re.compile(r"^(.*?)(?:_cast_fp16)*_(\d+)$")
+
+
+@dataclass
+class PackageRun:
+    """One call of a package with every tensor it computed.
+
+    Attributes:
+        values: MIL value name to tensor, floats in float32.
+        states: the package's states after the call.
+        error: why the call ended early, ``None`` when it did not.
+        misshapen: values whose shape is not the declared one, in program order.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    states: dict[str, Tensor] = field(default_factory=dict)
+    error: ExecutionError | None = None
+    misshapen: list[str] = field(default_factory=list)
+
+
+def run(model: LoadedModel, feed: Mapping[str, Any], states: Mapping[str, Tensor]) -> PackageRun:
+    """Calls ``model`` and keeps all values, as far as it gets.
+
+    Args:
+        model: the loaded package.
+        feed: inputs by name, from :func:`feed_of`.
+        states: initial values of states, by name; the others start at zero.
+    """
+    state: State = model.make_state()
+    for name in state:
+        if name in states:
+            state[name] = states[name].numpy()
+    done = PackageRun()
+
+    def observe(op: Op, results: tuple[Any, ...], computed: tuple[Any, ...]) -> None:
+        for declared, value in zip(op.outputs, results, strict=True):
+            if not isinstance(value, Tensor):
+                continue
+            done.values[declared.name] = value.clone()
+            if declared.shape is not None and not fits(value.shape, declared.shape):
+                done.misshapen.append(declared.name)
+
+    try:
+        model.run(feed, state, observe)
+    except ExecutionError as error:
+        done.error = error
+    done.states = {name: state.cells[name].value.clone() for name in state}
+    return done
+
+
+def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
+    """Whether ``shape`` is one of those ``declared``; -1 stands for any size."""
+    return len(shape) == len(declared) and all(
+        want < 0 or want == have for have, want in zip(shape, declared, strict=True)
+    )
+
+
+def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The program's inputs as the package takes them: by name, else by position.
+
+    Raises:
+        VerificationError: the package takes other inputs, or images.
+    """
+    names = list(model.inputs)
+    if len(names) != len(inputs):
+        raise VerificationError(
+            "The package takes other inputs than the model",
+            expected=", ".join(inputs) or "none",
+            found=", ".join(names) or "none",
+        )
+    by_name = set(names) == set(inputs)
+    feed = {}
+    for name, (own, tensor) in zip(names, inputs.items(), strict=True):
+        feature = model.inputs[name]
+        if feature.image is not None:
+            raise VerificationError(
+                f"Input {name!r} of the package is an image",
+                hint="verify a package with tensor inputs; images change its inputs only",
+            )
+        given = inputs[name] if by_name else tensor
+        if feature.ranges is not None and len(feature.ranges) not in (given.ndim, given.ndim or 1):
+            raise VerificationError(
+                f"Input {name!r} of the package does not fit the model's {own!r}",
+                expected=f"{len(feature.ranges)} axes",
+                found=str(tuple(given.shape)),
+            )
+        feed[name] = given.numpy().astype(feature.dtype.storage)
+    return feed
+
+
+def declares_fp16(model: LoadedModel) -> bool:
+    """Whether any value of the package is declared fp16."""
+    return any(output.dtype is FP16 for op in model.ops for output in op.outputs)
+
+
+def matches(model: LoadedModel, program: ExportedProgram) -> dict[str, str]:
+    """FX node name to the MIL value that holds the node's result, in program order.
+
+    A MIL value is named after its FX node, coremltools' suffixes for casts aside; parts of a
+    split have a number, and the only part that is used has none. Its declared shape must be the
+    node's, axes of size 1 aside: some passes of coremltools keep the name of a value that they
+    transpose. Ops that coremltools named after their type are told by their source.
+    """
+    nodes = {node.name: node for node in program.graph.nodes if fx_values.is_tensor(node)}
+    parts = {(source.name, index): node for node in nodes.values() for source, index in _item(node)}
+    found: dict[str, str] = {}
+    unnamed: list[tuple[Op, Value]] = []
+    for op in model.ops:
+        for output in op.outputs:
+            base = _CAST_SUFFIX.sub("", output.name)
+            node = nodes.get(base) or _part(base, parts) or parts.get((base, 0))
+            if node is None:
+                unnamed.append((op, output))
+            elif _same_shape(output.shape, node.meta["val"].shape):
+                found[node.name] = output.name
+    # Outputs of the package have public names of their own.
+    outputs = fx_values.returned(program)[1]
+    public = [output.name for output in model.program.outputs]
+    check_outputs(public, outputs)
+    for node, name in zip(outputs, public, strict=True):
+        if node.op != "placeholder":
+            found.setdefault(node.name, name)
+    taken = set(found.values())
+    _match_by_source(
+        [item for item in unnamed if item[1].name not in taken],
+        [node for node in nodes.values() if node.name not in found and node.op != "placeholder"],
+        SourceTable.from_metadata(model.metadata),
+        found,
+    )
+    order = {node.name: position for position, node in enumerate(program.graph.nodes)}
+    return dict(sorted(found.items(), key=lambda item: order[item[0]]))
+
+
+def _match_by_source(
+    unnamed: Sequence[tuple[Op, Value]],
+    left: Sequence[fx.Node],
+    table: SourceTable,
+    found: dict[str, str],
+) -> None:
+    """Adds pairs of a value and a node that alone share a source, an element type and a shape."""
+    for node in left:
+        want, shape = source_of(node), node.meta["val"].shape
+        is_float = node.meta["val"].is_floating_point()
+        same = [n for n in left if source_of(n) == want and n.meta["val"].shape == shape]
+        values = [
+            output.name
+            for op, output in unnamed
+            if table.lookup(op.name) == want
+            and _same_shape(output.shape, shape)
+            and output.dtype is not None
+            and output.dtype.is_float == is_float
+        ]
+        if len(same) == len(values) == 1 and want != Source():
+            found[node.name] = values[0]
+
+
+def check_outputs(names: Sequence[str], expected: Sequence[Any]) -> None:
+    """Raises :class:`VerificationError` unless there are as many outputs as ``expected``."""
+    if len(names) != len(expected):
+        raise VerificationError(
+            "The package has other outputs than the model",
+            expected=f"{len(expected)} tensors",
+            found=", ".join(names),
+        )
+
+
+def _item(node: fx.Node) -> Iterator[tuple[fx.Node, int]]:
+    if node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem":
+        source, index = node.args[0], node.args[1]
+        if isinstance(source, fx.Node) and isinstance(index, int):
+            yield source, index
+
+
+def _part(name: str, parts: Mapping[tuple[str, int], fx.Node]) -> fx.Node | None:
+    match = _PART.match(name)
+    return parts.get((match[1], int(match[2]))) if match else None
+
+
+def _same_shape(declared: Sequence[int] | None, shape: Sequence[Any]) -> bool:
+    if declared is None:
+        return False
+    ours = [size for size in declared if size != 1]
+    theirs = [size for size in shape if size != 1]
+    return len(ours) == len(theirs) and all(
+        a < 0 or not isinstance(b, int) or a == b for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def segment(model: LoadedModel, value: str, known: set[str]) -> list[Op]:
+    """Ops that compute ``value`` from the values in ``known`` and from inputs, in order."""
+    made_by = {output.name: op for op in model.ops for output in op.outputs}
+    wanted, reached = [value], set()
+    while wanted:
+        op = made_by.get(wanted.pop())
+        if op is None or op.name in reached:
+            continue
+        reached.add(op.name)
+        inner = [other for other in model.ops if op.name in other.block]
+        for member in (op, *inner):
+            names = [name for names in member.inputs.values() for name in names]
+            wanted += [name for name in names if name not in known]
+    return [op for op in model.ops if op.name in reached]
+
+
+def in_form_of(value: Tensor, reference: Tensor) -> Tensor | None:
+    """``value`` in the shape and dtype of ``reference``; ``None`` if the sizes differ."""
+    if value.numel() != reference.numel():
+        return None
+    return value.reshape(reference.shape).to(reference.dtype)
+
+
+def merge(value: Tensor, delta_from: Tensor, onto: Tensor) -> Tensor:
+    """``onto`` with what sets ``value`` apart from ``delta_from`` added; ``value`` elsewhere."""
+    if not value.is_floating_point():
+        return value
+    moved = onto + (value - delta_from)
+    return torch.where(torch.isfinite(moved), moved, value)

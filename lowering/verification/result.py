@@ -1,0 +1,189 @@
+"""What a verification found, as values, JSON and a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from frontend.source import Source
+from lowering.verification.parity import Parity
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The op at which a package leaves the torch program.
+
+    Attributes:
+        op: name of the MIL op.
+        op_type: its MIL type.
+        value: the MIL value that is wrong.
+        node: the FX node that this value should hold.
+        target: the torch operator of ``node``.
+        source: module path, line and passes of ``node``.
+        between: MIL ops that compute ``value`` from values that were compared, ``op`` last.
+            With more than one, the fault is in any of them.
+        own_error: relative L2 error of ``value`` against torch on the package's own inputs of
+            ``node``.
+        effect: relative L2 error that this error alone causes in the outputs.
+        growth: later MIL values and their relative L2 error against the undisturbed program.
+        reason: what sets the value apart.
+    """
+
+    op: str
+    op_type: str
+    value: str
+    node: str
+    target: str
+    source: Source
+    between: tuple[str, ...]
+    own_error: float
+    effect: float
+    growth: tuple[tuple[str, float], ...]
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary of plain values."""
+        return {
+            "op": self.op,
+            "op_type": self.op_type,
+            "value": self.value,
+            "node": self.node,
+            "target": self.target,
+            "module": self.source.module,
+            "line": self.source.line,
+            "passes": list(self.source.passes),
+            "between": list(self.between),
+            "own_error": _number(self.own_error),
+            "effect": _number(self.effect),
+            "growth": [{"value": name, "rel_l2": _number(e)} for name, e in self.growth],
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class PassFault:
+    """The pass after which the program computes something else than before it.
+
+    Attributes:
+        name: of the pass.
+        position: its place in the pipeline, from 0.
+        before: relative L2 error of the program before it, against the captured one.
+        after: that of the program it left.
+        node: the first node it wrote or changed whose value is another one; ``""`` if unknown.
+        source: where that node comes from.
+    """
+
+    name: str
+    position: int
+    before: float
+    after: float
+    node: str
+    source: Source
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary of plain values."""
+        return {
+            "name": self.name,
+            "position": self.position,
+            "rel_l2_before": _number(self.before),
+            "rel_l2_after": _number(self.after),
+            "node": self.node,
+            "module": self.source.module,
+            "line": self.source.line,
+        }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether a package computes what its original computes, and if not, where they part.
+
+    Attributes:
+        outputs: one entry for each output, and for each state.
+        precision: how the package was computed, see ``Precision``.
+        error: why the package could not be run to its end.
+        divergence: the MIL op at fault, when one was looked for and found.
+        pass_fault: the pass at fault, likewise.
+        kind: ``logic`` when the package is wrong without any rounding too, ``rounding`` when
+            only its fp16 values make it wrong, ``None`` when it passed or was not located.
+    """
+
+    outputs: tuple[Parity, ...]
+    precision: str
+    error: str | None = None
+    divergence: Divergence | None = None
+    pass_fault: PassFault | None = None
+    kind: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the package ran and every output is within its threshold."""
+        return self.error is None and all(output.passed for output in self.outputs)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary of plain values; infinity and NaN as text."""
+        return {
+            "passed": self.passed,
+            "precision": self.precision,
+            "error": self.error,
+            "outputs": [
+                {key: _number(value) for key, value in output.to_json().items()}
+                for output in self.outputs
+            ],
+            "kind": self.kind,
+            "divergence": self.divergence.to_json() if self.divergence else None,
+            "pass_fault": self.pass_fault.to_json() if self.pass_fault else None,
+        }
+
+    def __rich__(self) -> RenderableType:
+        """A table of the outputs and, on failure, where the package goes wrong."""
+        table = Table("output", "max abs", "rel L2", "cosine", "half torch", "allowed", "")
+        for item in self.outputs:
+            half = "" if item.yardstick is None else f"{item.yardstick:.2e}"
+            verdict = "[green]ok[/]" if item.passed else "[red]differs[/]"
+            numbers = (f"{item.max_abs:.2e}", f"{item.rel_l2:.2e}", f"{item.cosine:.6f}")
+            table.add_row(escape(item.name), *numbers, half, f"{item.threshold:.2e}", verdict)
+        return Group(table, *(escape(line) for line in self._sentences()))
+
+    def _sentences(self) -> list[str]:
+        lines = []
+        if self.error:
+            lines.append(f"could not be run to its end: {self.error}")
+        if self.pass_fault:
+            fault = self.pass_fault
+            lines.append(
+                f"the pass {fault.name} (number {fault.position + 1}) introduced it: relative "
+                f"error {fault.before:.1e} before, {fault.after:.1e} after"
+            )
+            if fault.node:
+                lines.append(f"  first at {fault.node}: {fault.source}")
+        if self.divergence:
+            found = self.divergence
+            lines.append(f"first diverging op: {found.op_type} {found.op} ({found.reason})")
+            lines.append(f"  torch: {found.target} {found.node}")
+            lines.append(f"  source: {found.source}")
+            lines.append(f"  own error {found.own_error:.1e}, of the outputs {found.effect:.1e}")
+            if len(found.between) > 1:
+                lines.append(f"  computed by: {', '.join(found.between)}")
+            if found.growth:
+                steps = ", ".join(f"{name} {error:.1e}" for name, error in found.growth)
+                lines.append(f"  error from there: {steps}")
+        if not self.passed and not (self.divergence or self.pass_fault):
+            lines.append("no single op or pass explains the difference")
+        if self.kind == "rounding":
+            lines.append("computed without fp16 rounding the package passes")
+        return lines
+
+
+def _number(value: Any) -> Any:
+    """``value``, as text where JSON has no number for it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
