@@ -262,21 +262,34 @@ class _Layout:
             value = self.rw.emit(aten.permute.default, value, list(steps.permutation))
         return self._regroup(value, lengths(end, source))
 
+    def _spelled(self, value: fx.Node, lengths: list[Any]) -> list[Any]:
+        """Sizes to reshape ``value`` to: one symbolic size is left open, others are read off it."""
+        have = list(sizes(value))
+        symbols = [n for n in lengths if not isinstance(n, int)]
+        left_open = next((n for n in symbols if n not in have), symbols[-1] if symbols else None)
+        spelled: list[Any] = []
+        for n in lengths:
+            if isinstance(n, int):
+                spelled.append(n)
+            elif n == left_open and -1 not in spelled:
+                spelled.append(-1)
+            elif n in have:
+                spelled.append(self.rw.emit(aten.sym_size.int, value, have.index(n)))
+            else:
+                raise LayoutError(
+                    "a reshape of several merged dynamic sizes cannot be written",
+                    found=f"{have} to {lengths}",
+                    hint="make all but one of the sizes static",
+                )
+        return spelled
+
     def _regroup(self, value: fx.Node, lengths: list[Any]) -> fx.Node:
         """A reshape to ``lengths``, as squeeze and unsqueeze where those do."""
         have = list(sizes(value))
         if have == lengths:
             return value
         if [n for n in have if n != 1] != [n for n in lengths if n != 1]:
-            if sum(not isinstance(n, int) for n in lengths) > 1:
-                raise LayoutError(
-                    "a reshape of several dynamic sizes cannot be written",
-                    found=f"{have} to {lengths}",
-                    hint="make all but one of the sizes static",
-                )
-            # The one symbolic size, if any, is left to the reshape.
-            spelled = [n if isinstance(n, int) else -1 for n in lengths]
-            return self.rw.emit(aten.reshape.default, value, spelled)
+            return self.rw.emit(aten.reshape.default, value, self._spelled(value, lengths))
         drop, add = _ones(have, lengths)
         if drop:
             value = self.rw.emit(aten.squeeze.dims, value, drop)

@@ -233,7 +233,7 @@ def convert(source: Form, target: Form) -> Conversion:
         return Conversion(None, None, False)
     if source.order == target.order:
         return Conversion(None, None, True)
-    atom_of = {axis: atom for atom in _atoms(source.order, target.order) for axis in atom}
+    atom_of = {axis: atom for atom in _atoms(source, target) for axis in atom}
     goal_whole = _whole(target, atom_of)
     if _whole(source, atom_of):
         start, split = source.groups, None
@@ -263,11 +263,14 @@ def _split_into(
     return [atom_of[axis] for axis in group if atom_of[axis][0] == axis]
 
 
-def _atoms(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Longest runs of axes that follow each other in both orders."""
-    after = dict(pairwise(target))
+def _atoms(source: Form, target: Form) -> list[tuple[int, ...]]:
+    """Longest runs of axes that follow each other in both orders and that the target holds whole.
+
+    A run that the target takes apart is taken apart before it is moved, in the same reshape.
+    """
+    after = {one: other for group in target.groups for one, other in pairwise(group)}
     atoms: list[list[int]] = []
-    for axis in source:
+    for axis in source.order:
         if atoms and after.get(atoms[-1][-1]) == axis:
             atoms[-1].append(axis)
         else:

@@ -9,7 +9,7 @@ from torch import fx
 
 from passes.form import Form, isolated
 from passes.layout_plan import MAX_RANK, Forms, Plan, sizes
-from passes.match import aten, axis, shape
+from passes.match import argument, aten, axis, shape
 from passes.rewriter import Rewriter
 
 
@@ -102,6 +102,25 @@ def split(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
         return rw.emit(aten.split_with_sizes.default, inputs[0], parts, place)
 
     return Plan(((x, form),), _part_form(form, where, lengths[0], unbind), emit)
+
+
+def glu(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+    """A half gated by the other."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    where = axis(argument(node, 1, "dim", -1), len(shape(x)))
+    found = _outermost(x, where, forms.get(x))
+    if found is None:
+        return None
+    form, _ = found
+    half = shape(node)[where]
+    if not isinstance(half, int):
+        return None
+
+    def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
+        return rw.emit(aten.glu.default, inputs[0], form.place(where))
+
+    return Plan(((x, form),), _part_form(form, where, half, False), emit)
 
 
 def getitem(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:

@@ -240,6 +240,7 @@ _RULES: Mapping[Any, Callable[[fx.Node, Forms, Form | None], Plan | None]] = {
     aten.split.Tensor: layout_parts.split,
     aten.split_with_sizes.default: layout_parts.split,
     aten.unbind.int: layout_parts.split,
+    aten.glu.default: layout_parts.glu,
     operator.getitem: layout_parts.getitem,
 }
 

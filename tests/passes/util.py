@@ -86,20 +86,21 @@ def assert_same(
 
 
 def assert_differs_when_perturbed(program: ExportedProgram, original: Any, inputs: Any) -> None:
-    """The comparison notices a changed weight: it can fail."""
-    name, tensor = next(
-        (n, t) for n, t in program.state_dict.items() if t.is_floating_point() and t.numel()
-    )
-    changed = tensor.detach() + 1e-2
-    is_parameter = isinstance(tensor, nn.Parameter)
-    program.state_dict[name] = nn.Parameter(changed) if is_parameter else changed
+    """The comparison notices changed weights: it can fail."""
+    kept = dict(program.state_dict)
+    for name, tensor in kept.items():
+        if tensor.is_floating_point():
+            # Not the same everywhere: a norm or a softmax would not notice.
+            changed = tensor.detach() + 1e-2 * seeded(*tensor.shape)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            program.state_dict[name] = nn.Parameter(changed) if is_parameter else changed
     try:
         pairs: Sequence[tuple[torch.Tensor, torch.Tensor]] = list(
             zip(outputs(original, inputs), outputs(program, inputs), strict=True)
         )
         assert any(not torch.allclose(a, b, rtol=RTOL, atol=ATOL) for a, b in pairs)
     finally:
-        program.state_dict[name] = tensor
+        program.state_dict.update(kept)
 
 
 def reasons(report: PassReport) -> list[str]:
