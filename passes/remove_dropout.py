@@ -104,8 +104,7 @@ def _switch_off(rw: Rewriter, node: fx.Node, options: dict[int, tuple[str, Any]]
         for part in list(node.users):
             with rw.at(part):
                 rw.replace(part, rw.emit(operator.getitem, new, part.args[1]))
-        _erase_dead(rw, *list(node.users))
-    _erase_dead(rw, node)
+    _erase_dead(rw, *list(node.users), node)
     if is_on:
         _was_active(rw, "dropout")
 
@@ -133,27 +132,28 @@ def _masked(rw: Rewriter, mask: Mask) -> None:
             continue
         alpha = _alpha_dropout(rw, user, mask, scale)
         if alpha is not None:
-            rw.replace(alpha, x)
-            _erase_dead(rw, alpha)
-        elif math.isclose(scale * mask.keep, 1.0, rel_tol=_RELATIVE):
-            rw.replace(user, x)
+            end = alpha
+        elif _undoes(scale, mask.keep):
+            end = user
         elif math.isclose(scale, 1.0, rel_tol=_RELATIVE):
-            _scaled_outside(rw, user, x, mask.keep)
+            end, x = _scaled_outside(rw, user, x, mask.keep)
         else:
             continue
-        _erase_dead(rw, user)
+        rw.replace(end, x)
+        _erase_dead(rw, end, user)
         _was_active(rw, "dropout")
 
 
-def _scaled_outside(rw: Rewriter, product: fx.Node, x: fx.Node, keep: float) -> None:
+def _scaled_outside(
+    rw: Rewriter, product: fx.Node, x: fx.Node, keep: float
+) -> tuple[fx.Node, fx.Node]:
+    """The end and the data of a dropout that is rescaled behind, before or nowhere."""
     after = only_user(product)
     rescaled = times_scalar(rw, after)
     if after is not None and rescaled is not None and _undoes(rescaled[1], keep):
-        rw.replace(after, x)
-        _erase_dead(rw, after)
-        return
+        return after, x
     before = times_scalar(rw, x)
-    rw.replace(product, before[0] if before is not None and _undoes(before[1], keep) else x)
+    return product, before[0] if before is not None and _undoes(before[1], keep) else x
 
 
 def _undoes(scale: float, keep: float) -> bool:
@@ -216,7 +216,7 @@ def is_random(node: fx.Node) -> bool:
 
 def _erase_dead(rw: Rewriter, *nodes: fx.Node) -> None:
     """Removes unused nodes and what only they used: fx keeps random operators alive."""
-    pending, erased = list(nodes), set()
+    pending, erased = list(nodes), set[fx.Node]()
     while pending:
         node = pending.pop(0)
         if node.users or node.op != "call_function" or node in erased:
