@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -141,11 +141,14 @@ def _is_right(found: Verification, op: str, sources: SourceTable) -> bool:
 
 
 def campaign(
-    count: int, seed: int, progress: Callable[[range], Iterator[int]] = iter
+    count: int,
+    seed: int,
+    progress: Callable[[range], Iterator[int]] = iter,
+    names: Sequence[str] = tuple(MODELS),
 ) -> list[Outcome]:
     """``count`` faults, in turn in each model; the same ones for the same ``seed``."""
     rng = np.random.default_rng(seed)
-    sound = [Sound(name) for name in MODELS]
+    sound = [Sound(name) for name in names]
     return [inject(sound[number % len(sound)], rng) for number in progress(range(count))]
 
 

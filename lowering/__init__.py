@@ -11,7 +11,7 @@ with quiet_coremltools():
     from lowering.planner.plan import plan
     from lowering.reference import load, make_state, predict
     from lowering.save import save
-    from lowering.verification import verify
+    from lowering.verification import probe, verify
 
 __all__ = [
     "Composite",
@@ -23,6 +23,7 @@ __all__ = [
     "make_state",
     "plan",
     "predict",
+    "probe",
     "save",
     "verify",
 ]

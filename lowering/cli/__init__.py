@@ -8,9 +8,10 @@ from lowering.cli.convert import convert
 from lowering.cli.optimize import optimize
 from lowering.cli.plan import plan
 from lowering.cli.predict import predict
+from lowering.cli.verify import verify
 
 # Each verb is a click command in a file of its own, named here in the order `--help` shows.
-COMMANDS: tuple[click.Command, ...] = (optimize, convert, predict, plan)
+COMMANDS: tuple[click.Command, ...] = (optimize, convert, predict, verify, plan)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,6 +2,7 @@
 
 from lowering.verification.original import Original, VerificationError
 from lowering.verification.parity import Parity, Thresholds
+from lowering.verification.probe import Probe, probe
 from lowering.verification.result import Divergence, PassFault, Verification
 from lowering.verification.verify import verify
 
@@ -10,8 +11,10 @@ __all__ = [
     "Original",
     "Parity",
     "PassFault",
+    "Probe",
     "Thresholds",
     "Verification",
     "VerificationError",
+    "probe",
     "verify",
 ]

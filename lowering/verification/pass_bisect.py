@@ -79,7 +79,8 @@ def _changed(
         if name in node.meta.get("rewritten_by", ()):
             written = node
         value, old = values.get(node.name), before.get(node.name)
-        comparable = isinstance(value, Tensor) and isinstance(old, Tensor)
-        if comparable and value.shape == old.shape and not rel_l2(value, old) <= threshold:
+        if not isinstance(value, Tensor) or not isinstance(old, Tensor):
+            continue
+        if value.shape == old.shape and not rel_l2(value, old) <= threshold:
             return written or node
     return written

@@ -1,0 +1,125 @@
+"""``ane-passes verify``: hold a package against the model it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowering.cli.common import (
+    EXIT_CHECK_FAILED,
+    guarded,
+    json_option,
+    print_json,
+    stdout_console,
+    step,
+)
+from lowering.cli.load_model import TARGET_HELP, load_target
+
+HELP = f"""Run a package on any OS and compare its outputs with the original's.
+
+Packages with fp16 values are measured against torch: the error of the original itself, run in half
+precision, times three is allowed. Where an output differs by more, the first op that goes wrong is
+named with its module, line and passes. The passes that the package was made with are read from it.
+
+{TARGET_HELP}
+\b
+Examples:
+  ane-passes verify tiny.mlpackage model.py:tiny
+  ane-passes verify tiny.mlpackage model.py:tiny --inputs images.npz --threshold 0.01
+  ane-passes verify tiny.mlpackage model.pt2 --json
+
+Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs attention.
+"""
+
+
+@click.command("verify", help=HELP)
+@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("target")
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A .npz with arrays named after the model's inputs; others are the target's own.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest relative L2 error of an output, instead of 3 x torch's error in half precision "
+    "(fp16) or 1e-4 (fp32).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp16", "strict", "fp32")),
+    default="fp16",
+    show_default=True,
+    help="How the package is computed, as for predict.",
+)
+@click.option("--no-locate", is_flag=True, help="Compare outputs only; do not look for the op.")
+@json_option
+@guarded
+def verify(
+    package: Path,
+    target: str,
+    inputs: Path | None,
+    threshold: float | None,
+    precision: str,
+    no_locate: bool,
+    as_json: bool,
+) -> None:
+    """See :data:`HELP`."""
+    with step("Loading the model"):
+        loaded = load_target(target)
+    with step("Repeating the passes"):
+        from lowering.reference import load
+        from lowering.verification import Original
+
+        metadata = load(package, precision=precision).metadata
+        original = Original.of(loaded.model, loaded.args, loaded.kwargs, metadata=metadata)
+        if inputs is not None:
+            original = original.with_inputs(_arrays(inputs))
+    with step("Running both"):
+        from lowering.verification import verify as verify_package
+
+        found = verify_package(
+            package,
+            original,
+            thresholds=_thresholds(threshold),
+            precision=precision,
+            locate=not no_locate,
+        )
+    if as_json:
+        print_json({"package": str(package), **found.to_json()})
+    else:
+        stdout_console().print(found)
+    if not found.passed:
+        raise SystemExit(EXIT_CHECK_FAILED)
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    import zipfile
+
+    import numpy as np
+
+    from lowering.verification import VerificationError
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.ndarray):
+                raise VerificationError("This is one array without a name", expected="a .npz file")
+            return dict(archive)
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise VerificationError(
+            "The inputs cannot be read", expected="a .npz file", found=f"{path}: {error}"
+        ) from error
+
+
+def _thresholds(threshold: float | None) -> Any:
+    from lowering.verification import Thresholds
+
+    if threshold is None:
+        return None
+    return dataclasses.replace(
+        Thresholds(), fp32=threshold, fp16_factor=0.0, fp16_floor=threshold, fp16_alone=threshold
+    )
