@@ -74,9 +74,10 @@ class _Layout:
         self.calls = [n for n in rw.graph.nodes if n.op == "call_function"]
         self.calls = [n for n in self.calls if not rw.is_constant(n)]
         self._seed()
-        self._forward()
+        # Products can come out either way: they wait for what their consumers ask.
+        self._forward(products=False)
         self._backward()
-        self._forward()
+        self._forward(products=True)
         self._refine()
         self._drop_plain_plans()
 
@@ -132,8 +133,10 @@ class _Layout:
                     if is_call(user, operator.getitem) and user.args[1] == 0:
                         self.forms[user] = plain_form(user)
 
-    def _forward(self) -> None:
+    def _forward(self, *, products: bool) -> None:
         for node in self.calls:
+            if not products and is_call(node, aten.matmul.default, aten.bmm.default):
+                continue
             if node in self.plans or (is_tensor(node) and is_image_native(node)):
                 continue
             found = plan(node, self.forms, self.forms.get(node))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import fx
 
 from passes.form import Form
 from passes.layout_plan import Forms, Plan, plain_form
-from passes.match import aten, shape
+from passes.match import aten, is_call, shape
 from passes.rewriter import Rewriter
 
 
@@ -21,28 +22,37 @@ def matmul(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
         return None
     if left not in forms and right not in forms:
         return None
-    swapped = [_lies_swapped(x, forms.get(x)) for x in (left, right)]
-    if not any(swapped):
+    swapped = [_lies_swapped(x, forms.get(x)) and not _is_flag(x, forms) for x in (left, right)]
+    if not any(swapped) and wanted in (None, plain_form(node)):
         return None
     taken = tuple(
         (x, _swapped_form(x) if swap else plain_form(x))
         for x, swap in zip((left, right), swapped, strict=True)
     )
-    # (L R)^T = R^T L^T: where R lies transposed the product comes out transposed for free.
-    output = _swapped_form(node) if swapped[1] else plain_form(node)
+    # (L R)^T = R^T L^T: the product comes out transposed for free where that is asked for.
+    turned = wanted == _swapped_form(node) != plain_form(node)
+    output = _swapped_form(node) if turned else plain_form(node)
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
-        one, other = inputs
-        if swapped[1]:
-            first = one if swapped[0] else _swap(rw, one)
-            return rw.emit(node.target, other, first)
-        return rw.emit(node.target, _swap(rw, one), other)
+        # What lies swapped is swapped back on the way in, and the other way round if turned.
+        one, other = (
+            _swap(rw, x) if swap != turned else x for x, swap in zip(inputs, swapped, strict=True)
+        )
+        return rw.emit(node.target, other, one) if turned else rw.emit(node.target, one, other)
 
     return Plan(taken, output, emit)
 
 
 def _lies_swapped(x: fx.Node, form: Form | None) -> bool:
     return form is not None and form.order == _swapped_form(x).order != plain_form(x).order
+
+
+def _is_flag(x: fx.Node, forms: Forms) -> bool:
+    """True for a swap of a plain tensor: the product takes it as it is spelled."""
+    if not is_call(x, aten.permute.default):
+        return False
+    source = cast(fx.Node, x.args[0])
+    return source not in forms or forms[source] == plain_form(source)
 
 
 def _swapped_form(x: fx.Node) -> Form:

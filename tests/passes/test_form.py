@@ -90,7 +90,5 @@ def test_keys_are_transposed_without_a_reshape():
 
 
 def test_symbolic_sizes_match_by_equality():
-    assert through_reshape(plain(("s", 8)), ("s", 8), ("s", 2, 4)).gives == Form(
-        ((0,), (1, 2))
-    )
+    assert through_reshape(plain(("s", 8)), ("s", 8), ("s", 2, 4)).gives == Form(((0,), (1, 2)))
     assert through_reshape(plain(("s", 8)), ("s", 8), (8, "s")) is None
