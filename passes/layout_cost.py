@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import fx
 
 from passes.form import Conversion, Form, convert
 from passes.layout_plan import Plan, sizes
-from passes.match import aten, is_call
+from passes.match import aten, axis, is_call
 
 # Costs are in bytes that a conversion moves, fp16. A reshape that changes the grouping of axes
 # is charged a quarter: it re-tiles channels but keeps memory order (assumed; the M4 dispatcher
@@ -81,7 +82,17 @@ def plain_cost(node: fx.Node) -> int:
     if is_call(node, aten.permute.default):
         source, order = cast(fx.Node, node.args[0]), cast(list[int], node.args[1])
         axes = [a for a in order if sizes(source)[a] != 1]
-        return _PLAIN_PENALTY if axes == sorted(axes) else moved + _PER_CONVERSION
+        is_free = axes == sorted(axes) or _is_flag(node, order)
+        return _PLAIN_PENALTY if is_free else moved + _PER_CONVERSION
     if is_call(node, aten.reshape.default):
         return moved // _RESHAPE_SHARE + _PER_CONVERSION
     return _PLAIN_PENALTY
+
+
+def _is_flag(permute: fx.Node, order: Sequence[int]) -> bool:
+    """True if the last two axes are swapped for products alone: MIL's matmul does it by a flag."""
+    rank = len(order)
+    swapped = [*range(rank - 2), rank - 1, rank - 2]
+    return [axis(a, rank) for a in order] == swapped and all(
+        is_call(user, aten.matmul.default) for user in permute.users
+    )
