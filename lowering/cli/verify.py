@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +119,10 @@ def _thresholds(threshold: float | None) -> Any:
 
     if threshold is None:
         return None
-    return dataclasses.replace(
-        Thresholds(), fp32=threshold, fp16_factor=0.0, fp16_floor=threshold, fp16_alone=threshold
+    return Thresholds(
+        fp32=threshold,
+        fp16_factor=0.0,
+        fp16_floor=threshold,
+        fp16_ceiling=threshold,
+        fp16_alone=threshold,
     )

@@ -21,12 +21,15 @@ class Thresholds:
             the original itself, run by torch in half precision.
         fp16_floor: what is always allowed at fp16, four roundings of 2^-11 each: some originals
             err less than their storage format by luck.
+        fp16_ceiling: what is never exceeded at fp16: an original that overflows or cancels in half
+            precision is no excuse for a useless package.
         fp16_alone: allowed at fp16 where torch cannot run the original in half precision.
     """
 
     fp32: float = 1e-4
     fp16_factor: float = 3.0
     fp16_floor: float = 2e-3
+    fp16_ceiling: float = 5e-2
     fp16_alone: float = 1e-2
 
     def allowed(self, is_fp16: bool, yardstick: float | None) -> float:
@@ -35,7 +38,7 @@ class Thresholds:
             return self.fp32
         if yardstick is None or not math.isfinite(yardstick):
             return self.fp16_alone
-        return max(self.fp16_floor, self.fp16_factor * yardstick)
+        return min(max(self.fp16_floor, self.fp16_factor * yardstick), self.fp16_ceiling)
 
 
 @dataclass(frozen=True)
