@@ -59,9 +59,13 @@ class PassReport:
 # (earlier, later, why). Checked wherever both stand in a pipeline.
 ORDER: tuple[tuple[str, str, str], ...] = (
     ("remove_dropout", "fuse_attention", "a dropout inside attention hides its pattern"),
+    ("remove_dropout", "fold_batch_norm", "batch norms must be in inference form"),
+    ("canonical_linear", "linear_to_conv1x1", "it makes the linears that are converted there"),
     ("fuse_attention", "split_attention", "attention is recognised before its form is chosen"),
+    ("fuse_rms_norm", "rms_norm_form", "norms are recognised before their form is chosen"),
     ("split_attention", "assign_layout", "the layout is chosen for the attention form that runs"),
     ("linear_to_conv1x1", "assign_layout", "the conversions that it inserts are cancelled there"),
+    ("conv1d_to_conv2d", "assign_layout", "the conversions that it inserts are cancelled there"),
     ("channel_norm", "assign_layout", "norms must be free to change their axis"),
     ("rms_norm_form", "assign_layout", "norms must be free to change their axis"),
 )

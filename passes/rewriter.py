@@ -75,6 +75,19 @@ class Rewriter:
         finally:
             self._anchor = outer
 
+    @contextmanager
+    def after(self, node: fx.Node) -> Iterator[None]:
+        """Inside, ``emit`` inserts behind ``node``, in order, and inherits its source."""
+        place = node.next
+        while place.op == "placeholder":
+            place = place.next
+        outer, self._anchor = self._anchor, node
+        try:
+            with self.graph.inserting_before(place):
+                yield
+        finally:
+            self._anchor = outer
+
     def emit(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A new node; its fake value is computed from those of its arguments.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -98,7 +99,9 @@ class SplitAttention:
             mask = rw.emit(aten.unsqueeze.default, mask, 1)
         if masks_nothing(rw, mask):
             mask = None
-        mask = additive_mask(rw, mask, bool(given.get("is_causal")), scores)
+        # Masks serve all layers: they are made where they come from, not in each block.
+        with nullcontext() if mask is None else rw.after(mask):
+            mask = additive_mask(rw, mask, bool(given.get("is_causal")), scores)
         if self.form == "native":
             result = _native(rw, query, key, value, mask, scale)
         else:
@@ -255,10 +258,11 @@ def _mask_by_key(
     """(B, H, Sq, Sk) -> (B, Sk, 1, Sq) for each head; one for all where they share it."""
     if mask is None:
         return None
-    if chunked and shape(mask)[2] != 1:
-        mask = rw.emit(aten.slice.Tensor, mask, 2, start, start + length)
-    by_head = _parts(rw, mask, [1] * shape(mask)[1], 1)
-    return [rw.emit(aten.permute.default, part, [0, 3, 1, 2]) for part in by_head]
+    with rw.after(mask):
+        if chunked and shape(mask)[2] != 1:
+            mask = rw.emit(aten.slice.Tensor, mask, 2, start, start + length)
+        by_head = _parts(rw, mask, [1] * shape(mask)[1], 1)
+        return [rw.emit(aten.permute.default, part, [0, 3, 1, 2]) for part in by_head]
 
 
 def _parts(rw: Rewriter, x: fx.Node, lengths: list[int], where: int) -> list[fx.Node]:
