@@ -34,6 +34,8 @@ CANDIDATES = 32
 SHARE = 0.5
 # How many values the growth of the error is reported at.
 GROWTH = 12
+# Ops that only move values: where others computed with them, those are named first.
+_MOVES = frozenset({"cast", "expand_dims", "identity", "reshape", "squeeze", "transpose"})
 
 
 @dataclass
@@ -189,10 +191,11 @@ class Walk:
     def _described(self, node: str, effect: float) -> Divergence:
         name = self.matched[node]
         ops = segment(self.model, name, set(self.matched.values()))
+        named = next((op for op in reversed(ops) if op.type not in _MOVES), ops[-1])
         fx_node = self._nodes[node]
         return Divergence(
-            op=ops[-1].name,
-            op_type=ops[-1].type,
+            op=named.name,
+            op_type=named.type,
             value=name,
             node=node,
             target=str(fx_node.target),

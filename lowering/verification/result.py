@@ -25,8 +25,8 @@ class Divergence:
         node: the FX node that this value should hold.
         target: the torch operator of ``node``.
         source: module path, line and passes of ``node``.
-        between: MIL ops that compute ``value`` from values that were compared, ``op`` last.
-            With more than one, the fault is in any of them.
+        between: MIL ops that compute ``value`` from values that were compared, in order. With
+            more than one, ``op`` is the last that computes, and the fault is in any of them.
         own_error: relative L2 error of ``value`` against torch on the package's own inputs of
             ``node``.
         effect: relative L2 error that this error alone causes in the outputs.
