@@ -15,7 +15,8 @@ from passes.errors import InvariantError
 RTOL, ATOL = 1e-5, 1e-6
 # Sums in another order differ by a few roundings of their largest terms, not of their result;
 # where results are small against what was summed, this share of the output's range is allowed.
-_SHARE_OF_RANGE = 1e-5
+# 32 roundings; small models of 14 families differ by 4 at most (measured, tests/passes/zoo.py).
+_SHARE_OF_RANGE = 32 * torch.finfo(torch.float32).eps
 
 
 class NumericCheck:
@@ -58,7 +59,9 @@ def close(want: torch.Tensor, have: torch.Tensor) -> bool:
     finite = want[torch.isfinite(want)]
     span = float(finite.abs().max()) if finite.numel() else 0.0
     tolerance = max(ATOL, _SHARE_OF_RANGE * span)
-    return torch.allclose(want, have, rtol=RTOL, atol=tolerance, equal_nan=True)
+    # Outputs of half precision are rounded once more, either way.
+    relative = max(RTOL, torch.finfo(want.dtype).eps)
+    return torch.allclose(want, have, rtol=relative, atol=tolerance, equal_nan=True)
 
 
 def _outputs(program: ExportedProgram, args: Any, kwargs: Any) -> list[torch.Tensor]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 
 from frontend.program import Draft
 from passes.checks import check_fakes, check_signature
-from passes.errors import OrderError
+from passes.errors import InvariantError, OrderError
 from passes.rewriter import Declined, Rewriter
 
 
 @runtime_checkable
 class Pass(Protocol):
-    """A rewrite: a frozen dataclass whose fields are its options."""
+    """A rewrite; ours are frozen dataclasses whose fields are their options."""
 
     name: ClassVar[str]
 
@@ -123,13 +124,13 @@ def run(
         draft = Draft(program)
         rewriter = Rewriter(draft, step.name)
         step.apply(rewriter)
-        before, program = program, draft.close()
+        before, program = program, _closed(draft, step)
         check_signature(before, program, step)
         check_fakes(rewriter.emitted, step.name, draft.fake_mode)
         reports.append(
             PassReport(
                 name=step.name,
-                options={f.name: getattr(step, f.name) for f in fields(step)},  # type: ignore[arg-type]
+                options=_options(step),
                 rewrites=rewriter.rewrites,
                 declined=tuple(rewriter.declined),
                 notes=tuple(rewriter.notes),
@@ -157,6 +158,22 @@ def weight_bytes(program: ExportedProgram) -> int:
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
+
+
+def _closed(draft: Draft, step: Pass) -> ExportedProgram:
+    try:
+        return draft.close()
+    except (RuntimeError, SpecViolationError) as error:
+        raise InvariantError(
+            f"pass {step.name} left an invalid graph",
+            expected="every value defined once, before its users",
+            found=str(error).splitlines()[0],
+            hint="report this model; leave the pass out of the pipeline meanwhile",
+        ) from error
+
+
+def _options(step: Pass) -> dict[str, Any]:
+    return {f.name: getattr(step, f.name) for f in fields(step)} if is_dataclass(step) else {}
 
 
 def _declined_json(declined: Declined) -> dict[str, Any]:

@@ -1,0 +1,297 @@
+"""The runner: order, reports, and errors that name the pass that broke something."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+from util import assert_same, count, run_pass, seeded
+
+from frontend.capture import capture
+from passes import DEFAULT_PIPELINE, InvariantError, OrderError, default_pipeline, optimize_for_ane
+from passes.assign_layout import AssignLayout
+from passes.fuse_attention import FuseAttention
+from passes.linear_to_conv1x1 import LinearToConv1x1
+from passes.pipeline import ORDER, Pass, check_order, run
+from passes.split_attention import SplitAttention
+
+aten = torch.ops.aten
+X = seeded(2, 5, 8)
+
+
+@dataclass(frozen=True)
+class Break:
+    """A pass that does with the first relu what a test tells it to."""
+
+    name: ClassVar[str] = "break_it"
+    how: object
+
+    def apply(self, rw):
+        (relu,) = rw.find(aten.relu.default)
+        with rw.at(relu):
+            self.how(rw, relu)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x):
+        h = self.inner(x)
+        return torch.relu(h)
+
+
+# --- order ----------------------------------------------------------------------------------
+
+
+def test_the_default_pipelines_are_in_order():
+    for form in ("split", "batched", "native"):
+        check_order(default_pipeline(attention=form))
+
+
+def test_rules_name_passes_that_exist():
+    known = {step.name for step in DEFAULT_PIPELINE}
+    assert {name for one, other, _ in ORDER for name in (one, other)} <= known
+
+
+def test_all_violations_are_listed():
+    backwards = (AssignLayout(), LinearToConv1x1(), SplitAttention(), FuseAttention())
+    with pytest.raises(OrderError) as caught:
+        check_order(backwards)
+    found = caught.value.details["found"]
+    for rule in (
+        "fuse_attention must come before split_attention: ",
+        "split_attention must come before assign_layout: ",
+        "linear_to_conv1x1 must come before assign_layout: ",
+    ):
+        assert rule in found
+    assert found.count("must come before") == 3
+
+
+def test_order_is_checked_before_anything_runs():
+    def fail(rw, relu):
+        raise AssertionError("it ran")
+
+    with pytest.raises(OrderError):
+        optimize_for_ane(Net(), (X,), pipeline=(Break(fail), AssignLayout(), LinearToConv1x1()))
+
+
+@pytest.mark.parametrize(
+    "value", [LinearToConv1x1, "linear_to_conv1x1", None, len, (AssignLayout(),)]
+)
+def test_what_is_no_pass_is_refused(value):
+    with pytest.raises(OrderError, match="something that is no pass") as caught:
+        check_order((AssignLayout(), value))
+    assert repr(value) in caught.value.details["found"]
+
+
+def test_a_pass_of_ones_own_needs_a_name_and_apply_alone():
+    class Mine:
+        name = "mine"
+
+        def apply(self, rw):
+            rw.note("was here")
+
+    assert isinstance(Mine(), Pass)
+    _, (report,) = run(capture(Net(), (X,)), (Mine(),))
+    assert (report.notes, report.options) == (("was here",), {})
+
+
+def test_an_empty_pipeline_changes_nothing():
+    optimized = optimize_for_ane(Net(), (X,), pipeline=())
+    assert optimized.reports == ()
+    assert_same(Net(), optimized, X)
+
+
+def test_the_same_pass_twice_finds_nothing_more():
+    _, after, (first, second) = run_pass(Net(), X, LinearToConv1x1(), LinearToConv1x1())
+    assert (first.rewrites, second.rewrites, count(after, aten.convolution.default)) == (1, 0, 1)
+
+
+# --- reports --------------------------------------------------------------------------------
+
+
+def test_reports_count_and_explain():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return nn.functional.linear(x, x[0, :3]) + self.inner(x)
+
+    model = Mixed()
+    _, _, (report,) = run_pass(model, X, LinearToConv1x1())
+    assert (report.name, report.rewrites, len(report.declined)) == ("linear_to_conv1x1", 1, 1)
+    assert report.options == {"tied": "keep"}
+    assert report.ops_before["aten.linear.default"] == 2
+    assert report.ops_after["aten.linear.default"] == 1
+    assert report.ops_after["aten.convolution.default"] == 1
+    (declined,) = report.declined
+    assert declined.op == "aten.linear.default"
+    assert "test_pipeline.py" in declined.source.line and "x[0, :3]" in declined.source.line
+    assert "its weight is computed from an input" in declined.reason
+
+
+def test_reports_are_json():
+    import json
+
+    optimized = optimize_for_ane(Net(), (X,))
+    told = json.loads(json.dumps([report.to_json() for report in optimized.reports]))
+    assert [r["name"] for r in told] == [step.name for step in optimized.pipeline]
+    assert all(r["seconds"] >= 0 for r in told)
+
+
+def test_bytes_added_are_counted_once():
+    def fold(rw, relu):
+        rw.replace(relu, rw.emit(aten.add.Tensor, relu.args[0], rw.constant("big", torch.ones(8))))
+
+    _, (report,) = run(capture(Net(), (X,)), (Break(fold),))
+    assert report.bytes_added == 32
+
+
+# --- broken passes --------------------------------------------------------------------------
+
+
+def assert_names_the_place(error):
+    assert error.message.startswith("pass break_it")
+    assert "test_pipeline.py" in error.details["source"]
+    assert "torch.relu(h)" in error.details["source"]
+
+
+def broken(how):
+    with pytest.raises(InvariantError) as caught:
+        run(capture(Net(), (X,)), (Break(how),))
+    return caught.value
+
+
+def test_another_shape_is_caught():
+    error = broken(lambda rw, relu: rw.replace(relu, rw.emit(aten.sum.dim_IntList, relu, [0])))
+    assert_names_the_place(error)
+    assert error.details["expected"] == "torch.float32 (2, 5, 8)"
+    assert "torch.float32 (5, 8)" in error.details["found"]
+    assert error.details["op"] == "aten.relu.default"
+
+
+def test_another_dtype_is_caught():
+    error = broken(lambda rw, relu: rw.replace(relu, rw.emit(aten.gt.Scalar, relu, 0)))
+    assert_names_the_place(error)
+    assert "torch.bool" in error.details["found"]
+
+
+def test_operators_that_do_not_fit_are_caught():
+    error = broken(lambda rw, relu: rw.emit(aten.mm.default, relu, relu))
+    assert_names_the_place(error)
+    assert error.details["op"] == "aten.mm.default"
+
+
+def test_an_output_of_another_shape_is_caught():
+    """Edits past the Rewriter are found by the check of the signature."""
+
+    def how(rw, relu):
+        relu.replace_all_uses_with(rw.emit(aten.sum.dim_IntList, relu.args[0], [0]))
+
+    error = broken(how)
+    assert error.message == "pass break_it changed the program's outputs"
+    assert "(2, 5, 8)" in error.details["expected"] and "(5, 8)" in error.details["found"]
+
+
+def test_a_stale_shape_is_caught():
+    def how(rw, relu):
+        wide = rw.emit(aten.unsqueeze.default, relu.args[0], 0)
+        double = rw.emit(aten.add.Tensor, relu.args[0], relu.args[0])
+        rw.replace(relu, rw.emit(aten.relu.default, double))
+        double.args = (wide, double.args[1])
+
+    assert "stale shape" in broken(how).message
+
+
+def test_a_value_used_before_it_is_defined_is_caught():
+    def how(rw, relu):
+        double = rw.emit(aten.add.Tensor, relu.args[0], relu.args[0])
+        rw.replace(relu, double)
+        double.args = (relu, relu)
+
+    assert broken(how).message == "pass break_it left an invalid graph"
+
+
+def test_emitting_nowhere_is_caught():
+    @dataclass(frozen=True)
+    class Nowhere:
+        name: ClassVar[str] = "nowhere"
+
+        def apply(self, rw):
+            rw.emit(aten.relu.default, rw.user_inputs()[0])
+
+    with pytest.raises(InvariantError, match=r"outside Rewriter\.at"):
+        run(capture(Net(), (X,)), (Nowhere(),))
+
+
+# --- numbers --------------------------------------------------------------------------------
+
+
+def doubled(rw, relu):
+    rw.replace(relu, rw.emit(aten.mul.Tensor, relu.args[0], 2.0))
+
+
+def slightly_off(rw, relu):
+    off = rw.emit(aten.mul.Tensor, relu.args[0], 1 + 1e-4)
+    rw.replace(relu, rw.emit(aten.relu.default, off))
+
+
+@pytest.mark.parametrize("how", [doubled, slightly_off])
+def test_verify_catches_other_numbers(how):
+    optimize_for_ane(Net(), (X,), pipeline=(Break(how),))  # shapes are right
+    with pytest.raises(InvariantError, match="pass break_it changed the numbers of output"):
+        optimize_for_ane(Net(), (X,), pipeline=(Break(how),), verify=True)
+
+
+def test_verify_looks_at_other_inputs_too():
+    """Inputs of all zeros hide a wrong factor; random ones do not."""
+
+    def how(rw, relu):
+        rw.replace(relu, rw.emit(aten.mul.Tensor, relu.args[0], 3.0))
+
+    model = nn.Sequential(nn.ReLU())
+    with pytest.raises(InvariantError, match="changed the numbers"):
+        optimize_for_ane(model, (torch.zeros(2, 3),), pipeline=(Break(how),), verify=True)
+
+
+def test_verify_passes_what_is_right():
+    class Stateful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Net()
+            self.register_buffer("total", torch.zeros(2, 5, 8))
+
+        def forward(self, x):
+            self.total += self.inner(x)
+            return self.total * 1
+
+    for model in (Net(), Stateful()):
+        optimize_for_ane(model, (X,), verify=True)
+    optimize_for_ane(Net().bfloat16(), (X.bfloat16(),), verify=True)
+
+
+def test_nan_and_infinity_must_stay_where_they_are():
+    from passes.numerics import close
+
+    want = torch.tensor([1.0, float("nan"), float("inf"), -2.0])
+    assert close(want, want.clone())
+    for place, value in [(1, 0.0), (2, 1e30), (0, float("nan")), (3, -2.001), (2, -float("inf"))]:
+        have = want.clone()
+        have[place] = value
+        assert not close(want, have)
+    assert not close(want, want.double()) and not close(want, want[:3])
+    assert not close(torch.tensor([1, 2]), torch.tensor([1, 3]))
+
+
+def test_the_program_given_is_left_alone():
+    program = capture(Net(), (X,))
+    text, weights = str(program.graph), dict(program.state_dict)
+    run(program, DEFAULT_PIPELINE)
+    assert str(program.graph) == text
+    assert all(program.state_dict[name] is tensor for name, tensor in weights.items())
