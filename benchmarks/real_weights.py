@@ -200,6 +200,11 @@ def compare(
     return results
 
 
+def _following(results: Iterator[Tensor], _: object) -> Tensor:
+    """The next of results that are known already."""
+    return next(results)
+
+
 def minilm_results() -> list[Result]:
     """MiniLM on the demonstration's sentences."""
     model = minilm.load()
