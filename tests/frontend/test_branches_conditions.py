@@ -132,7 +132,7 @@ def test_a_raise_is_assumed_not_to_happen():
             return x
         return x.abs()
 
-    with pytest.warns(UncheckedPathWarning, match=r"test_branches_conditions.py:\d+ raise ValueError"):
+    with pytest.warns(UncheckedPathWarning, match=r"conditions.py:\d+ raise ValueError"):
         program = assert_same(function_module(forward), CASES)
     assert count(program, WHERE) == 1
 
