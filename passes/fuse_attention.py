@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import torch
 from torch import fx
 
-from passes.match import aten, axis, is_call, is_tensor, only_user, shape
+from passes.match import aten, axis, dtype, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
 # Scores set to this or less get no weight in a softmax, so setting and adding are the same.
@@ -44,17 +47,40 @@ class FuseAttention:
     def apply(self, rw: Rewriter) -> None:
         """Fuses written-out attention first, then drops repeated heads."""
         for node in rw.find(*_SOFTMAX):
-            consumer = only_user(node)
-            if not is_call(consumer, *_MATMUL) or consumer.args[0] is not node:  # type: ignore[union-attr]
+            consumer = next((u for u in node.users if _weighs(node, u)), None)
+            if consumer is None:
                 continue
             found = _scores(rw, node)
+            if not isinstance(found, str):
+                found = _refusal(node, found.product, consumer) or found
             if isinstance(found, str):
                 rw.decline(node, found)
                 continue
-            with rw.at(consumer):  # type: ignore[arg-type]
-                rw.replace(consumer, _fuse(rw, found, consumer.args[1]))  # type: ignore[arg-type,union-attr]
+            with rw.at(consumer):
+                rw.replace(consumer, _fuse(rw, found, cast(fx.Node, consumer.args[1])))
         for node in rw.find(aten.scaled_dot_product_attention.default):
             _drop_repeat(rw, node)
+
+
+def _weighs(softmax: fx.Node, user: fx.Node) -> bool:
+    return is_call(user, *_MATMUL) and user.args[0] is softmax
+
+
+def _refusal(softmax: fx.Node, product: fx.Node, consumer: fx.Node) -> str | None:
+    """Why these two products are no attention that can be written as one operator."""
+    if len(softmax.users) > 1:
+        return "its weights are used elsewhere too"
+    operands = (product.args[0], product.args[1], consumer.args[1])
+    query, key, value = (shape(cast(fx.Node, operand)) for operand in operands)
+    if not len(query) == len(key) == len(value):
+        return "its queries, keys and values have different numbers of axes"
+    if len(query) not in (2, 3, 4):
+        return f"its queries have {len(query)} axes; 2 to 4 can be rewritten"
+    one_head = len(key) == 4 and key[1] == 1
+    same = [str(n) for n in query[:-2]] == [str(n) for n in key[:-2]]
+    if str(key[:-2]) != str(value[:-2]) or not (same or (one_head and query[0] == key[0])):
+        return "its queries, keys and values broadcast against each other"
+    return None
 
 
 def _scores(rw: Rewriter, softmax: fx.Node) -> _Scores | str:
@@ -87,20 +113,27 @@ def _step(rw: Rewriter, node: fx.Node, found: _Scores) -> Any:
                 found.scale *= factor if node.target is aten.mul.Tensor else 1.0 / factor
                 return scores
         return None
-    if is_call(node, aten.add.Tensor) and not node.kwargs.get("alpha"):
+    if is_call(node, aten.add.Tensor, aten.sub.Tensor) and not node.kwargs.get("alpha"):
         scores, mask = _scores_first(node)
-        if scores is not None:
-            found.masks.append((mask, found.scale))
+        if scores is None:
+            return None
+        sign = 1.0 if is_call(node, aten.add.Tensor) else -1.0
+        on_left = scores is node.args[0]
+        number = _number(rw, mask)
+        # A number added to all scores changes no softmax.
+        if number is None or not math.isfinite(number):
+            found.masks.append((mask, found.scale * (sign if on_left else 1.0)))
+        found.scale *= 1.0 if on_left else sign
         return scores
-    if is_call(node, aten.masked_fill.Scalar) and _blocks(node.args[2]):
+    if is_call(node, aten.masked_fill.Scalar) and _blocks(node.args[2], found.scale):
         found.fills.append((node.args[1], False))  # type: ignore[arg-type]
         return node.args[0]
     if is_call(node, aten.where.self):
         keep, scores, fill = node.args
-        if _is_blocking_constant(rw, fill) and is_tensor(scores):
+        if _is_blocking_constant(rw, fill, found.scale) and is_tensor(scores):
             found.fills.append((keep, True))  # type: ignore[arg-type]
             return scores
-        if _is_blocking_constant(rw, scores) and is_tensor(fill):
+        if _is_blocking_constant(rw, scores, found.scale) and is_tensor(fill):
             found.fills.append((keep, False))  # type: ignore[arg-type]
             return fill
     return None
@@ -122,15 +155,15 @@ def _scores_first(node: fx.Node) -> tuple[fx.Node | None, Any]:
     return None, None
 
 
-def _blocks(value: Any) -> bool:
-    return isinstance(value, int | float) and value <= _MASKED
+def _blocks(value: Any, scale: float) -> bool:
+    return isinstance(value, int | float) and value * scale <= _MASKED
 
 
-def _is_blocking_constant(rw: Rewriter, node: Any) -> bool:
+def _is_blocking_constant(rw: Rewriter, node: Any, scale: float) -> bool:
     if not is_tensor(node) or not rw.is_constant(node):
         return False
     value = rw.value(node)
-    return value.is_floating_point() and bool((value <= _MASKED).all())
+    return value.is_floating_point() and bool((value * scale <= _MASKED).all())
 
 
 def _number(rw: Rewriter, operand: Any) -> float | None:
@@ -143,22 +176,31 @@ def _number(rw: Rewriter, operand: Any) -> float | None:
 
 
 def _fuse(rw: Rewriter, found: _Scores, value: fx.Node) -> fx.Node:
-    query, key_t = found.product.args[:2]
-    rank = len(shape(key_t))  # type: ignore[arg-type]
-    swapped = [*range(rank - 2), rank - 1, rank - 2]
-    key = rw.emit(aten.permute.default, key_t, swapped)
+    query, key_t = (cast(fx.Node, operand) for operand in found.product.args[:2])
+    rank = len(shape(query))
     mask = _sum_of_masks(rw, found)
     if mask is not None and len(shape(mask)) < 2:
         mask = rw.emit(aten.unsqueeze.default, mask, 0)
-    if rank == 3:
+    tensors = [query, _turned(rw, key_t), value]
+    for _ in range(4 - rank):
         # bmm: the heads are folded into the batch; they are heads all the same.
-        query, key, value = (rw.emit(aten.unsqueeze.default, t, 0) for t in (query, key, value))
-        if mask is not None and len(shape(mask)) == 3:
-            mask = rw.emit(aten.unsqueeze.default, mask, 0)
+        tensors = [rw.emit(aten.unsqueeze.default, t, 0) for t in tensors]
     attention = rw.emit(
-        aten.scaled_dot_product_attention.default, query, key, value, mask, scale=found.scale
+        aten.scaled_dot_product_attention.default, *tensors, mask, scale=found.scale
     )
-    return rw.emit(aten.squeeze.dims, attention, [0]) if rank == 3 else attention
+    added = list(range(4 - rank))
+    return rw.emit(aten.squeeze.dims, attention, added) if added else attention
+
+
+def _turned(rw: Rewriter, key_t: fx.Node) -> fx.Node:
+    """(..., D, S) -> (..., S, D); a permutation that swaps them is taken back."""
+    rank = len(shape(key_t))
+    swapped = [*range(rank - 2), rank - 1, rank - 2]
+    if is_call(key_t, aten.permute.default):
+        order = cast(Sequence[int], key_t.args[1])
+        if [axis(a, rank) for a in order] == swapped:
+            return cast(fx.Node, key_t.args[0])
+    return rw.emit(aten.permute.default, key_t, swapped)
 
 
 def _sum_of_masks(rw: Rewriter, found: _Scores) -> Any:
@@ -166,6 +208,8 @@ def _sum_of_masks(rw: Rewriter, found: _Scores) -> Any:
     terms: list[fx.Node] = []
     for mask, scale in found.masks:
         # The walk met the scale below the mask: it applies to the mask as well.
+        if not dtype(mask).is_floating_point:
+            mask = rw.emit(aten._to_copy.default, mask, dtype=torch.float32)
         scaled = mask if scale == 1.0 else rw.emit(aten.mul.Tensor, mask, scale)
         terms.append(scaled)
     for condition, keep in found.fills:
