@@ -134,7 +134,7 @@ def _check_capturable(model: nn.Module) -> None:
 def _traceable(model: nn.Module) -> tuple[nn.Module, list[Flat]]:
     """A shallow copy of ``model`` whose forward returns flat leaves; its last run's Flat."""
     results: list[Flat] = []
-    traced = copy.copy(model)
+    traced = _shallow(model)
     # Only the top level is copied: state set on it during the trace stays off the user's module.
     for table in ("_parameters", "_buffers", "_modules"):
         traced.__dict__[table] = copy.copy(traced.__dict__[table])
@@ -159,11 +159,18 @@ def _traceable(model: nn.Module) -> tuple[nn.Module, list[Flat]]:
     return traced, results
 
 
+def _shallow(module: nn.Module) -> nn.Module:
+    """A second module on the same contents; copy.copy is refused by parametrized modules."""
+    twin = module.__class__.__new__(module.__class__)
+    twin.__dict__.update(module.__dict__)
+    return twin
+
+
 def _with_hooks(traced: nn.Module) -> Callable[..., Any]:
     """The call of ``traced``; the hooks move into it, since they see the model's own result."""
     if not traced._forward_hooks and not traced._forward_pre_hooks:
         return traced.forward
-    hooked = copy.copy(traced)
+    hooked = _shallow(traced)
     traced._forward_hooks, traced._forward_pre_hooks = OrderedDict(), OrderedDict()
     return functools.partial(nn.Module._call_impl, hooked)
 

@@ -286,3 +286,10 @@ def test_progress_is_told():
     steps = []
     optimized = optimize_for_ane(Net(RESULTS["tensor"]), (X,), progress=steps.append)
     assert steps == ["capture", *(p.name for p in optimized.pipeline)]
+
+
+def test_a_top_level_module_may_be_parametrized():
+    model = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 4, 3)).eval()
+    x = seeded(1, 4, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(optimize_for_ane(model, x)(x), model(x), rtol=1e-5, atol=1e-6)
