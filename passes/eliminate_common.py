@@ -48,5 +48,5 @@ def _key(value: Any) -> Hashable:
         return tuple(_key(part) for part in value)
     if isinstance(value, dict):
         return tuple(sorted((name, _key(part)) for name, part in value.items()))
-    # 1, 1.0 and True are equal to Python and different to ATen.
-    return (type(value), value) if isinstance(value, bool | int | float) else value
+    # 1, 1.0 and True are equal to Python and different to ATen, as 0.0 and -0.0 are.
+    return (type(value), str(value)) if isinstance(value, bool | int | float) else value
