@@ -21,11 +21,11 @@ from lowering.composites_ane import ANE_COMPOSITES
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
 from lowering.io_types import check_states, input_types, output_types
 from lowering.metadata import describe
-from lowering.preflight import unsupported_ops
 from lowering.prepare import Prepared, prepare
 from lowering.quiet import quiet_coremltools
 from lowering.registry import installed
 from lowering.torch_ops import TORCH_OPS
+from lowering.unsupported import unsupported_ops
 
 # What coremltools raises for programs it cannot take, from its checks and from its passes.
 _COREMLTOOLS_ERRORS = (

@@ -37,7 +37,7 @@ def test_every_unsupported_operator_at_once_with_places():
     assert {"lowering_tests.unknown.default", "aten.linalg_qr.default"} < set(entries)
     assert len(entries["lowering_tests.unknown.default"].places) == 2
     text = str(caught.value)
-    assert "first · test_preflight.py" in text and "second · test_preflight.py" in text
+    assert "first · test_unsupported.py" in text and "second · test_unsupported.py" in text
     assert "real and imaginary parts" in text
     assert any("complex" in entry.reason for entry in entries.values())
     report = caught.value.to_json()
