@@ -73,8 +73,8 @@ def demonstrate(attention: Attention, threads: int) -> dict[str, Any]:
 
         import passes
         from benchmarks import minilm, stock
-        from benchmarks.mil_stats import mil_stats
         from lowering.convert import convert
+        from lowering.mil_stats import mil_stats
         from lowering.reference import load
         from lowering.save import save
     torch.set_num_threads(threads)
@@ -180,8 +180,8 @@ def _mil_table(mil: dict[str, dict[str, Any]]) -> Table:
         "ops": [str(mil[c]["ops"]) for c in COLUMNS],
         **{op: [str(mil[c]["by_type"].get(op, 0)) for c in COLUMNS] for op in _OP_TYPES},
         "ops of rank ≠ 4": [str(mil[c]["not_rank4"]) for c in COLUMNS],
-        "MB of activations": [f"{mil[c]['megabytes']:.1f}" for c in COLUMNS],
-        "largest, MB": [f"{mil[c]['largest_megabytes']:.2f}" for c in COLUMNS],
+        "MB of activations": [f"{mil[c]['activation_bytes'] / 1e6:.1f}" for c in COLUMNS],
+        "largest, MB": [f"{mil[c]['largest_bytes'] / 1e6:.2f}" for c in COLUMNS],
     }
     for name, values in rows.items():
         table.add_row(name, *values)

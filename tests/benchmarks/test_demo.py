@@ -59,7 +59,7 @@ def test_missing_model(monkeypatch: pytest.MonkeyPatch):
 def test_a_difference_beyond_its_bound_fails(
     error: float, code: int, monkeypatch: pytest.MonkeyPatch
 ):
-    mil = {"ops": 1, "by_type": {}, "not_rank4": 0, "megabytes": 1.0, "largest_megabytes": 1.0}
+    mil = {"ops": 1, "by_type": {}, "not_rank4": 0, "activation_bytes": 9, "largest_bytes": 9}
     fake = {
         "mil": dict.fromkeys(demo.COLUMNS, mil),
         "largest_difference": {"rewritten": 0.0, "package": error},

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from benchmarks import stock
-from benchmarks.mil_stats import mil_stats
+from lowering.mil_stats import mil_stats
 from lowering.reference import predict
 
 
