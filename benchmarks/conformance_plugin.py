@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import re
 import zlib
 from collections.abc import Generator
@@ -56,11 +57,15 @@ class _Log:
         self.predictions = 0
         self.precision = "fp16"
         self.declares_fp16 = False
+        self.compared = self.held = 0
 
     def write(self, record: dict[str, Any]) -> None:
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+
+LOG = pytest.StashKey[_Log]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,13 +74,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--conformance-log", type=Path, help="append outcomes to this file")
     group.addoption("--plant-fault", action="store_true", help="disturb every prediction")
     group.addoption("--sample", type=int, default=0, help="run so many tests, the same each time")
+    group.addoption("--fraction", type=float, default=1.0, help="run this part, drawn at random")
+    group.addoption("--seed", type=int, default=0, help="which part")
     group.addoption("--skip-listed", type=Path, help="skip the test ids in this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Patches coremltools before any test module is imported."""
     log = _Log(config.getoption("--conformance-log"), config.getoption("--plant-fault"))
-    config.stash[_KEY] = log
+    config.stash[LOG] = log
     torch.set_num_threads(_THREADS)
     coremltools._deps._IS_MACOS = True
     for module in (coremltools.models.utils, coremltools.models.model):
@@ -85,11 +92,12 @@ def pytest_configure(config: pytest.Config) -> None:
     _MODEL_CLASS.make_state = lambda model: _loaded(model, log.precision).make_state()
 
 
-_KEY = pytest.StashKey[_Log]()
-
-
+@pytest.hookimpl(trylast=True)  # after pytest's own selection
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keeps a sample, and drops the tests that an earlier run has finished."""
+    fraction, seed = config.getoption("--fraction"), config.getoption("--seed")
+    if fraction < 1:
+        items[:] = _drawn(items, fraction, seed)
     count = config.getoption("--sample")
     if count:
         items[:] = _sample(items, count)
@@ -105,9 +113,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Starts a test: nothing predicted yet, the precision that its name asks for."""
-    log = item.config.stash[_KEY]
+    log = item.config.stash[LOG]
     log.predictions = 0
     log.declares_fp16 = False
+    log.compared = log.held = 0
     log.precision = "fp32" if _FP32_CASE.search(item.nodeid) else "fp16"
 
 
@@ -117,7 +126,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Logs the outcome of each test and how often it predicted."""
     report = yield
-    log = item.config.stash[_KEY]
+    log = item.config.stash[LOG]
     if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
         log.write(
             {
@@ -126,6 +135,8 @@ def pytest_runtest_makereport(
                 "predictions": log.predictions,
                 "precision": log.precision,
                 "declares_fp16": log.declares_fp16,
+                "compared": log.compared,
+                "held": log.held,
                 "reason": _reason(report, call),
                 "seconds": round(report.duration, 3),
             }
@@ -150,6 +161,13 @@ def _sample(items: list[pytest.Item], count: int) -> list[pytest.Item]:
     ranked.sort(key=lambda entry: entry[:2])
     chosen = {id(item) for _, _, item in ranked[:count]}
     return [item for item in items if id(item) in chosen]
+
+
+def _drawn(items: list[pytest.Item], fraction: float, seed: int) -> list[pytest.Item]:
+    """So many of the tests, each as likely as any other; the same ones for the same ``seed``."""
+    count = max(1, round(len(items) * fraction))
+    chosen = set(random.Random(seed).sample(range(len(items)), count))
+    return [item for index, item in enumerate(items) if index in chosen]
 
 
 def _reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
