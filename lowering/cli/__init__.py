@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import click
 
+from lowering.cli.check import check
 from lowering.cli.convert import convert
+from lowering.cli.explain import explain
 from lowering.cli.optimize import optimize
 from lowering.cli.plan import plan
 from lowering.cli.predict import predict
+from lowering.cli.report import report
 from lowering.cli.verify import verify
 
 # Each verb is a click command in a file of its own, named here in the order `--help` shows.
-COMMANDS: tuple[click.Command, ...] = (optimize, convert, predict, verify, plan)
+COMMANDS: tuple[click.Command, ...] = (
+    check,
+    optimize,
+    convert,
+    predict,
+    verify,
+    plan,
+    report,
+    explain,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,6 +59,7 @@ class ReadProgram:
         outputs: names of its results.
         sources: where its operators come from.
         label: how messages name it.
+        metadata: user-defined metadata of its package.
     """
 
     ops: tuple[ProgramOp, ...]
@@ -66,14 +67,17 @@ class ReadProgram:
     outputs: tuple[str, ...]
     sources: SourceTable
     label: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_program(model: ModelLike, sources: SourceTable | None = None) -> ReadProgram:
-    """The main function of ``model``.
+def read_program(model: ModelLike | ReadProgram, sources: SourceTable | None = None) -> ReadProgram:
+    """The main function of ``model``; a program that was read before is returned as it is.
 
     Raises:
         ModelError: the file is missing or corrupt, or holds no ML Program.
     """
+    if isinstance(model, ReadProgram):
+        return model
     program, metadata, label = _open(model)
     names = program.functions
     function = names.get(program.default_function_name) or next(iter(names.values()))
@@ -83,6 +87,7 @@ def read_program(model: ModelLike, sources: SourceTable | None = None) -> ReadPr
         tuple(output.name for output in function.outputs),
         sources if sources is not None else SourceTable.from_metadata(metadata),
         label,
+        metadata,
     )
 
 

@@ -28,7 +28,7 @@ class ComputeUnitsError(AnePassesError):
 
 
 def plan(
-    model_or_path: ModelLike,
+    model_or_path: ModelLike | ReadProgram,
     *,
     target: str = "M4",
     compute_units: Any = "CPU_AND_NE",
@@ -40,7 +40,8 @@ def plan(
     other chips reuse them as far as ``Plan.notes`` says. Nothing is run.
 
     Args:
-        model_or_path: an ``MLModel``, the path of a ``.mlpackage``, or a MIL ``Program``.
+        model_or_path: an ``MLModel``, the path of a ``.mlpackage``, a MIL ``Program``, or
+            what ``read_program`` made of one of them.
         target: chip, such as ``"M4"`` or ``"A17 Pro"``.
         compute_units: ``"CPU_AND_NE"``, ``"ALL"`` or ``"CPU_ONLY"``, or coremltools' constant.
         sources: where operators come from; read from the package's metadata by default.

@@ -23,7 +23,7 @@ from frontend.structure import flatten
 from lowering.metadata import PREFIX
 from lowering.verification import fx_values
 from passes.default_pipeline import DEFAULT_PIPELINE
-from passes.pipeline import Pass
+from passes.pipeline import Pass, PassReport
 from passes.pipeline import run as run_passes
 
 # What torch raises for operators that have no half-precision kernel, and for mixed dtypes.
@@ -44,6 +44,7 @@ class Original:
         module: the user's module; ``None`` when there is only a program.
         pipeline: the passes between ``captured`` and ``program``.
         leaves: the flattened inputs, constants included.
+        reports: what each of these passes did.
     """
 
     program: ExportedProgram
@@ -51,6 +52,7 @@ class Original:
     module: nn.Module | None
     pipeline: tuple[Pass, ...]
     leaves: tuple[Any, ...]
+    reports: tuple[PassReport, ...] = ()
 
     @classmethod
     def of(
@@ -84,13 +86,13 @@ class Original:
             return cls(program, None, None, (), _leaves(program, inputs, kwargs))
         captured = capture(against, inputs, kwargs=kwargs)
         steps = tuple(pipeline) if pipeline is not None else passes_named(metadata or {})
-        program = run_passes(captured, steps)[0] if steps else captured
+        program, reports = run_passes(captured, steps) if steps else (captured, ())
         if isinstance(against, nn.Module):
             example = captured.example_inputs
             leaves = tuple(pytree.tree_leaves(example))
-            return cls(to_cpu_float32(program), captured, against, steps, leaves)
+            return cls(to_cpu_float32(program), captured, against, steps, leaves, reports)
         leaves = _leaves(captured, inputs, kwargs)
-        return cls(to_cpu_float32(program), captured, None, steps, leaves)
+        return cls(to_cpu_float32(program), captured, None, steps, leaves, reports)
 
     def with_inputs(self, arrays: Mapping[str, Any]) -> Original:
         """The same on other inputs, by name; those not named stay.

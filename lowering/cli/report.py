@@ -1,0 +1,92 @@
+"""``ane-passes report``: one package, in one file that people want to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowering.cli.common import guarded, json_option, print_json, step
+from lowering.cli.load_model import TARGET_HELP, load_target
+
+HELP = f"""Write a report about a package: where it runs, why, and how far it is from its original.
+
+The HTML page is one file that needs no network: summary, placement of every operator, the repeated
+block before and after the passes, growth of the error, tables that sort and filter. Placement and
+times are predicted; errors are measured in the interpreter and need TARGET, the original.
+
+{TARGET_HELP}
+\b
+Examples:
+  ane-passes report tiny.mlpackage model.py:tiny -o report.html
+  ane-passes report tiny.mlpackage --chip "A17 Pro"
+  ane-passes report tiny.mlpackage model.py:tiny --ablation ablation.json -o report.html
+  ane-passes report tiny.mlpackage --format md
+  ane-passes report tiny.mlpackage --format graph-json -o tiny.graph.json
+
+Formats: html, md (tables as text), csv (one line per operator), json (all data), graph-json (the
+program with placement and prices, for Model Explorer). All but html go to stdout without -o.
+
+Exit codes: 0 written, 2 the package, the model or the call needs attention.
+"""
+# What -o's suffix means where --format is not given.
+_SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json"}
+_FORMATS = ("html", "md", "csv", "json", "graph-json")
+
+
+@click.command("report", help=HELP)
+@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("target", required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.")
+@click.option("--format", "form", type=click.Choice(_FORMATS), help="Default: by -o; else html.")
+@click.option("--chip", default="M4", show_default=True, help="Such as M1 or 'A17 Pro'.")
+@click.option(
+    "--ablation",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What `ane-passes ablate` wrote about this model.",
+)
+@json_option
+@guarded
+def report(
+    package: Path,
+    target: str | None,
+    output: Path | None,
+    form: str | None,
+    chip: str,
+    ablation: Path | None,
+    as_json: bool,
+) -> None:
+    """See :data:`HELP`."""
+    from lowering.report.write import read_ablation, write_text, written
+
+    if form is None:
+        form = _SUFFIXES.get(output.suffix.lower(), "html") if output else "html"
+    ablated = None if ablation is None else read_ablation(ablation)
+    made = _collected(package, target, chip, ablated)
+    if output is None and (as_json or form != "html"):
+        click.echo(written(made, "json" if as_json else form))
+        return
+    with step("Writing"):
+        path = write_text(written(made, form), output or Path(f"{package.stem}.html"))
+    if as_json:
+        print_json({"report": str(path), "format": form, "bytes": path.stat().st_size})
+    else:
+        click.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _collected(package: Path, target: str | None, chip: str, ablation: Any) -> Any:
+    """The report's data; the original is loaded only where one is named."""
+    if target is None:
+        with step("Planning"):
+            from lowering.report import collect
+
+            return collect(package, target=chip, ablation=ablation)
+    with step("Loading the model"):
+        loaded = load_target(target)
+    with step("Planning, and running both"):
+        from lowering.report import collect
+
+        return collect(
+            package, loaded.model, loaded.args, loaded.kwargs, target=chip, ablation=ablation
+        )

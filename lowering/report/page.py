@@ -1,0 +1,116 @@
+"""The report as one HTML file that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from typing import Any
+
+from lowering.report.charts import CONFIG, charts
+from lowering.report.graph_layout import HEIGHT, WIDTH, layout
+from lowering.report.op_graph import OpGraph
+from lowering.report.result import Report, ReportError
+from lowering.report.summary import facts, sentences
+from lowering.report.tables import all_tables, shape_text
+
+
+def page(report: Report) -> str:
+    """The whole page.
+
+    Raises:
+        ReportError: the packages of the extra ``report`` are not installed.
+    """
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["shape"] = shape_text
+    specs = charts(report)
+    tables = all_tables(report)
+    data = {
+        "charts": specs,
+        "config": CONFIG,
+        "tables": {table.name: table.to_json() for table in tables},
+    }
+    return environment.from_string(_asset("report.html")).render(
+        report=report,
+        plan=report.plan,
+        facts=facts(report),
+        sentences=sentences(report),
+        charts=specs,
+        tables={table.name: table for table in tables},
+        graphs=_graphs(report),
+        css=_asset("report.css"),
+        data=_script_safe(json.dumps(data, ensure_ascii=False, separators=(",", ":"))),
+        library=_script_safe(_library()),
+        script=_asset("report.js"),
+    )
+
+
+@functools.cache
+def _library() -> str:
+    """Vega, Vega-Lite and vega-embed in one script, as vl-convert ships them."""
+    try:
+        import vl_convert
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+
+
+def _missing(error: ModuleNotFoundError) -> ReportError:
+    return ReportError(
+        "Pages need packages that are not installed",
+        found=f"no module {error.name}",
+        hint='pip install "ane-passes[report]", or --format md',
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("lowering.report").joinpath("assets", name).read_text("utf-8")
+
+
+def _script_safe(text: str) -> str:
+    """``text`` without anything that ends or opens a script element; the same to JavaScript."""
+    return text.replace("</script", "<\\/script").replace("<!--", "\\u003c!--")
+
+
+def _graphs(report: Report) -> list[dict[str, Any]]:
+    if report.block is None:
+        return []
+    found = []
+    if report.block.before is not None:
+        title = f"Before: {report.block.before.ops} torch operators"
+        found.append(_drawing(report.block.before, title))
+    title = f"After: {report.block.after.ops} MIL operators"
+    found.append(_drawing(report.block.after, title))
+    return found
+
+
+def _drawing(graph: OpGraph, title: str) -> dict[str, Any]:
+    """What the template draws a graph from."""
+    placed = layout(graph)
+    return {
+        "title": title,
+        "width": round(placed.width, 1),
+        "height": round(placed.height, 1),
+        "vertices": [
+            {"x": round(x, 1), "y": round(y, 1), "w": WIDTH, "h": HEIGHT, "vertex": vertex}
+            for (x, y), vertex in zip(placed.places, graph.vertices, strict=True)
+        ],
+        "paths": [_curve(points) for points in placed.paths],
+    }
+
+
+def _curve(points: tuple[tuple[float, float], ...]) -> str:
+    """An SVG path: straight down past layers, curved between them."""
+    (x, y), *rest = points
+    parts = [f"M{x:g} {y:g}"]
+    for next_x, next_y in rest:
+        middle = (y + next_y) / 2
+        parts.append(f"C{x:g} {middle:g} {next_x:g} {middle:g} {next_x:g} {next_y:g}")
+        x, y = next_x, next_y
+    return "".join(parts)

@@ -1,0 +1,86 @@
+"""A report in any of its formats, and as a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lowering.ablation.result import Ablation
+from lowering.report.model_explorer import graph_json
+from lowering.report.page import page
+from lowering.report.result import Report, ReportError
+from lowering.report.text import csv_text, markdown
+
+FORMATS = ("html", "md", "csv", "json", "graph-json")
+
+
+def written(report: Report, form: str) -> str:
+    """``report`` as one text.
+
+    Args:
+        report: the data.
+        form: one of ``FORMATS``.
+
+    Raises:
+        ReportError: a page is asked for, and its packages are not installed.
+    """
+    if form == "html":
+        return page(report)
+    if form == "md":
+        return markdown(report)
+    if form == "csv":
+        return csv_text(report)
+    value = graph_json(report) if form == "graph-json" else report.to_json()
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False)
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Writes a file whole or not at all, and gives its absolute path.
+
+    Raises:
+        ReportError: the folder is missing or cannot be written.
+    """
+    target = path.expanduser().absolute()
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            fresh = Path(folder) / target.name
+            fresh.write_text(text, encoding="utf-8")
+            os.replace(fresh, target)
+    except OSError as error:
+        raise ReportError(
+            f"The report could not be written: {error.strerror or error}",
+            found=str(target),
+            hint="choose a folder that exists and can be written",
+        ) from error
+    return target
+
+
+def read_ablation(path: Path) -> Ablation:
+    """The ablation in a JSON file.
+
+    Raises:
+        ReportError: there is none.
+    """
+    try:
+        return Ablation.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ReportError(
+            "The ablation cannot be read",
+            expected="what `ane-passes ablate --json` prints",
+            found=f"{path}: {type(error).__name__}: {error}",
+        ) from error
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with NaN and infinities as text: JSON has no number for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
