@@ -21,7 +21,6 @@ import json
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -38,13 +37,13 @@ from lowering.cli.common import (
     stdout_console,
     step,
 )
+from lowering.peak_memory import PeakMemory
 
 TARGET_RATIO = 1.0
 TARGET_GROWTH = 1.3
 WEIGHTS_FACTOR, EXTRA_MB = 1.3, 300.0
 SHALLOW, DEEP = 6, 48
 NARROW = {"width": 96, "heads": 12}  # heads as in the real width: they decide the graph's size
-_SAMPLE_SECONDS = 0.005
 
 
 def ratio(runs: int) -> dict[str, Any]:
@@ -122,49 +121,18 @@ def measured_memory() -> dict[str, Any]:
     # What torch imports and compiles on its first export is no part of the cost either.
     _optimize(torch.nn.Linear(2, 2).eval(), (torch.randn(1, 2),))
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
-    with _Peak() as peak:
+    with PeakMemory() as peak:
         kept = _optimize(model, arguments)
     assert kept.program is not None  # alive until here, as it is for the user
+    added = peak.added_bytes / 1e6
     limit = WEIGHTS_FACTOR * weights + EXTRA_MB
     return {
         "weights_mb": weights,
-        "added_mb": peak.added_mb,
-        "peak_mb": weights + peak.added_mb,
+        "added_mb": added,
+        "peak_mb": weights + added,
         "limit_mb": limit,
-        "met": weights + peak.added_mb <= limit,
+        "met": weights + added <= limit,
     }
-
-
-class _Peak:
-    """Samples this process's resident memory while the block runs."""
-
-    def __enter__(self) -> _Peak:
-        self.before = self.highest = resident_mb()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self.highest = max(self.highest, resident_mb())
-
-    @property
-    def added_mb(self) -> float:
-        """Highest sample over what was resident when the block began."""
-        return self.highest - self.before
-
-    def _sample(self) -> None:
-        while not self._done.wait(_SAMPLE_SECONDS):
-            self.highest = max(self.highest, resident_mb())
-
-
-def resident_mb() -> float:
-    """Resident memory of this process, 10^6 bytes."""
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 def _optimize(model: Any, arguments: tuple[Any, ...]) -> Any:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import coremltools as ct
+
 from lowering.planner.figures import padding_of
-from lowering.planner.mil import ModelLike, ReadProgram, read_program
+from lowering.planner.mil import ModelError, ModelLike, ReadProgram, read_program
 
 _LAYOUT = ("transpose", "reshape", "expand_dims", "squeeze", "split", "concat", "slice_by_index")
+_WEIGHTS = "Data/com.apple.CoreML/weights"
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,21 @@ def mil_stats(model: ModelLike | ReadProgram) -> MilStats:
         padded_bytes=round(sum(output.bytes * (1 + padding_of(output)) for output in outputs)),
         largest_bytes=round(max((output.bytes for output in outputs), default=0)),
     )
+
+
+def weight_bytes(model: ct.models.MLModel | str | Path) -> int:
+    """Bytes of the weight files of a model or a ``.mlpackage``, as stored.
+
+    Raises:
+        ModelError: there is no package at the path.
+    """
+    if isinstance(model, ct.models.MLModel):
+        folder = Path(model.weights_dir) if model.weights_dir else None
+    else:
+        package = Path(model).expanduser()
+        if not package.is_dir():
+            raise ModelError(f"There is no package at {package}", hint="check the path")
+        folder = package / _WEIGHTS
+    if folder is None or not folder.is_dir():  # a program without large constants
+        return 0
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

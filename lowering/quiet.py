@@ -39,3 +39,14 @@ def quiet_coremltools(*, progress: bool = False) -> Iterator[None]:
                 yield
     finally:
         logger.setLevel(level)
+
+
+def quiet_third_parties() -> None:
+    """For programs of our own: silences what others log about this platform, for good.
+
+    Errors are raised all the same.
+    """
+    for name in ("coremltools", "torch._export", "torch.export"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,6 +13,7 @@ import click
 from rich.console import Console
 
 from frontend.errors import AnePassesError
+from lowering.quiet import quiet_third_parties
 
 EXIT_CHECK_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -37,7 +36,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        _calm_third_parties()
+        quiet_third_parties()
         try:
             return function(*args, **kwargs)
         except AnePassesError as error:
@@ -70,10 +69,3 @@ def step(description: str) -> Iterator[None]:
         return
     with console.status(description):
         yield
-
-
-def _calm_third_parties() -> None:
-    """Importing coremltools logs about this platform and this torch; errors are raised anyway."""
-    logging.getLogger("coremltools").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)

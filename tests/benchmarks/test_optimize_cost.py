@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import optimize_cost, ports
-
-
-def test_peak_sees_memory_that_is_gone_again():
-    with optimize_cost._Peak() as peak:
-        block = np.ones(64_000_000, np.uint8)
-        del block
-    assert 40 < peak.added_mb < 120
 
 
 def test_growth_on_shallow_models(monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,124 @@
+"""The figures of one rewritten program."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+
+import coremltools as ct
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from lowering.ablation.result import Figures, Observed, Predicted
+from lowering.composites import Composite
+from lowering.convert import convert
+from lowering.mil_stats import mil_stats, weight_bytes
+from lowering.peak_memory import PeakMemory
+from lowering.planner.mil import read_program
+from lowering.planner.plan import plan
+from lowering.reference import load
+from lowering.verification.original import Original
+from lowering.verification.package_values import check_outputs, feed_of
+from lowering.verification.parity import parity, rel_l2
+from passes.optimized_model import OptimizedModel
+
+# Calls of the rewritten module that are timed: enough for a median, or as many as fit the time.
+_MAX_CALLS = 9
+_MIN_CALLS = 3
+_TIMING_SECONDS = 1.0
+
+
+def figures_of(
+    program: ExportedProgram,
+    original: Original,
+    expected: Sequence[Tensor],
+    *,
+    composites: Sequence[Composite] = (),
+    deployment_target: str = "iOS17",
+    targets: Sequence[str] = ("M4",),
+) -> Figures:
+    """Converts ``program``, runs it in the interpreter and in torch, and plans it.
+
+    Args:
+        program: captured and rewritten.
+        original: its inputs and initial states are those of the comparison.
+        expected: the original's outputs in float32.
+        composites: lowerings of custom operators.
+        deployment_target: such as ``iOS17``.
+        targets: chips.
+
+    Raises:
+        AnePassesError: it cannot be converted, run or planned.
+    """
+    with PeakMemory() as peak:
+        start = time.perf_counter()
+        mlmodel = convert(
+            program,
+            composites=composites,
+            minimum_deployment_target=ct.target[deployment_target],
+            skip_model_load=True,
+        )
+        seconds = time.perf_counter() - start
+        try:
+            error = _error(mlmodel, original, expected)
+            plans = [plan(mlmodel, target=target) for target in targets]
+            stats, weights = mil_stats(read_program(mlmodel)), weight_bytes(mlmodel)
+        finally:
+            # coremltools keeps its folder until the process ends; a sweep would fill the disk.
+            shutil.rmtree(mlmodel.package_path)
+    return Figures(
+        stats,
+        weights,
+        *error,
+        tuple(Predicted.of(entry) for entry in plans),
+        Observed(seconds, _cpu_ms(program), peak.added_bytes),
+    )
+
+
+def _error(
+    mlmodel: ct.models.MLModel, original: Original, expected: Sequence[Tensor]
+) -> tuple[float, float]:
+    """Largest relative L2 and largest absolute error of the outputs."""
+    model = load(mlmodel)
+    state = model.make_state()
+    for name, tensor in original.initial_states().items():
+        if name in state:
+            state[name] = tensor.numpy()
+    outputs = model(feed_of(model, original.inputs()), state)
+    names = [output.name for output in model.program.outputs]
+    check_outputs(names, expected)
+    found = [
+        parity(name, torch.from_numpy(outputs[name]), want, math.inf)
+        for name, want in zip(names, expected, strict=True)
+    ]
+    return (
+        max((entry.rel_l2 for entry in found), default=0.0),
+        max((entry.max_abs for entry in found), default=0.0),
+    )
+
+
+def half_error(original: Original, expected: Sequence[Tensor]) -> float | None:
+    """Largest relative L2 error of the original run by torch in half precision, if it can be."""
+    half = original.in_half()
+    if half is None:
+        return None
+    return max((rel_l2(a, b) for a, b in zip(half, expected, strict=True)), default=0.0)
+
+
+def _cpu_ms(program: ExportedProgram) -> float:
+    """Median milliseconds of a call of the rewritten module in torch, after a first one."""
+    assert program.example_inputs is not None  # capture keeps them
+    model = OptimizedModel(program)
+    args, kwargs = program.example_inputs
+    times: list[float] = []
+    with torch.no_grad():
+        model(*args, **kwargs)
+        while len(times) < _MIN_CALLS or (len(times) < _MAX_CALLS and sum(times) < _TIMING_SECONDS):
+            start = time.perf_counter()
+            model(*args, **kwargs)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
