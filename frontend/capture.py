@@ -29,6 +29,10 @@ from frontend.structure import Flat, Structure, flatten
 RESULT_STRUCTURE = "ane_result_structure"
 
 
+class LeftOutWarning(UserWarning):
+    """A part of the model's result is no tensor and no plain value; the program has it not."""
+
+
 def capture(
     model: nn.Module | ExportedProgram,
     example_inputs: Any = None,
@@ -68,9 +72,9 @@ def capture(
             found=type(model).__name__,
             hint="wrap a function in a module, and call torch.export on a scripted one's source",
         )
-    args, keywords = _arguments(model, example_inputs, kwargs)
-    _check_capturable(model)
-    with _inference_mode(model), torch.no_grad(), warnings.catch_warnings():
+    args, keywords = call_arguments(model, example_inputs, kwargs)
+    check_capturable(model)
+    with inference_mode(model), torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         traced, results = _traceable(model)
@@ -87,6 +91,7 @@ def capture(
             "parts of the result are left out, since they are no tensors: "
             + "; ".join(results[-1].dropped)
             + ". Return tensors to keep them.",
+            LeftOutWarning,
             stacklevel=2,
         )
     return _normalise(program, results[-1])
@@ -97,9 +102,14 @@ def result_structure(program: ExportedProgram) -> Structure | None:
     return program.graph_module.meta.get(RESULT_STRUCTURE)
 
 
-def _arguments(
+def call_arguments(
     model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What ``model`` is called with for these example inputs, inferred where there are none.
+
+    Raises:
+        CaptureError: none are given, and the model offers none.
+    """
     if example_inputs is None and not kwargs:
         return infer_inputs(model)
     if example_inputs is None:
@@ -112,7 +122,12 @@ def _arguments(
     return (example_inputs,), dict(kwargs or {})
 
 
-def _check_capturable(model: nn.Module) -> None:
+def check_capturable(model: nn.Module) -> None:
+    """Refuses what holds no source or no weights.
+
+    Raises:
+        CaptureError: a TorchScript module, or tensors on the meta device.
+    """
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError(
             "a TorchScript module has lost the source that capture needs",
@@ -176,7 +191,7 @@ def _with_hooks(traced: nn.Module) -> Callable[..., Any]:
 
 
 @contextmanager
-def _inference_mode(model: nn.Module) -> Iterator[None]:
+def inference_mode(model: nn.Module) -> Iterator[None]:
     """Puts every module into evaluation mode, and back as it was."""
     modes = [(module, module.training) for module in model.modules()]
     try:

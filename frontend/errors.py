@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class AnePassesError(Exception):
     """One clear message: what happened, where, what was expected and found, and the next step.
@@ -14,7 +16,12 @@ class AnePassesError(Exception):
         expected: what was expected there.
         found: what was found instead.
         hint: the next step for the user.
+
+    Attributes:
+        rule: of preflight that explains errors of this class at length, ``""`` where none does.
     """
+
+    rule: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -51,3 +58,23 @@ class AnePassesError(Exception):
 
 class CaptureError(AnePassesError):
     """The model could not be captured as a graph."""
+
+    rule = "capture-failed"
+
+
+class DataDependentError(CaptureError):
+    """The model's shapes or control flow depend on the values of its inputs."""
+
+    rule = "data-dependent-shape"
+
+
+class SizeError(CaptureError):
+    """A size that was to be dynamic cannot vary as asked for."""
+
+    rule = "size-fixed-by-model"
+
+
+class DynamicShapesError(CaptureError):
+    """``dynamic_shapes`` does not fit the call's arguments."""
+
+    rule = "dynamic-shapes-structure"

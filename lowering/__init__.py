@@ -9,6 +9,7 @@ with quiet_coremltools():
     from lowering.convert import convert
     from lowering.errors import LoweringError
     from lowering.planner.plan import plan
+    from lowering.preflight import preflight
     from lowering.reference import load, make_state, predict
     from lowering.save import save
     from lowering.verification import probe, verify
@@ -23,6 +24,7 @@ __all__ = [
     "make_state",
     "plan",
     "predict",
+    "preflight",
     "probe",
     "save",
     "verify",

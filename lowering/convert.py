@@ -103,20 +103,20 @@ def convert(
     missing = unsupported_ops(prepared.program.graph, table)
     if missing:
         raise UnsupportedOpsError(missing)
-    float_type = types.fp16 if compute_precision == ct.precision.FLOAT16 else types.fp32
-    options: dict[str, Any] = {
-        "convert_to": "mlprogram",
-        "inputs": input_types(prepared, inputs, float_type) or None,
-        "outputs": output_types(prepared, outputs, float_type),
-        "states": list(states) or None,
-        "minimum_deployment_target": minimum_deployment_target,
-        "compute_precision": compute_precision,
-        "compute_units": compute_units,
-        "pass_pipeline": copy.deepcopy(pass_pipeline),  # coremltools removes passes from it
-        "classifier_config": classifier_config,
-        "skip_model_load": skip_model_load,
-    }
-    mlmodel = _converted(prepared, table, options, progress)
+    mlmodel = lower(
+        prepared,
+        table,
+        inputs=inputs,
+        outputs=outputs,
+        progress=progress,
+        states=list(states) or None,
+        minimum_deployment_target=minimum_deployment_target,
+        compute_precision=compute_precision,
+        compute_units=compute_units,
+        pass_pipeline=copy.deepcopy(pass_pipeline),  # coremltools removes passes from it
+        classifier_config=classifier_config,
+        skip_model_load=skip_model_load,
+    )
     describe(mlmodel, prepared, getattr(model, "pipeline", ()), getattr(model, "reports", ()))
     return mlmodel
 
@@ -151,9 +151,30 @@ def lowering_table(composites: Sequence[Composite] = ()) -> dict[Any, Lowering]:
     return {**ours, **table}
 
 
-def _converted(
-    prepared: Prepared, table: Mapping[Any, Lowering], options: dict[str, Any], progress: bool
+def lower(
+    prepared: Prepared,
+    table: Mapping[Any, Lowering],
+    *,
+    compute_precision: Any = ct.precision.FLOAT16,
+    inputs: Sequence[ct.TensorType | ct.ImageType] | None = None,
+    outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
+    progress: bool = False,
+    **options: Any,
 ) -> ct.models.MLModel:
+    """A prepared program as an ML Program; ``options`` are those of ``ct.convert``.
+
+    Raises:
+        LoweringError: a type does not fit, an operator has no lowering for its arguments, or
+            coremltools refuses the program.
+    """
+    float_type = types.fp16 if compute_precision == ct.precision.FLOAT16 else types.fp32
+    options = {
+        **options,
+        "convert_to": "mlprogram",
+        "compute_precision": compute_precision,
+        "inputs": input_types(prepared, inputs, float_type) or None,
+        "outputs": output_types(prepared, outputs, float_type),
+    }
     graph = prepared.program.graph
     returned: set[int] = set()
     by_node = dict.fromkeys(prepared.output_nodes, _output(returned))

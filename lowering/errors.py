@@ -9,7 +9,14 @@ from frontend.errors import AnePassesError
 
 
 class LoweringError(AnePassesError):
-    """A program could not be turned into a Core ML model."""
+    """A program could not be turned into a Core ML model.
+
+    Attributes:
+        node: name of the FX node whose lowering failed, ``""`` where it was none.
+    """
+
+    rule = "lowering-failed"
+    node = ""
 
 
 class CompositeError(AnePassesError):

@@ -46,7 +46,7 @@ class Prepared:
     """
 
     program: ExportedProgram
-    inputs: tuple[str, ...]
+    inputs: list[str]
     outputs: tuple[str, ...]
     output_nodes: tuple[str, ...]
     handles: tuple[str, ...]
@@ -84,7 +84,7 @@ def prepare(program: ExportedProgram) -> Prepared:
     ]
     return Prepared(
         program=_rebuilt(program, graph, input_specs, output_specs),
-        inputs=tuple(inputs),
+        inputs=inputs,
         outputs=tuple(outputs),
         output_nodes=tuple(node.name for node in returned[len(returned) - len(outputs) :]),
         handles=_number(graph),

@@ -67,6 +67,9 @@ def installed(graph: fx.Graph, table: Table, by_node: Mapping[str, Lowering]) ->
             if ours is None or not _lower(ours, context, node):
                 _lower_stock(before, context, internal_node, node.target)
             conform(context, node)
+        except LoweringError as error:
+            error.node = node.name
+            raise
         except AnePassesError:
             raise
         except Exception as error:
@@ -114,7 +117,7 @@ def _lower_stock(
 
 def _explained(error: Exception, node: fx.Node, ours: bool) -> LoweringError:
     origin = source_of(node)
-    return LoweringError(
+    explained = LoweringError(
         f"{node.target} could not be lowered to MIL: {str(error) or type(error).__name__}",
         op=f"{node.target} ({node.name})",
         module=origin.module,
@@ -123,3 +126,5 @@ def _explained(error: Exception, node: fx.Node, ours: bool) -> LoweringError:
         if ours
         else "coremltools' own lowering failed; bind one with lowering.composite(...)",
     )
+    explained.node = node.name
+    return explained

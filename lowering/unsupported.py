@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -12,8 +12,26 @@ from frontend.source import source_of
 from lowering.errors import Unsupported
 from lowering.registry import stock_lowering
 
-_COMPLEX_HINT = "write it with real and imaginary parts as two real tensors"
-_COMPOSITE_HINT = "bind it to MIL with lowering.composite(...) and pass composites=(...,)"
+
+class Missing(NamedTuple):
+    """Why an operator has no lowering: the rule of preflight, the reason, the next step."""
+
+    rule: str
+    reason: str
+    hint: str
+
+
+_COMPLEX = Missing(
+    "complex-numbers",
+    "it works on complex numbers, and Core ML has real ones only",
+    "write it with real and imaginary parts as two real tensors",
+)
+_COND_HINT = "capture the model with frontend.capture, which turns torch.cond into torch.where"
+_SUBGRAPH = Missing("control-flow-op", "a sub-graph of control flow", _COND_HINT)
+_CONTROL = Missing("control-flow-op", "control flow cannot be lowered", _COND_HINT)
+_BIND = "bind it to MIL with lowering.composite(...) and pass composites=(...,)"
+_CUSTOM = Missing("custom-op", "a custom operator without a lowering", _BIND)
+_NO_LOWERING = Missing("unsupported-op", "no lowering exists", _BIND)
 
 
 def unsupported_ops(graph: fx.Graph, ours: Collection[Any]) -> tuple[Unsupported, ...]:
@@ -23,40 +41,48 @@ def unsupported_ops(graph: fx.Graph, ours: Collection[Any]) -> tuple[Unsupported
         graph: the program's graph.
         ours: operator overloads that our tables lower.
     """
-    found: dict[tuple[str, str, str], list[str]] = {}
+    found: dict[tuple[str, Missing], list[str]] = {}
+    for node, missing in unsupported_nodes(graph, ours):
+        origin = source_of(node)
+        place = " · ".join(part for part in (origin.module, origin.line) if part)
+        found.setdefault((str(node.target), missing), []).append(place or node.name)
+    return tuple(
+        Unsupported(op, missing.reason, missing.hint, tuple(places))
+        for (op, missing), places in found.items()
+    )
+
+
+def unsupported_nodes(graph: fx.Graph, ours: Collection[Any]) -> list[tuple[fx.Node, Missing]]:
+    """Every node without a lowering and why, in program order."""
+    found = []
     for node in graph.nodes:
-        problem = _problem(node, ours)
-        if problem is not None:
-            origin = source_of(node)
-            place = " · ".join(part for part in (origin.module, origin.line) if part)
-            found.setdefault((str(node.target), *problem), []).append(place or node.name)
-    return tuple(Unsupported(*key, tuple(places)) for key, places in found.items())
+        missing = None
+        if node.op == "get_attr":
+            missing = None if _is_tensor(node) else _SUBGRAPH
+        elif node.op == "call_function":
+            values = [*_results(node), *(a.meta.get("val") for a in node.all_input_nodes)]
+            missing = missing_lowering(node.target, values, ours)
+        if missing is not None:
+            found.append((node, missing))
+    return found
 
 
-def _problem(node: fx.Node, ours: Collection[Any]) -> tuple[str, str] | None:
-    """Reason and hint, or ``None`` when ``node`` can be lowered."""
-    if node.op == "get_attr":
-        return None if _is_tensor(node) else ("a sub-graph of control flow", _COND_HINT)
-    if node.op != "call_function" or node.target in ours:
+def missing_lowering(target: Any, values: Iterable[Any], ours: Collection[Any]) -> Missing | None:
+    """Why ``target`` cannot be lowered, ``None`` when it can.
+
+    Args:
+        target: what a node calls.
+        values: its results and arguments, fake or real.
+        ours: operator overloads that our tables lower.
+    """
+    if target in ours or stock_lowering(target) is not None:
         return None
-    if stock_lowering(node.target) is not None:
-        return None
-    values = [*_results(node), *(a.meta.get("val") for a in node.all_input_nodes)]
-    if any(_is_complex(value) for value in values):
-        return "it works on complex numbers, and Core ML has real ones only", _COMPLEX_HINT
-    return _why_missing(node.target)
-
-
-_COND_HINT = "capture the model with frontend.capture, which turns torch.cond into torch.where"
-
-
-def _why_missing(target: Any) -> tuple[str, str]:
+    if any(isinstance(value, torch.Tensor) and value.dtype.is_complex for value in values):
+        return _COMPLEX
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return "control flow cannot be lowered", _COND_HINT
+        return _CONTROL
     namespace = getattr(target, "namespace", "aten")
-    if namespace not in ("aten", "prim", "ane"):
-        return "a custom operator without a lowering", _COMPOSITE_HINT
-    return "no lowering exists", _COMPOSITE_HINT
+    return _NO_LOWERING if namespace in ("aten", "prim", "ane") else _CUSTOM
 
 
 def _is_tensor(node: fx.Node) -> bool:
@@ -67,7 +93,3 @@ def _is_tensor(node: fx.Node) -> bool:
 def _results(node: fx.Node) -> tuple[Any, ...]:
     value = node.meta.get("val")
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-def _is_complex(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype.is_complex

@@ -33,7 +33,11 @@ from frontend.branches.trace import Trace
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OURS = str(Path(__file__).parents[1]) + os.sep
-_OUTERMOST = str(Path(__file__).parent / "explore.py")  # runs the model; its callers do not count
+# These run the model; their callers do not count.
+_OUTERMOST = (
+    str(Path(__file__).parent / "explore.py"),
+    str(Path(__file__).parents[1] / "eager.py"),
+)
 # torch's Python interface checks arguments as eager calls do. An error raised anywhere else in
 # torch may be a limit of tracing, which says nothing about the path.
 _TORCH_INTERFACE = (_TORCH + "__init__.py", _TORCH + "nn" + os.sep)
@@ -64,7 +68,7 @@ def find_site(module: nn.Module) -> Site:
     """
     theirs: FrameType | None = None
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename != _OUTERMOST:
+    while frame is not None and not _runs_the_model(frame):
         path = frame.f_code.co_filename
         if not _is_inside(path, _TORCH, _OURS):
             return _site(frame, module)
@@ -73,6 +77,10 @@ def find_site(module: nn.Module) -> Site:
         frame = frame.f_back
     assert theirs is not None, "asked from outside any model"
     return _site(theirs, module)
+
+
+def _runs_the_model(frame: FrameType) -> bool:
+    return frame.f_code.co_filename in _OUTERMOST and frame.f_code.co_name != "__torch_dispatch__"
 
 
 def _site(frame: FrameType, module: nn.Module) -> Site:

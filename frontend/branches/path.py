@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from frontend.branches.ask import Site, find_site
 from frontend.branches.merge import Decision, Merger
-from frontend.branches.state import BranchError
+from frontend.branches.state import BranchError, ValueInPythonError
 from frontend.branches.trace import Trace
 
 # One line asked more often than this in one activation is a loop on data, not a branch: nobody
@@ -49,7 +49,7 @@ class Path:
     def refuse(self, reason: str) -> BranchError:
         """The error for a question without an answer; raised even if the user's code catches it."""
         site = find_site(self.module)
-        self.refusal = self.refusal or BranchError(
+        self.refusal = self.refusal or ValueInPythonError(
             reason,
             module=site.module or None,
             source=site.line,

@@ -24,6 +24,14 @@ from frontend.source import source_line
 class BranchError(CaptureError):
     """Python control flow on tensor values that cannot become ``torch.where``."""
 
+    rule = "branch-not-merged"
+
+
+class ValueInPythonError(BranchError):
+    """Python takes a value out of a tensor that depends on data."""
+
+    rule = "value-in-python"
+
 
 @dataclass(frozen=True)
 class Effect:

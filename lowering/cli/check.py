@@ -1,0 +1,97 @@
+"""``ane-passes check``: everything in the way of a conversion, before it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from lowering.cli.common import (
+    EXIT_CHECK_FAILED,
+    guarded,
+    json_option,
+    print_json,
+    stdout_console,
+    step,
+)
+from lowering.cli.load_model import TARGET_HELP, load_target
+
+_LEVELS = ("fatal", "wrong", "off-ane", "slow")
+_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+
+HELP = f"""List everything that is in the way of converting a model, at once.
+
+Each finding has a rule (see `ane-passes explain`), a severity, the operator, its places in your
+source, what is done about it automatically and what you can do. Nothing is written. A model that
+cannot be captured is run once in torch, so that its other obstacles are listed too.
+
+\b
+Severities, worst first:
+  fatal     no package can be made
+  wrong     a package can be made, and computes something else
+  off-ane   runs, but not on the Neural Engine (predicted)
+  slow      runs on the Neural Engine, in a form it likes less
+  note      taken care of; nothing to do
+
+{TARGET_HELP}
+\b
+Examples:
+  ane-passes check model.py:tiny
+  ane-passes check model.py:tiny --fail-on off-ane    # a gate for CI
+  ane-passes check model.pt2 --json
+
+Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs attention.
+"""
+
+
+@click.command("check", help=HELP)
+@click.argument("target")
+@click.option(
+    "--fail-on",
+    type=click.Choice(_LEVELS),
+    default="fatal",
+    show_default=True,
+    help="Exit with 1 if there is a finding as bad as this.",
+)
+@click.option(
+    "--target",
+    "deployment_target",
+    type=click.Choice(_TARGETS, case_sensitive=False),
+    default="iOS17",
+    show_default=True,
+    help="Oldest system that must run the package.",
+)
+@click.option("--chip", default="M4", show_default=True, help="Chip to predict placement for.")
+@click.option("--quick", is_flag=True, help="Do not lower the program for trial.")
+@json_option
+@guarded
+def check(
+    target: str, fail_on: str, deployment_target: str, chip: str, quick: bool, as_json: bool
+) -> None:
+    """See ``HELP``."""
+    with step("Loading the model"):
+        loaded = load_target(target)
+    with step("Looking for obstacles"):
+        import coremltools as ct
+
+        from lowering.preflight.check import preflight
+        from lowering.preflight.rules import Severity
+
+        found = preflight(
+            loaded.model,
+            loaded.args,
+            kwargs=loaded.kwargs,
+            minimum_deployment_target=ct.target[deployment_target],
+            target=chip,
+            trial=not quick,
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from lowering.preflight.tables import preflight_text
+
+        console = stdout_console()
+        for part in preflight_text(found):
+            console.print(part)
+    if found.at_least(Severity[fail_on.upper().replace("-", "_")]):
+        sys.exit(EXIT_CHECK_FAILED)

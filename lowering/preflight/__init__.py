@@ -1,0 +1,16 @@
+"""Preflight: everything that stands between a model and a package, in one table."""
+
+from lowering.preflight.check import preflight
+from lowering.preflight.result import Finding, Place, Placement, Preflight
+from lowering.preflight.rules import RULES, Rule, Severity
+
+__all__ = [
+    "RULES",
+    "Finding",
+    "Place",
+    "Placement",
+    "Preflight",
+    "Rule",
+    "Severity",
+    "preflight",
+]
