@@ -5,9 +5,7 @@ from __future__ import annotations
 import click
 
 from lowering.cli.check import check
-from lowering.cli.check import check
 from lowering.cli.convert import convert
-from lowering.cli.explain import explain
 from lowering.cli.explain import explain
 from lowering.cli.optimize import optimize
 from lowering.cli.plan import plan
