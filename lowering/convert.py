@@ -99,7 +99,8 @@ def convert(
     program = program_of(model, example_inputs, kwargs, dynamic_shapes)
     check_states(program, minimum_deployment_target, states)
     table = lowering_table(composites)
-    prepared = prepare(program)
+    is_fp16 = compute_precision == ct.precision.FLOAT16
+    prepared = prepare(program, fp16=is_fp16)
     missing = unsupported_ops(prepared.program.graph, table)
     if missing:
         raise UnsupportedOpsError(missing)

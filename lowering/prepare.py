@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ _INPUT_DTYPES = {
     torch.int16: torch.int32,
 }
 _INT32 = torch.iinfo(torch.int32)
+_FP16 = torch.finfo(torch.float16)
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,21 @@ class Prepared:
     handles: tuple[str, ...]
 
 
-def prepare(program: ExportedProgram) -> Prepared:
+def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
     """Copy ``program``; drop constant inputs and outputs; give each output a node of its own.
+
+    Args:
+        program: stays as it is.
+        fp16: every float will be rounded to fp16. Finite literals and constants beyond its range
+            become its largest number: as infinities they would turn zeros into NaN, as in
+            ``(1 - mask) * torch.finfo(torch.float32).min``.
 
     Raises:
         LoweringError: an input or output is neither a tensor nor a constant.
     """
     signature = program.graph_signature
     unused = _constant_inputs(program)
-    graph, copies = _copied_graph(program.graph, skip=unused)
+    graph, copies = _copied_graph(program.graph, skip=unused, fp16=fp16)
     input_specs = [spec for spec in signature.input_specs if spec.arg.name not in unused]
     inputs = [s.arg.name for s in input_specs if s.kind is InputKind.USER_INPUT]
 
@@ -83,7 +91,7 @@ def prepare(program: ExportedProgram) -> Prepared:
         for spec, node in zip(kept, returned, strict=True)
     ]
     return Prepared(
-        program=_rebuilt(program, graph, input_specs, output_specs),
+        program=_rebuilt(program, graph, input_specs, output_specs, fp16),
         inputs=inputs,
         outputs=tuple(outputs),
         output_nodes=tuple(node.name for node in returned[len(returned) - len(outputs) :]),
@@ -110,7 +118,7 @@ def _constant_inputs(program: ExportedProgram) -> set[str]:
 
 
 def _copied_graph(
-    graph: fx.Graph, skip: set[str]
+    graph: fx.Graph, skip: set[str], fp16: bool
 ) -> tuple[fx.Graph, dict[fx.Node | object, fx.Node]]:
     """Copy all but the output node, keeping every node's name."""
     copied = fx.Graph()
@@ -125,8 +133,9 @@ def _copied_graph(
         value = copy.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor):
             copy.meta["val"] = value.to(_INPUT_DTYPES.get(value.dtype, value.dtype))
-        copy.args = fx.node.map_aggregate(copy.args, _known_dtype)
-        copy.kwargs = fx.node.map_aggregate(copy.kwargs, _known_dtype)
+        known = _known_fp16_argument if fp16 else _known_dtype
+        copy.args = fx.node.map_aggregate(copy.args, known)
+        copy.kwargs = fx.node.map_aggregate(copy.kwargs, known)
         copies[node] = copy
     return copied, copies
 
@@ -134,6 +143,12 @@ def _copied_graph(
 def _known_dtype(argument: Any) -> Any:
     """MIL has no bfloat16, and coremltools no number for it; casts to it become float32."""
     return torch.float32 if argument is torch.bfloat16 else argument
+
+
+def _known_fp16_argument(argument: Any) -> Any:
+    if isinstance(argument, float) and math.isfinite(argument):
+        return min(max(argument, _FP16.min), _FP16.max)
+    return _known_dtype(argument)
 
 
 def _unused_name(name: str, taken: list[str]) -> str:
@@ -170,31 +185,42 @@ def _rebuilt(
     graph: fx.Graph,
     input_specs: list[InputSpec],
     output_specs: list[OutputSpec],
+    fp16: bool,
 ) -> ExportedProgram:
     return ExportedProgram(
         root=program.graph_module,
         graph=graph,
         graph_signature=ExportGraphSignature(input_specs, output_specs),
-        state_dict=_saturated(program.state_dict),
+        state_dict=_saturated(program.state_dict, fp16),
         range_constraints=program.range_constraints,
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
-        constants=_saturated(program.constants),
+        constants=_saturated(program.constants, fp16),
         verifiers=program.verifiers,
     )
 
 
-def _saturated(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The same tensors, shared, but 64-bit integers held within 32 bits.
+def _saturated(tensors: dict[str, Any], fp16: bool) -> dict[str, Any]:
+    """The same tensors, shared, but 64-bit integers held within 32 bits, and floats within fp16.
 
-    coremltools would wrap them around: a sentinel such as the largest int64 would become -1.
+    coremltools would wrap integers around: a sentinel such as the largest int64 would become -1.
     """
 
     def narrow(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or not value.numel():
+        if not isinstance(value, torch.Tensor) or not value.numel():
             return value
-        low, high = value.aminmax()
-        fits = _INT32.min <= low and high <= _INT32.max
-        return value if fits else value.clamp(_INT32.min, _INT32.max)
+        if value.dtype == torch.int64:
+            return _within(value, _INT32.min, _INT32.max)
+        if fp16 and value.dtype == torch.float32:
+            infinite = value.isinf()
+            narrowed = _within(value, _FP16.min, _FP16.max)
+            return torch.where(infinite, value, narrowed) if infinite.any() else narrowed
+        return value
 
     return {name: narrow(value) for name, value in tensors.items()}
+
+
+def _within(value: torch.Tensor, lowest: float, highest: float) -> torch.Tensor:
+    low, high = value.aminmax()
+    fits = lowest <= low and high <= highest
+    return value if fits else value.clamp(lowest, highest)

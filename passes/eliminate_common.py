@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from frontend.random_calls import draws_random
 from passes.rewriter import Rewriter
 
 
@@ -38,8 +39,7 @@ class EliminateCommon:
 def _mergeable(node: fx.Node) -> bool:
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        random = torch.Tag.nondeterministic_seeded in target.tags
-        return not random and not target._schema.is_mutable
+        return not draws_random(node) and not target._schema.is_mutable
     return getattr(target, "__module__", "") == "_operator"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from frontend.program import Draft, FakeCalls
+from frontend.random_calls import draws_random
 from frontend.source import Source, source_of
 from passes.errors import InvariantError
 
@@ -205,7 +206,7 @@ def _is_pure(node: fx.Node) -> bool:
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return True
-    return torch.Tag.nondeterministic_seeded not in target.tags and not target._schema.is_mutable
+    return not draws_random(node) and not target._schema.is_mutable
 
 
 def _chain(anchor: fx.Node, name: str) -> tuple[str, ...]:

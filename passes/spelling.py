@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from frontend.random_calls import draws_random
 from passes.match import aten, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
@@ -173,5 +174,4 @@ def same_value(one: Any, other: Any, depth: int = 4) -> bool:
         return False
     if one.kwargs != other.kwargs or not same_value(one.args, other.args, depth - 1):
         return False
-    tags = getattr(one.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded not in tags
+    return not draws_random(one)

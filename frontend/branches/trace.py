@@ -26,6 +26,8 @@ from torch.fx.experimental.proxy_tensor import (
 )
 from torch.utils._python_dispatch import _disable_current_modes
 
+from frontend.random_calls import draws_random
+
 aten = torch.ops.aten
 # A constant condition is worth computing while tracing up to this many elements per tensor;
 # beyond it the condition is treated as data, which is as correct and costs both sides.
@@ -301,11 +303,7 @@ def _is_pure(node: fx.Node) -> bool:
 
 
 def _is_random(node: fx.Node) -> bool:
-    return (
-        isinstance(node.target, torch._ops.OpOverload)
-        and torch.Tag.nondeterministic_seeded in node.target.tags
-        and _packet(node) not in _DROPOUT
-    )
+    return draws_random(node) and _packet(node) not in _DROPOUT
 
 
 def _frozen(value: Any, of_node: Callable[[fx.Node], Hashable]) -> Hashable:

@@ -42,7 +42,7 @@ def try_lowering(
         The predicted placement, ``None`` where nothing could be lowered, and notes.
     """
     try:
-        prepared = prepare(program)
+        prepared = prepare(program, fp16=True)
     except LoweringError as error:
         _add(findings, error, None)
         return None, ()

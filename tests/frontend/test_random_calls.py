@@ -1,0 +1,42 @@
+"""Attention without dropout draws nothing; operators that draw are told apart."""
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from frontend.capture import capture
+from frontend.random_calls import draws_random
+
+aten = torch.ops.aten
+
+
+@pytest.mark.parametrize(
+    "target, args, kwargs, expected",
+    [
+        (aten.scaled_dot_product_attention.default, (), {}, False),
+        (aten.scaled_dot_product_attention.default, (None, 0.0), {}, False),
+        (aten.scaled_dot_product_attention.default, (None, 0.1), {}, True),
+        (aten.scaled_dot_product_attention.default, (), {"dropout_p": 0.5}, True),
+        (aten.rand_like.default, None, {}, True),
+        (aten.relu.default, None, {}, False),
+    ],
+)
+def test_draws_random(target, args, kwargs, expected):
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    call = graph.call_function(target, (x,) if args is None else (x, x, x, *args), kwargs)
+    assert draws_random(call) is expected
+    assert not draws_random(x)
+
+
+def test_attention_may_stand_beside_a_branch():
+    class Model(nn.Module):
+        def forward(self, x):
+            y = x * 2 if x.sum() > 0 else x
+            return F.scaled_dot_product_attention(y, x, x)
+
+    x = torch.randn(1, 2, 4, 8)
+    program = capture(Model(), (x,)).module()
+    for value in (x.abs(), -x.abs()):
+        torch.testing.assert_close(program(value), Model()(value))
