@@ -1,0 +1,172 @@
+"""Takes the models of the zoo through capture, passes, conversion and the interpreter.
+
+Each model runs in a process of its own, with random weights at realistic widths and few layers.
+It is *verified* when its fp32 package is within a relative L2 error of 1e-4 of the module, and its
+fp16 package within three times the error that the module itself has in half precision (see
+``lowering.verification.parity.Thresholds``). Stock coremltools runs beside it, by torch.jit.trace
+and by torch.export; its packages are executed too, and count as right below an error of 0.1.
+
+Results are kept in .cache/zoo and measured again when the sources change.
+
+Exit codes: 0 at least 97 % of the models are verified and all are optimised, 1 fewer.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.zoo.catalog import FAMILIES, entries
+from benchmarks.zoo.outcome import STAGES, Outcome, outcome
+from benchmarks.zoo.run import run
+from lowering.cli.common import (
+    EXIT_CHECK_FAILED,
+    guarded,
+    json_option,
+    print_json,
+    stdout_console,
+)
+
+TARGET_RATE = 0.97
+
+
+@click.command(help=__doc__)
+@click.argument("names", nargs=-1)
+@click.option(
+    "--family",
+    "families",
+    multiple=True,
+    type=click.Choice(list(FAMILIES)),
+    help="Only this family; may be repeated.",
+)
+@click.option("--jobs", default=2, show_default=True, help="Models at a time.")
+@click.option("--stock/--no-stock", default=True, help="Measure stock coremltools beside.")
+@click.option("--fresh", is_flag=True, help="Measure everything again.")
+@click.option("--resume", is_flag=True, help="Keep results of earlier sources too.")
+@click.option("--brief", is_flag=True, help="Without the list of models.")
+@json_option
+@guarded
+def main(
+    names: tuple[str, ...],
+    families: tuple[str, ...],
+    jobs: int,
+    stock: bool,
+    fresh: bool,
+    resume: bool,
+    brief: bool,
+    as_json: bool,
+) -> None:
+    """See the module."""
+    chosen = _chosen(names, families)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("models", total=len(chosen))
+
+        def done(name: str, result: dict[str, Any]) -> None:
+            progress.advance(task)
+            if not console.is_terminal:
+                click.echo(f"{name}: {outcome(result).reason or 'verified'}", err=True)
+
+        results = run(chosen, jobs=jobs, stock=stock, fresh=fresh, resume=resume, done=done)
+    outcomes = {name: outcome(result) for name, result in results.items()}
+    if as_json:
+        print_json({"summary": _summary(outcomes), "models": results})
+    else:
+        output = stdout_console()
+        output.print(_families(outcomes))
+        if not brief:
+            output.print(_models(outcomes, results))
+        _print_failures(output, outcomes)
+    sys.exit(0 if _kept(outcomes) else EXIT_CHECK_FAILED)
+
+
+def _chosen(names: tuple[str, ...], families: tuple[str, ...]) -> list[str]:
+    known = entries()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise click.UsageError(f"no such model: {', '.join(unknown)}")
+    if names:
+        return list(names)
+    return [name for name, (family, _) in known.items() if not families or family in families]
+
+
+def _kept(outcomes: dict[str, Outcome]) -> bool:
+    verified = sum(each.verified for each in outcomes.values())
+    return verified >= TARGET_RATE * len(outcomes) and all(
+        each.reached >= STAGES.index("optimized") + 1 for each in outcomes.values()
+    )
+
+
+def _counts(outcomes: list[Outcome]) -> list[int]:
+    reached = [sum(each.reached > stage for each in outcomes) for stage in range(1, len(STAGES))]
+    stock = [each for each in outcomes if each.stock]
+    return [
+        len(outcomes),
+        *reached,
+        sum(each.stock_converts for each in stock),
+        sum(each.stock_right for each in stock),
+    ]
+
+
+def _summary(outcomes: dict[str, Outcome]) -> dict[str, int]:
+    names = ("models", *STAGES[1:], "stock converted", "stock right")
+    return dict(zip(names, _counts(list(outcomes.values())), strict=True))
+
+
+def _families(outcomes: dict[str, Outcome]) -> Table:
+    table = Table("family", box=None)
+    for heading in ("models", *STAGES[1:], "stock: converts", "and is right"):
+        table.add_column(heading, justify="right")
+    known = entries()
+    for family in FAMILIES:
+        members = [each for name, each in outcomes.items() if known[name][0] == family]
+        if members:
+            table.add_row(family, *map(str, _counts(members)))
+    table.add_row("all", *map(str, _counts(list(outcomes.values()))))
+    return table
+
+
+def _models(outcomes: dict[str, Outcome], results: dict[str, dict[str, Any]]) -> Table:
+    table = Table("model", box=None)
+    for heading in ("ops", "fp32", "fp16", "half torch", "seconds", "MB", "stock"):
+        table.add_column(heading, justify="right")
+    for name, each in outcomes.items():
+        result = results[name]
+        numbers = [
+            _number(result, *path)
+            for path in (("fp32", "rel_l2"), ("fp16", "rel_l2"), ("fp16", "half"))
+        ]
+        seconds = sum(result.get("seconds", {}).values())
+        stock = "right" if each.stock_right else "wrong" if each.stock_converts else "fails"
+        table.add_row(
+            escape(name),
+            str(result.get("ops", "")),
+            *numbers,
+            f"{seconds:.0f}",
+            f"{result.get('peak_mb', 0):.0f}",
+            stock if each.stock else "",
+        )
+    return table
+
+
+def _number(result: dict[str, Any], *path: str) -> str:
+    value: Any = result
+    for key in path:
+        value = (value or {}).get(key)
+    return "" if value is None else f"{value:.1e}"
+
+
+def _print_failures(output: Console, outcomes: dict[str, Outcome]) -> None:
+    for name, each in outcomes.items():
+        if not each.verified:
+            output.print(f"{name}: {each.reason}", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

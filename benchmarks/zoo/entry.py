@@ -1,0 +1,100 @@
+"""What a model of the zoo is: a line in one of the family files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Inputs = dict[str, Any]
+Draw = Callable[[nn.Module], Inputs]
+
+# Rows of an embedding: their number changes no operator, and 32 k rows of weights take time.
+VOCABULARY = 4096
+TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model with random weights and what it is called with.
+
+    Attributes:
+        name: unique; without spaces.
+        build: makes the module; it is put into evaluation mode by the caller.
+        draw: fresh random keyword arguments for the built module.
+        needs: packages beyond torch that it is built with.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    draw: Draw
+    needs: tuple[str, ...] = ()
+
+
+def ids(tokens: int = TOKENS, vocabulary: int = VOCABULARY, name: str = "input_ids") -> Draw:
+    """Token ids (1, S), none of them among the special first ten."""
+    return lambda _: {name: torch.randint(10, vocabulary, (1, tokens))}
+
+
+def masked_ids(tokens: int = TOKENS, vocabulary: int = VOCABULARY) -> Draw:
+    """Token ids (1, S) and a mask (1, S) whose last quarter or less is padding."""
+
+    def draw(_: nn.Module) -> Inputs:
+        used = int(torch.randint(tokens * 3 // 4, tokens + 1, ()))
+        mask = (torch.arange(tokens) < used).long()[None]
+        return {"input_ids": torch.randint(10, vocabulary, (1, tokens)), "attention_mask": mask}
+
+    return draw
+
+
+def floats(**shapes: tuple[int, ...]) -> Draw:
+    """Normal random numbers, one tensor for each name."""
+    return lambda _: {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def image(size: int = 224, channels: int = 3, name: str = "pixel_values") -> Draw:
+    """One image (1, C, H, W)."""
+    return floats(**{name: (1, channels, size, size)})
+
+
+def both(*draws: Draw) -> Draw:
+    """The arguments of all ``draws`` together."""
+
+    def draw(module: nn.Module) -> Inputs:
+        return {name: value for each in draws for name, value in each(module).items()}
+
+    return draw
+
+
+def decoder_ids(tokens: int = TOKENS // 2, vocabulary: int = VOCABULARY) -> Draw:
+    """Token ids (1, S) of a decoder."""
+    return ids(tokens, vocabulary, "decoder_input_ids")
+
+
+def hf(name: str, model: str, draw: Draw, *, part: str = "", **options: Any) -> Entry:
+    """A model class of transformers from its configuration; dictionaries make inner ones.
+
+    Args:
+        name: of the entry.
+        model: class name in ``transformers``.
+        draw: its inputs.
+        part: path of the submodule that is taken, the whole model when empty.
+        options: of the configuration.
+    """
+
+    def build() -> nn.Module:
+        import transformers
+
+        kind = getattr(transformers, model)
+        module = kind._from_config(kind.config_class(**options))
+        return module.get_submodule(part)
+
+    return Entry(name, build, draw, ("transformers",))
+
+
+def first_parameter(module: nn.Module) -> Tensor:
+    """Some parameter of ``module``: tells its dtype."""
+    return next(module.parameters())

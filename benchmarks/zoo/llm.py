@@ -1,0 +1,205 @@
+"""Decoder language models: rotary, ALiBi and learned positions, shared keys, windows, experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.zoo.entry import VOCABULARY, Draw, Entry, hf, ids, masked_ids
+
+_LAYERS = 2
+
+
+def _decoder(name: str, model: str, draw: Draw | None = None, **options: Any) -> Entry:
+    """A decoder in the widths of a 0.5B model: 16 heads, 8 of keys, 1024 wide."""
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "use_cache": False,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return hf(name, model, draw or ids(), **{**sizes, **options})
+
+
+_GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_layer": _LAYERS, "use_cache": False}
+# Experts half as wide as a dense layer; two of eight are used for a token.
+_EXPERTS: dict[str, Any] = {
+    "moe_intermediate_size": 512,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+}
+
+LLM: tuple[Entry, ...] = (
+    hf("gpt2", "GPT2LMHeadModel", ids(), **_GPT),
+    hf("gpt2-mask", "GPT2LMHeadModel", masked_ids(), **_GPT),
+    hf("gpt-bigcode", "GPTBigCodeForCausalLM", ids(), **_GPT),
+    hf(
+        "gpt-neo",
+        "GPTNeoForCausalLM",
+        ids(),
+        vocab_size=VOCABULARY,
+        num_layers=2,
+        hidden_size=768,
+        num_heads=12,
+        attention_types=[[["global", "local"], 1]],
+        window_size=64,
+        use_cache=False,
+    ),
+    hf(
+        "gpt-neox",
+        "GPTNeoXForCausalLM",
+        ids(),
+        vocab_size=VOCABULARY,
+        num_hidden_layers=2,
+        hidden_size=768,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        use_cache=False,
+    ),
+    hf("gptj", "GPTJForCausalLM", ids(), **_GPT, n_embd=1024, n_head=16, rotary_dim=32),
+    hf("codegen", "CodeGenForCausalLM", ids(), **_GPT, n_embd=1024, n_head=16, rotary_dim=32),
+    hf(
+        "opt",
+        "OPTForCausalLM",
+        masked_ids(),
+        vocab_size=VOCABULARY,
+        num_hidden_layers=2,
+        use_cache=False,
+    ),
+    hf("bloom", "BloomForCausalLM", ids(), **_GPT, hidden_size=1024, n_head=16),
+    hf(
+        "mpt",
+        "MptForCausalLM",
+        ids(),
+        vocab_size=VOCABULARY,
+        n_layers=2,
+        d_model=768,
+        n_heads=12,
+        use_cache=False,
+    ),
+    hf(
+        "falcon",
+        "FalconForCausalLM",
+        ids(),
+        vocab_size=VOCABULARY,
+        num_hidden_layers=2,
+        hidden_size=1024,
+        num_attention_heads=16,
+        use_cache=False,
+    ),
+    hf(
+        "xglm",
+        "XGLMForCausalLM",
+        ids(),
+        vocab_size=VOCABULARY,
+        num_layers=2,
+        d_model=1024,
+        use_cache=False,
+    ),
+    hf(
+        "biogpt",
+        "BioGptForCausalLM",
+        ids(),
+        vocab_size=VOCABULARY,
+        num_hidden_layers=2,
+        use_cache=False,
+    ),
+    _decoder("llama", "LlamaForCausalLM"),
+    _decoder("llama-mask", "LlamaForCausalLM", masked_ids()),
+    _decoder("llama-tied", "LlamaForCausalLM", tie_word_embeddings=True),
+    _decoder("mistral-window", "MistralForCausalLM", sliding_window=64),
+    _decoder("ministral", "MinistralForCausalLM", sliding_window=64),
+    _decoder("qwen2", "Qwen2ForCausalLM"),
+    _decoder("qwen2-mask", "Qwen2ForCausalLM", masked_ids()),
+    _decoder("qwen3", "Qwen3ForCausalLM"),
+    _decoder("qwen3-mask", "Qwen3Model", masked_ids()),
+    _decoder("gemma", "GemmaForCausalLM", head_dim=64),
+    _decoder("gemma2-softcap", "Gemma2ForCausalLM", head_dim=64, sliding_window=64),
+    _decoder("gemma3", "Gemma3ForCausalLM", head_dim=64, sliding_window=64),
+    _decoder("phi", "PhiForCausalLM", num_key_value_heads=16),
+    _decoder("phi3", "Phi3ForCausalLM"),
+    _decoder("olmo", "OlmoForCausalLM"),
+    _decoder("olmo2", "Olmo2ForCausalLM"),
+    _decoder("olmo3", "Olmo3ForCausalLM", sliding_window=64),
+    _decoder("starcoder2", "Starcoder2ForCausalLM"),
+    _decoder("stablelm", "StableLmForCausalLM"),
+    _decoder("cohere", "CohereForCausalLM"),
+    _decoder("cohere2", "Cohere2ForCausalLM", sliding_window=64),
+    _decoder("granite", "GraniteForCausalLM"),
+    _decoder("smollm3", "SmolLM3ForCausalLM"),
+    _decoder("glm", "GlmForCausalLM", head_dim=64),
+    _decoder("glm4", "Glm4ForCausalLM", head_dim=64),
+    _decoder("helium", "HeliumForCausalLM", head_dim=64),
+    _decoder("nemotron", "NemotronForCausalLM"),
+    _decoder("persimmon", "PersimmonForCausalLM"),
+    _decoder("exaone4", "Exaone4ForCausalLM", sliding_window=64),
+    _decoder("arcee", "ArceeForCausalLM"),
+    _decoder("lfm2", "Lfm2ForCausalLM", layer_types=["conv", "full_attention"]),
+    _decoder("mixtral-moe", "MixtralForCausalLM", intermediate_size=512, num_local_experts=8),
+    _decoder("qwen2-moe", "Qwen2MoeForCausalLM", **_EXPERTS, shared_expert_intermediate_size=1024),
+    _decoder("qwen3-moe", "Qwen3MoeForCausalLM", **_EXPERTS, head_dim=64),
+    _decoder(
+        "olmoe", "OlmoeForCausalLM", intermediate_size=512, num_experts=8, num_experts_per_tok=2
+    ),
+    _decoder(
+        "granite-moe",
+        "GraniteMoeForCausalLM",
+        intermediate_size=512,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+    ),
+    _decoder(
+        "gpt-oss-moe",
+        "GptOssForCausalLM",
+        intermediate_size=512,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        head_dim=64,
+        sliding_window=64,
+    ),
+    hf(
+        "mamba",
+        "MambaForCausalLM",
+        ids(64),
+        vocab_size=VOCABULARY,
+        num_hidden_layers=1,
+        hidden_size=768,
+        use_cache=False,
+    ),
+    hf(
+        "mamba2",
+        "Mamba2ForCausalLM",
+        ids(64),
+        vocab_size=VOCABULARY,
+        num_hidden_layers=1,
+        hidden_size=768,
+        num_heads=24,
+        head_dim=64,
+        n_groups=1,
+        chunk_size=32,
+        use_cache=False,
+    ),
+    _decoder(
+        "recurrent-gemma",
+        "RecurrentGemmaForCausalLM",
+        ids(32),
+        lru_width=1024,
+        attention_window_size=64,
+        num_key_value_heads=1,
+        num_hidden_layers=3,
+    ),
+    hf(
+        "rwkv",
+        "RwkvForCausalLM",
+        ids(16),
+        vocab_size=VOCABULARY,
+        num_hidden_layers=1,
+        hidden_size=512,
+        use_cache=False,
+    ),
+)

@@ -1,0 +1,137 @@
+"""One model of the zoo in a process of its own: ``python -m benchmarks.zoo.measure NAME``.
+
+Prints one JSON object on the last line of stdout. What fails is recorded with its message; only
+building the model itself is allowed to end the process.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import click
+import coremltools as ct
+import torch
+from torch import nn
+
+import passes
+from benchmarks.zoo.catalog import entries
+from benchmarks.zoo.stock_side import stock_side
+from frontend.errors import AnePassesError
+from lowering import convert
+from lowering.quiet import quiet_coremltools
+from lowering.verification import Original, verify
+
+# Capture sees other inputs than verification, so values baked into the program show.
+WEIGHTS_SEED, CAPTURE_SEED, CHECK_SEED = 0, 1, 2
+_PRECISIONS = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
+_STATES_SINCE = ct.target.iOS18
+
+
+def measure(name: str, stock: bool) -> dict[str, Any]:
+    """Every stage of one model: its seconds and errors, and what stock makes of it."""
+    entry = entries()[name][1]
+    torch.manual_seed(WEIGHTS_SEED)
+    with quiet_coremltools():
+        module = entry.build().eval()
+    torch.manual_seed(CAPTURE_SEED)
+    example = entry.draw(module)
+    torch.manual_seed(CHECK_SEED)
+    check = entry.draw(module)
+    result: dict[str, Any] = {"parameters": sum(p.numel() for p in module.parameters())}
+    optimized = _stage(result, "optimize", lambda: passes.optimize_for_ane(module, kwargs=example))
+    if optimized is not None:
+        result["rewrites"] = sum(report.rewrites for report in optimized.reports)
+        _lower(result, module, optimized, check)
+    result["peak_mb"] = _peak_mb()
+    if stock:
+        result["stock"] = stock_side(module, example, check)
+    return result
+
+
+def _lower(result: dict[str, Any], module: nn.Module, optimized: Any, check: Any) -> None:
+    target = (
+        _STATES_SINCE if optimized.program.graph_signature.buffers_to_mutate else ct.target.iOS17
+    )
+    result["target"] = target.name
+
+    def original() -> Original:
+        found = Original.of(optimized, (), check)
+        return replace(found, module=copy.deepcopy(module))
+
+    against = _stage(result, "check inputs", original)
+    if against is None:
+        return
+    for precision, compute in _PRECISIONS.items():
+        mlmodel = _stage(
+            result,
+            f"convert {precision}",
+            partial(
+                convert,
+                optimized,
+                minimum_deployment_target=target,
+                compute_precision=compute,
+                skip_model_load=True,
+            ),
+        )
+        if mlmodel is None:
+            continue
+        found = _stage(result, f"verify {precision}", partial(verify, mlmodel, against))
+        if found is not None:
+            result[precision] = _errors(found)
+            program = mlmodel._mil_program.functions["main"]
+            result["ops"] = sum(
+                op.op_type != "const" and not op.op_type.startswith("constexpr")
+                for op in program.operations
+            )
+
+
+def _stage(result: dict[str, Any], stage: str, action: Callable[[], Any]) -> Any:
+    """The action's value; ``None``, with its message recorded, if it fails."""
+    start = time.perf_counter()
+    try:
+        return action()
+    except AnePassesError as error:
+        result.setdefault("failed", {})[stage] = str(error)
+    except Exception as error:  # what is no AnePassesError is a fault of ours, and is listed as one
+        result.setdefault("failed", {})[stage] = f"CRASH {type(error).__name__}: {error}"
+    finally:
+        result.setdefault("seconds", {})[stage] = round(time.perf_counter() - start, 2)
+    return None
+
+
+def _errors(found: Any) -> dict[str, Any]:
+    """The worst output of a verification."""
+    worst = max(found.outputs, key=lambda output: output.rel_l2 / output.threshold)
+    return {
+        "passed": found.passed,
+        "rel_l2": worst.rel_l2,
+        "half": worst.yardstick,
+        "allowed": worst.threshold,
+        "said": "" if found.passed else json.dumps(found.to_json(), default=str)[:2000],
+    }
+
+
+def _peak_mb() -> float:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--stock/--no-stock", default=True, help="Measure stock coremltools too.")
+def main(name: str, stock: bool) -> None:
+    """Measure one model and print it as JSON."""
+    print(json.dumps(measure(name, stock)))
+
+
+if __name__ == "__main__":
+    main()

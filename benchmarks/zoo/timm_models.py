@@ -1,0 +1,145 @@
+"""Models of timm, torchvision and ultralytics, as they are named there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from benchmarks.zoo.entry import Entry, image
+from benchmarks.zoo.torchvision_python import importable_torchvision
+
+
+def _timm(name: str, size: int = 224, **options: Any) -> Entry:
+    def build() -> nn.Module:
+        with importable_torchvision():
+            import timm
+        return timm.create_model(name, pretrained=False, **options)
+
+    return Entry(f"timm:{name}", build, image(size, name="x"), ("timm", "torchvision"))
+
+
+def _torchvision(name: str, size: int = 224) -> Entry:
+    def build() -> nn.Module:
+        with importable_torchvision():
+            from torchvision import models
+        return models.get_model(name, weights=None)
+
+    return Entry(f"torchvision:{name}", build, image(size, name="x"), ("torchvision",))
+
+
+def _segmentation(name: str, size: int = 224) -> Entry:
+    def build() -> nn.Module:
+        with importable_torchvision():
+            from torchvision import models
+        return models.get_model(name, weights=None, weights_backbone=None)
+
+    return Entry(f"torchvision:{name}", build, image(size, name="input"), ("torchvision",))
+
+
+def _yolo(name: str, size: int = 320) -> Entry:
+    def build() -> nn.Module:
+        with importable_torchvision():
+            from ultralytics import YOLO
+        model = YOLO(f"{name}.yaml", verbose=False).model
+        assert isinstance(model, nn.Module)
+        return model
+
+    return Entry(f"ultralytics:{name}", build, image(size, name="x"), ("ultralytics",))
+
+
+_NAMES: tuple[str, ...] = (
+    "resnet50",
+    "resnext50_32x4d",
+    "seresnet50",
+    "densenet121",
+    "inception_v3",
+    "vgg11_bn",
+    "efficientnet_b0",
+    "tf_efficientnetv2_b0",
+    "mobilenetv3_large_100",
+    "mobilenetv4_conv_small",
+    "ghostnet_100",
+    "mnasnet_100",
+    "regnety_008",
+    "repvgg_a0",
+    "mobileone_s0",
+    "hrnet_w18_small",
+    "dla34",
+    "res2net50_26w_4s",
+    "skresnet18",
+    "dm_nfnet_f0",
+    "convnext_tiny",
+    "convnextv2_atto",
+    "fastvit_t8",
+    "repvit_m0_9",
+    "efficientformer_l1",
+    "efficientformerv2_s0",
+    "edgenext_xx_small",
+    "starnet_s1",
+    "mambaout_femto",
+    "tiny_vit_5m_224",
+    "efficientvit_b0",
+    "efficientvit_m0",
+    "levit_128",
+    "vit_small_patch16_224",
+    "deit3_small_patch16_224",
+    "eva02_tiny_patch14_224",
+    "cait_xxs24_224",
+    "xcit_nano_12_p16_224",
+    "crossvit_9_240",
+    "twins_svt_small",
+    "coat_tiny",
+    "mixer_s16_224",
+    "gmlp_s16_224",
+    "resmlp_12_224",
+    "convmixer_768_32",
+    "poolformerv2_s12",
+    "pit_xs_224",
+    "visformer_tiny",
+    "volo_d1_224",
+    "swin_tiny_patch4_window7_224",
+    "swinv2_cr_tiny_ns_224",
+    "maxvit_rmlp_pico_rw_256",
+    "coatnet_pico_rw_224",
+    "sequencer2d_s",
+    "nextvit_small",
+    "davit_tiny",
+    "focalnet_tiny_srf",
+    "hiera_tiny_224",
+    "inception_next_atto",
+    "mvitv2_tiny",
+    "nest_tiny",
+    "tnt_s_legacy_patch16_224",
+    "vit_relpos_small_patch16_224",
+    "lambda_resnet26t",
+    "bat_resnext26ts",
+    "botnet26t_256",
+    "halonet26t",
+    "gcresnet33ts",
+)
+_SIZES = {
+    "crossvit_9_240": 240,
+    "maxvit_rmlp_pico_rw_256": 256,
+    "botnet26t_256": 256,
+    "halonet26t": 256,
+    "inception_v3": 299,
+    "lambda_resnet26t": 256,
+    "bat_resnext26ts": 256,
+    "gcresnet33ts": 256,
+}
+
+TIMM: tuple[Entry, ...] = (
+    *(_timm(name, _SIZES.get(name, 224)) for name in _NAMES),
+    _torchvision("mobilenet_v3_small"),
+    _torchvision("shufflenet_v2_x0_5"),
+    _torchvision("squeezenet1_1"),
+    _torchvision("vit_b_16"),
+    _torchvision("swin_v2_t", 256),
+    _segmentation("deeplabv3_mobilenet_v3_large"),
+    _segmentation("lraspp_mobilenet_v3_large"),
+    _yolo("yolov8n"),
+    _yolo("yolo11n"),
+    _yolo("yolov8n-seg"),
+    _yolo("yolov10n"),
+)

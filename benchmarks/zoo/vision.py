@@ -1,0 +1,186 @@
+"""Vision models of transformers: classification, detection, segmentation, depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from benchmarks.zoo.entry import Entry, hf, image
+
+_VIT: dict[str, Any] = {"num_hidden_layers": 2}
+# Four stages of one block each: what changes between stages is in, their depth is not.
+_STAGES: dict[str, Any] = {"depths": [1, 1, 1, 1]}
+_SWIN: dict[str, Any] = {"depths": [2, 1, 1, 1], "embed_dim": 96, "num_heads": [3, 6, 12, 24]}
+# A ResNet backbone without a download.
+_BACKBONE: dict[str, Any] = {
+    "use_timm_backbone": False,
+    "backbone": None,
+    "use_pretrained_backbone": False,
+}
+_DETR: dict[str, Any] = {
+    **_BACKBONE,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "num_queries": 50,
+}
+
+
+def _resnet_backbone(*out_features: str) -> Any:
+    from transformers import ResNetConfig
+
+    return ResNetConfig(depths=[1, 1, 1, 1], out_features=list(out_features))
+
+
+def detr(name: str, model: str, *out_features: str, size: int = 320, **options: Any) -> Entry:
+    """A detector on a small ResNet."""
+
+    def build() -> nn.Module:
+        found = {**_DETR, **options, "backbone_config": _resnet_backbone(*out_features)}
+        return hf(name, model, image(size), **found).build()
+
+    return Entry(name, build, image(size), ("transformers",))
+
+
+VISION: tuple[Entry, ...] = (
+    hf("vit", "ViTForImageClassification", image(), **_VIT),
+    hf("deit", "DeiTModel", image(), **_VIT),
+    hf("beit", "BeitModel", image(), **_VIT, use_relative_position_bias=True),
+    hf("data2vec-vision", "Data2VecVisionModel", image(), **_VIT),
+    hf("dinov2", "Dinov2Model", image(), **_VIT, image_size=224, patch_size=14),
+    hf("dinov2-registers", "Dinov2WithRegistersModel", image(), **_VIT, image_size=224),
+    hf(
+        "dinov3-vit",
+        "DINOv3ViTModel",
+        image(),
+        **_VIT,
+        hidden_size=384,
+        num_attention_heads=6,
+        intermediate_size=1536,
+    ),
+    hf("dinov3-convnext", "DINOv3ConvNextModel", image(), **_STAGES),
+    hf("ijepa", "IJepaModel", image(), **_VIT),
+    hf("vit-msn", "ViTMSNModel", image(), **_VIT),
+    hf("yolos", "YolosForObjectDetection", image(224), **_VIT, image_size=[224, 224]),
+    hf("siglip-vision", "SiglipVisionModel", image(), **_VIT),
+    hf("clip-vision", "CLIPVisionModel", image(), **_VIT),
+    hf(
+        "sam-vision",
+        "SamVisionModel",
+        image(512),
+        **_VIT,
+        image_size=512,
+        window_size=14,
+        global_attn_indexes=[1],
+    ),
+    hf(
+        "vitdet",
+        "VitDetModel",
+        image(224),
+        **_VIT,
+        image_size=224,
+        window_size=7,
+        window_block_indices=[0],
+        use_relative_position_embeddings=True,
+    ),
+    hf("swin", "SwinModel", image(), **_SWIN),
+    hf("swinv2", "Swinv2Model", image(256), **_SWIN, image_size=256, window_size=8),
+    hf("donut-swin", "DonutSwinModel", image(), **_SWIN),
+    hf(
+        "swin2sr",
+        "Swin2SRForImageSuperResolution",
+        image(64),
+        depths=[2],
+        num_heads=[6],
+        embed_dim=96,
+        window_size=8,
+        upscale=2,
+    ),
+    hf("hiera", "HieraModel", image(), depths=[1, 1, 1, 1]),
+    hf("pvt", "PvtModel", image(), **_STAGES),
+    hf("pvt-v2", "PvtV2Model", image(), **_STAGES),
+    hf("segformer", "SegformerForSemanticSegmentation", image(256), **_STAGES),
+    hf("glpn-depth", "GLPNForDepthEstimation", image(256), **_STAGES),
+    hf("poolformer", "PoolFormerModel", image(), **_STAGES),
+    hf("levit", "LevitModel", image(), depths=[1, 1, 1]),
+    hf("cvt", "CvtModel", image(), depth=[1, 1, 1]),
+    hf("convnext", "ConvNextModel", image(), **_STAGES),
+    hf("convnextv2", "ConvNextV2ForImageClassification", image(), **_STAGES),
+    hf("resnet", "ResNetForImageClassification", image(), depths=[2, 1, 1, 1]),
+    hf("bit", "BitModel", image(), **_STAGES),
+    hf("regnet", "RegNetModel", image(), **_STAGES),
+    hf("efficientnet", "EfficientNetModel", image(), num_block_repeats=[1] * 7),
+    hf("focalnet", "FocalNetModel", image(), **_STAGES),
+    hf("mobilenet-v1", "MobileNetV1Model", image()),
+    hf("mobilenet-v2", "MobileNetV2ForImageClassification", image()),
+    hf("mobilevit", "MobileViTModel", image(256)),
+    hf("mobilevitv2", "MobileViTV2Model", image(256), n_attn_blocks=[1, 1, 1]),
+    hf("swiftformer", "SwiftFormerModel", image(), **_STAGES),
+    hf(
+        "dpt-depth",
+        "DPTForDepthEstimation",
+        image(384),
+        num_hidden_layers=4,
+        backbone_out_indices=[0, 1, 2, 3],
+    ),
+    hf(
+        "depth-anything",
+        "DepthAnythingForDepthEstimation",
+        image(252),
+        backbone_config={
+            "model_type": "dinov2",
+            "num_hidden_layers": 4,
+            "hidden_size": 384,
+            "num_attention_heads": 6,
+            "out_indices": [1, 2, 3, 4],
+            "image_size": 252,
+            "reshape_hidden_states": False,
+            "apply_layernorm": True,
+        },
+        reassemble_hidden_size=384,
+        neck_hidden_sizes=[48, 96, 192, 384],
+        fusion_hidden_size=64,
+    ),
+    hf(
+        "upernet-convnext",
+        "UperNetForSemanticSegmentation",
+        image(256),
+        backbone_config={
+            "model_type": "convnext",
+            **_STAGES,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+    ),
+    hf("superpoint-encoder", "SuperPointForKeypointDetection", image(256), part="encoder"),
+    detr("detr", "DetrForObjectDetection", "stage4"),
+    detr("conditional-detr", "ConditionalDetrForObjectDetection", "stage4"),
+    detr("deformable-detr", "DeformableDetrForObjectDetection", "stage2", "stage3", "stage4"),
+    detr("table-transformer", "TableTransformerForObjectDetection", "stage4"),
+    hf(
+        "rt-detr",
+        "RTDetrForObjectDetection",
+        image(320),
+        decoder_layers=2,
+        num_queries=100,
+        encoder_layers=1,
+        eval_size=[320, 320],
+        anchor_image_size=[320, 320],
+        backbone_config={
+            "model_type": "rt_detr_resnet",
+            "depths": [1, 1, 1, 1],
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+    ),
+    hf(
+        "maskformer-swin",
+        "MaskFormerForInstanceSegmentation",
+        image(256),
+        backbone_config={
+            "model_type": "swin",
+            **_SWIN,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        decoder_config={"model_type": "detr", "decoder_layers": 2, "encoder_layers": 2},
+    ),
+    hf("owlvit-vision", "OwlViTVisionModel", image(), **_VIT, image_size=224, patch_size=16),
+)
