@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -115,8 +116,8 @@ class Figures:
             "transposes": self.mil.count("transpose"),
             "reshapes": self.mil.count("reshape"),
             "weight_bytes": self.weight_bytes,
-            "rel_l2": self.rel_l2,
-            "max_abs": self.max_abs,
+            "rel_l2": _finite(self.rel_l2),
+            "max_abs": _finite(self.max_abs),
             "predicted": [entry.to_json() for entry in self.predicted],
             "observed": {"kind": "observed", **vars(self.observed)},
         }
@@ -128,8 +129,8 @@ class Figures:
         return cls(
             MilStats.from_json(raw["mil"]),
             raw["weight_bytes"],
-            raw["rel_l2"],
-            raw["max_abs"],
+            float(raw["rel_l2"]),
+            float(raw["max_abs"]),
             tuple(Predicted.from_json(entry) for entry in raw["predicted"]),
             Observed(**observed),
         )
@@ -274,3 +275,8 @@ class Ablation:
             raw["half_error"],
             tuple(VariantResult.from_json(entry) for entry in raw["variants"]),
         )
+
+
+def _finite(value: float) -> float | str:
+    """``value`` for JSON, which has no infinity and no NaN: as text, which ``float`` reads."""
+    return value if math.isfinite(value) else str(value)

@@ -9,6 +9,7 @@ from typing import Any
 from lowering.ablation.tasks import Rewrite, Source
 from lowering.ablation.variants import Variant
 from lowering.ablation.work import Work
+from passes.pipeline import Pass
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,16 @@ def _told(case: Case, run: Mapping[str, Any]) -> Iterator[Rewritten]:
     """What the run of the default says of other variants."""
     default = case.variants[0].pipeline
     idle = _idle(run, case.source.digest)
+
+    def effective(pipeline: tuple[Pass, ...]) -> list[Pass]:
+        # With other options an idle pass may do something.
+        return [step for step in pipeline if step.name not in idle or step not in default]
+
     for variant in case.variants:
         count = len(variant.pipeline)
-        busy = tuple(step for step in variant.pipeline if step.name not in idle)
         if "failure" not in run and variant.pipeline == default[:count]:
             yield _after(run, case, variant, count)
-        elif idle and busy == tuple(step for step in default if step.name not in idle):
+        elif idle and effective(variant.pipeline) == effective(default):
             yield _after(run, case, variant)
 
 

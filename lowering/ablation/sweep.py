@@ -14,6 +14,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from frontend.capture import capture
+from frontend.source import source_of
 from lowering.ablation.cache import Cache
 from lowering.ablation.digest import Digester
 from lowering.ablation.engines import Engine, InProcess
@@ -23,9 +24,13 @@ from lowering.ablation.tasks import HalfError, Measure, Source
 from lowering.ablation.variants import Variant, variants_of
 from lowering.ablation.work import Progress, Work
 from lowering.composites import Composite
+from lowering.errors import CompositeError
 from lowering.planner.targets import chip_of, platform_of
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.pipeline import Pass
+
+# Namespaces of operators that torch and this package define.
+_KNOWN_EVERYWHERE = ("aten", "prim", "prims", "ane", "higher_order")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def ablate(
 
     Raises:
         CaptureError: a model cannot be captured.
+        CompositeError: a custom operator has no lowering.
         TargetError: a chip is not known.
         VariantsError: ``only`` names a pass that is not in a pipeline.
     """
@@ -98,6 +104,7 @@ def ablate(
         cases = []
         for number, model in enumerate(models):
             program = capture(model.model, model.args, kwargs=model.kwargs)
+            _check_operators(program, composites() if composites is not None else ())
             path = folder / f"{number}.pt2"
             torch.export.save(program, path)
             source = Source(Digester().program(program), str(path), composites, composites_digest)
@@ -137,6 +144,23 @@ def ablate(
 def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ane-passes-") as folder:
         yield Path(folder)
+
+
+def _check_operators(program: ExportedProgram, composites: Sequence[Composite]) -> None:
+    """Other processes know a custom operator only through the module of its composite."""
+    lowered = {composite.op for composite in composites}
+    for node in program.graph.nodes:
+        namespace = getattr(node.target, "namespace", "aten")
+        if namespace not in _KNOWN_EVERYWHERE and node.target not in lowered:
+            origin = source_of(node)
+            raise CompositeError(
+                "The model has a custom operator without a lowering",
+                op=str(node.target),
+                module=origin.module,
+                source=origin.line,
+                hint="bind it to MIL with lowering.composite(...), and name the file with "
+                "--composites (composites=...)",
+            )
 
 
 def _results(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lowering.cli.ablate import ablate
 from lowering.cli.check import check
 from lowering.cli.convert import convert
 from lowering.cli.explain import explain
@@ -21,6 +22,7 @@ COMMANDS: tuple[click.Command, ...] = (
     predict,
     verify,
     plan,
+    ablate,
     report,
     explain,
 )

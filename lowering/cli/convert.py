@@ -10,8 +10,9 @@ import click
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import TARGET_HELP, Target, load_target
-from lowering.cli.pipeline import attention_option, optimized
+from lowering.cli.pipeline import attention_option, composites_option, optimized
 
 _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 _PRECISIONS = ("float16", "float32")
@@ -60,6 +61,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 )
 @click.option("--no-optimize", is_flag=True, help="Convert the model as it is, without passes.")
 @attention_option
+@composites_option
 @json_option
 @guarded
 def convert(
@@ -70,15 +72,17 @@ def convert(
     compute_units: str,
     no_optimize: bool,
     attention: str | None,
+    composites: str | None,
     as_json: bool,
 ) -> None:
     """See ``HELP``."""
     start = time.perf_counter()
     with step("Loading the model"):
+        lowerings = () if composites is None else load_composites(composites)
         loaded = load_target(target)
     model: Any = loaded if no_optimize else optimized(loaded, attention)
     with step("Converting to an ML Program"):
-        mlmodel = _converted(model, deployment_target, precision, compute_units)
+        mlmodel = _converted(model, deployment_target, precision, compute_units, lowerings)
     with step("Saving"):
         from lowering.save import save
 
@@ -87,7 +91,9 @@ def convert(
     _report(mlmodel, path, reports, time.perf_counter() - start, as_json)
 
 
-def _converted(model: Any, deployment_target: str, precision: str, compute_units: str) -> Any:
+def _converted(
+    model: Any, deployment_target: str, precision: str, compute_units: str, composites: Any
+) -> Any:
     import coremltools as ct
 
     from lowering.convert import convert as convert_program
@@ -96,6 +102,7 @@ def _converted(model: Any, deployment_target: str, precision: str, compute_units
         "minimum_deployment_target": ct.target[deployment_target],
         "compute_precision": ct.precision[precision.upper()],
         "compute_units": ct.ComputeUnit[compute_units.upper().replace("-", "_")],
+        "composites": composites,
         "skip_model_load": True,  # the command saves the package and does not run it
     }
     if isinstance(model, Target):

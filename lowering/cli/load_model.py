@@ -81,7 +81,7 @@ def load_target(text: str) -> Target:
     location, colon, function_name = text.rpartition(":")
     if not colon or not location or not function_name.isidentifier():
         raise TargetError("TARGET cannot be read", expected=_FORMS, found=text)
-    module = _file(Path(location)) if location.endswith(".py") else _module(location)
+    module = load_module(location)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise TargetError(
@@ -90,6 +90,15 @@ def load_target(text: str) -> Target:
             found=text,
         )
     return _unpacked(function_name, _called(function, text), text)
+
+
+def load_module(location: str) -> ModuleType:
+    """The file or module that ``location`` names, imported once.
+
+    Raises:
+        TargetError: there is none, or it fails.
+    """
+    return _file(Path(location)) if location.endswith(".py") else _module(location)
 
 
 def _saved_program(path: Path) -> ExportedProgram:
@@ -112,6 +121,9 @@ def _file(path: Path) -> ModuleType:
         raise TargetError("There is no such file", found=str(path))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # the suffix is .py
+    known = sys.modules.get(path.stem)
+    if known is not None and known.__file__ == spec.origin:
+        return known  # a second run would define its operators a second time
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.absolute()))  # as `python path/to/file.py` does
     sys.modules[path.stem] = module

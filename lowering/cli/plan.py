@@ -17,7 +17,7 @@ this works on any OS; the latency is predicted, not measured.
 \b
 Examples:
   ane-passes plan tiny.mlpackage
-  ane-passes plan tiny.mlpackage --target "A17 Pro" --top 20
+  ane-passes plan tiny.mlpackage --chip "A17 Pro" --top 20
   ane-passes plan tiny.mlpackage --json
   ane-passes plan tiny.mlpackage --planned plan.json
 
@@ -31,7 +31,14 @@ _UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY")
 
 @click.command("plan", help=HELP)
 @click.argument("package", metavar="MODEL.mlpackage")
-@click.option("--target", default="M4", show_default=True, help="Chip, such as M1 or 'A17 Pro'.")
+@click.option(
+    "--chip",
+    "--target",
+    "target",
+    default="M4",
+    show_default=True,
+    help="Such as M1 or 'A17 Pro'.",
+)
 @click.option(
     "--compute-units",
     type=click.Choice(_UNITS, case_sensitive=False),

@@ -1,0 +1,109 @@
+"""``ane-passes ablate``: what each pass changes, and what it is predicted to win."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.load_model import TARGET_HELP, load_target
+from lowering.cli.pipeline import attention_option, composite_arguments, composites_option
+from lowering.cli.sweep import sweep_options, sweeping
+
+HELP = f"""Compare the passes: all, none, each left out, each alone, the first few, other forms.
+
+Each variant is converted, planned for the chip, and run in the interpreter against the original;
+variants that give the same program are measured once. What concerns the Neural Engine is
+predicted. Finished work is kept: an interrupted sweep goes on where it stopped, and a second run
+does only what is missing. Random numbers are seeded before TARGET is called.
+
+{TARGET_HELP}
+\b
+Examples:
+  ane-passes ablate model.py:tiny
+  ane-passes ablate model.py:tiny --target iOS18 --chip M4 --chip 'A17 Pro' --format md
+  ane-passes ablate model.py:tiny model.py:small --passes split_attention,assign_layout
+  ane-passes ablate model.py:tiny --json > ablation.json    # for `report --ablation`
+
+With --json, one TARGET gives one document, several a list.
+
+Exit codes: 0 done, 2 the model or the call needs attention.
+"""
+_FORMATS = ("table", "md", "csv", "json")
+
+
+@click.command("ablate", help=HELP)
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.option(
+    "--passes",
+    "only",
+    metavar="NAME,NAME",
+    help="Passes to leave out and to try alone; all by default.",
+)
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
+@attention_option
+@composites_option
+@sweep_options
+@json_option
+@guarded
+def ablate(
+    targets: tuple[str, ...],
+    only: str | None,
+    form: str,
+    attention: str | None,
+    composites: str | None,
+    chips: tuple[str, ...],
+    deployment_target: str,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """See ``HELP``."""
+    with step("Importing"):
+        from lowering.ablation.sweep import ablate as ablate_models
+    composite_options = composite_arguments(composites)
+    models = _models(targets, attention)
+    with sweeping(**where) as options:
+        found = ablate_models(
+            models,
+            targets=chips,
+            deployment_target=deployment_target,
+            only=[name.strip() for name in only.split(",")] if only else (),
+            **composite_options,
+            **options,
+        )
+    form = "json" if as_json else form
+    if form == "json":
+        documents = [entry.to_json() for entry in found]
+        print_json(documents[0] if len(documents) == 1 else documents)
+        return
+    from lowering.ablation import tables
+
+    if form == "csv":
+        click.echo(tables.ablation_csv(found), nl=False)
+    elif form == "md":
+        click.echo("\n\n".join(tables.ablation_markdown(entry) for entry in found))
+    else:
+        console = stdout_console()
+        for entry in found:
+            for part in tables.ablation_text(entry):
+                console.print(part)
+
+
+def _models(targets: tuple[str, ...], attention: str | None) -> list[Any]:
+    """The models of ``targets``, their weights the same in each run."""
+    import torch
+
+    import passes
+    from lowering.ablation.sweep import Model
+
+    options: dict[str, Any] = {} if attention is None else {"attention": attention}
+    models: list[Model] = []
+    for text in targets:
+        with step(f"Loading {text}"):
+            torch.manual_seed(0)
+            found = load_target(text)
+        name = found.name if found.name not in [model.name for model in models] else text
+        pipeline = passes.default_pipeline(**options)
+        models.append(Model(name, found.model, found.args, found.kwargs, pipeline))
+    return models

@@ -1,0 +1,44 @@
+"""``--composites`` on the command line: where lowerings of custom operators come from."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lowering.cli.load_model import load_module
+from lowering.composites import Composite
+from lowering.errors import TargetError
+
+
+def load_composites(text: str) -> tuple[Composite, ...]:
+    """The composites that ``text`` names: all of a module, one of them, or a list in it.
+
+    Raises:
+        TargetError: it names none.
+    """
+    location, _, name = text.partition(":")
+    module = load_module(location)
+    if not name:
+        found: Any = [value for value in vars(module).values() if isinstance(value, Composite)]
+    else:
+        found = getattr(module, name, ())
+        found = [found] if isinstance(found, Composite) else list(found)
+    if not found or not all(isinstance(entry, Composite) for entry in found):
+        raise TargetError(
+            "There is no composite",
+            expected="what the @composite decorator returns, or a list of such",
+            found=text,
+        )
+    return tuple(found)
+
+
+def composites_digest(composites: Sequence[Composite]) -> str:
+    """Hexadecimal SHA-256 of the operators and of the files that define their lowerings."""
+    digest = hashlib.sha256()
+    for composite in composites:
+        digest.update(str(composite.op).encode())
+        digest.update(Path(inspect.getfile(composite.lower)).read_bytes())
+    return digest.hexdigest()
