@@ -121,19 +121,6 @@ def _extreme(op_type: str) -> Callable[..., Var]:
     return lower
 
 
-def _bucketize(
-    mb: Any, x: Any, boundaries: Var, *, out_int32: bool = False, right: bool = False
-) -> Any:
-    """How many of the sorted ``boundaries`` lie below each element."""
-    if not isinstance(x, Var) or boundaries.rank != 1:
-        return NotImplemented
-    dtype = torch.float32 if _is_float(x) or _is_float(boundaries) else torch.int32
-    last = mb.expand_dims(x=cast(mb, x, dtype), axes=[x.rank])
-    below = mb.greater_equal if right else mb.greater
-    passed = mb.cast(x=below(x=last, y=cast(mb, boundaries, dtype)), dtype="int32")
-    return mb.reduce_sum(x=passed, axes=[-1], keep_dims=False)
-
-
 def _copysign(mb: Any, x: Any, y: Any) -> Var:
     """MIL cannot tell -0.0 from 0.0, which counts as positive here."""
     dtype = mb.result.dtype
@@ -149,18 +136,6 @@ def _isinf(mb: Any, x: Var) -> Var:
     # Half of infinity is infinity, and of no other number but zero is the half the number itself.
     half = mb.mul(x=x, y=0.5)
     return mb.logical_and(x=mb.equal(x=half, y=x), y=mb.not_equal(x=x, y=0.0))
-
-
-def _shift(left: bool) -> Callable[..., Any]:
-    def lower(mb: Any, x: Var, bits: Any) -> Any:
-        if isinstance(bits, Var):
-            if bits.val is None:
-                return NotImplemented
-            bits = bits.val
-        factor = 2**bits
-        return mb.mul(x=x, y=factor) if left else mb.floor_div(x=x, y=factor)
-
-    return lower
 
 
 def _compare(op_type: str) -> Callable[..., Any]:
@@ -237,17 +212,10 @@ TABLE = {
     aten.hypot.default: _hypot,
     aten.fmax.default: _extreme("maximum"),
     aten.fmin.default: _extreme("minimum"),
-    aten.bucketize.Tensor: _bucketize,
     aten.copysign.Tensor: _copysign,
     aten.copysign.Scalar: _copysign,
     aten.signbit.default: _signbit,
     aten.isinf.default: _isinf,
-    aten.bitwise_left_shift.Tensor: _shift(left=True),
-    aten.bitwise_left_shift.Tensor_Scalar: _shift(left=True),
-    aten.bitwise_right_shift.Tensor: _shift(left=False),
-    aten.bitwise_right_shift.Tensor_Scalar: _shift(left=False),
-    aten.__lshift__.Scalar: _shift(left=True),
-    aten.__rshift__.Scalar: _shift(left=False),
     **{packet.default: _unary(op_type) for packet, op_type in _FLOAT_OPS.items()},
     **{packet.Tensor: _compare(op_type) for op_type, packet in _COMPARISONS.items()},
     **{packet.Scalar: _compare(op_type) for op_type, packet in _COMPARISONS.items()},

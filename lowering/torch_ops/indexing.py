@@ -1,7 +1,8 @@
-"""Reading and writing by index: ``index_put``, ``scatter``, ``gather``, ``unfold``.
+"""Reading and writing by index: ``index_put``, ``scatter``, ``gather``, ``diagonal``, ``unfold``.
 
 coremltools 9.0 fails for index lists whose tensors differ in rank, for accumulation next to whole
-slices, and for ``scatter`` and ``gather`` with an index smaller than the data.
+slices, for ``scatter`` and ``gather`` with an index smaller than the data, and has no
+``masked_scatter`` (apple/coremltools#2638); its ``diagonal`` takes every matrix for a square one.
 """
 
 from __future__ import annotations
@@ -169,6 +170,62 @@ def _scatter_reduce(
     return mb.real_div(x=total, y=mb.maximum(x=counts, y=1.0))
 
 
+def _index_reduce(
+    mb: Any, x: Var, dim: int, index: Var, source: Var, reduce: str, *, include_self: bool = True
+) -> Any:
+    """``scatter_reduce`` with the same index for every row."""
+    if not _known(source):
+        return NotImplemented
+    dim = axis_of(dim, x.rank)
+    shape = [-1 if axis == dim else 1 for axis in range(x.rank)]
+    whole = _broadcast(mb, mb.reshape(x=index, shape=shape), tuple(map(int, source.shape)))
+    return _scatter_reduce(mb, x, dim, whole, source, reduce, include_self=include_self)
+
+
+def _put(mb: Any, x: Var, index: Var, source: Var, accumulate: bool = False) -> Any:
+    """Writes to the flattened tensor."""
+    if not _known(x):
+        return NotImplemented
+    count = int(np.prod(x.shape))
+    where = mb.reshape(x=_from_front(mb, index, count), shape=[-1, 1])
+    written = mb.scatter_nd(
+        data=mb.reshape(x=_number_like(mb, x, x), shape=[-1]),
+        indices=where,
+        updates=mb.reshape(x=_number_like(mb, source, x), shape=[-1]),
+        mode="add" if accumulate else "update",
+    )
+    return mb.reshape(x=written, shape=[int(size) for size in x.shape])
+
+
+def _masked_scatter(mb: Any, x: Var, mask: Var, source: Var) -> Any:
+    """The n-th chosen place takes the n-th element of ``source``."""
+    shape = tuple(int(size) for size in mb.result.shape) if _known(x) and _known(mask) else ()
+    if not shape:
+        return NotImplemented
+    chosen = _broadcast(mb, mb.cast(x=mask, dtype="int32"), shape)
+    number = mb.cumsum(x=mb.reshape(x=chosen, shape=[-1]), axis=0)
+    place = mb.maximum(x=mb.sub(x=number, y=np.int32(1)), y=np.int32(0))
+    # Places that are not chosen read something too; it must exist.
+    place = mb.minimum(x=place, y=np.int32(int(np.prod(source.shape)) - 1))
+    values = mb.reshape(x=_number_like(mb, source, x), shape=[-1])
+    taken = mb.reshape(x=mb.gather(x=values, indices=place, axis=0), shape=shape)
+    old = _broadcast(mb, _number_like(mb, x, x), shape)
+    return mb.select(cond=mb.cast(x=chosen, dtype="bool"), a=taken, b=old)
+
+
+def _diagonal(mb: Any, x: Var, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """The diagonal of two axes, as the last axis."""
+    rows, columns = axis_of(dim1, x.rank), axis_of(dim2, x.rank)
+    if not all(isinstance(x.shape[axis], (int, np.integer)) for axis in (rows, columns)):
+        return NotImplemented
+    steps = np.arange(mb.result.shape[-1], dtype=np.int32)
+    where = np.stack([steps + max(0, -offset), steps + max(0, offset)], axis=1)
+    rest = [axis for axis in range(x.rank) if axis not in (rows, columns)]
+    number = _number_like(mb, x, x)
+    front = mb.gather_nd(x=_permuted(mb, number, [rows, columns, *rest]), indices=where)
+    return _permuted(mb, front, [*range(1, front.rank), 0])
+
+
 def _diagonal_scatter(
     mb: Any, x: Var, source: Var, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Any:
@@ -213,6 +270,10 @@ TABLE = {
     aten.scatter.value: _scatter("update"),
     aten.scatter_add.default: _scatter("add"),
     aten.scatter_reduce.two: _scatter_reduce,
+    aten.index_reduce.default: _index_reduce,
+    aten.put.default: _put,
+    aten.masked_scatter.default: _masked_scatter,
+    aten.diagonal.default: _diagonal,
     aten.diagonal_scatter.default: _diagonal_scatter,
     aten.unfold.default: _unfold,
     aten.repeat_interleave.Tensor: _repeat_positions,

@@ -12,18 +12,13 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.errors import LoweringError
 from lowering.torch_ops.common import cast, filled, sizes_of
 
 aten = torch.ops.aten
 
 
-def _binary(op_type: str, bitwise: bool) -> Callable[..., Var]:
+def _binary(op_type: str) -> Callable[..., Var]:
     def lower(mb: Any, x: Any, y: Any) -> Var:
-        if bitwise and mb.result.dtype != torch.bool:
-            raise LoweringError(
-                "Bitwise operators exist in MIL for booleans only", op=str(mb.node.target)
-            )
         return getattr(mb, op_type)(x=cast(mb, x, torch.bool), y=cast(mb, y, torch.bool))
 
     return lower
@@ -75,24 +70,9 @@ def _masked_fill(mb: Any, x: Var, mask: Var, value: Any) -> Var:
 
 
 TABLE = {
-    aten.bitwise_and.Tensor: _binary("logical_and", True),
-    aten.bitwise_and.Scalar: _binary("logical_and", True),
-    aten.bitwise_and.Scalar_Tensor: _binary("logical_and", True),
-    aten.__and__.Tensor: _binary("logical_and", True),
-    aten.__and__.Scalar: _binary("logical_and", True),
-    aten.bitwise_or.Tensor: _binary("logical_or", True),
-    aten.bitwise_or.Scalar: _binary("logical_or", True),
-    aten.bitwise_or.Scalar_Tensor: _binary("logical_or", True),
-    aten.__or__.Tensor: _binary("logical_or", True),
-    aten.__or__.Scalar: _binary("logical_or", True),
-    aten.bitwise_xor.Tensor: _binary("logical_xor", True),
-    aten.bitwise_xor.Scalar: _binary("logical_xor", True),
-    aten.bitwise_xor.Scalar_Tensor: _binary("logical_xor", True),
-    aten.__xor__.Tensor: _binary("logical_xor", True),
-    aten.__xor__.Scalar: _binary("logical_xor", True),
-    aten.logical_and.default: _binary("logical_and", False),
-    aten.logical_or.default: _binary("logical_or", False),
-    aten.logical_xor.default: _binary("logical_xor", False),
+    aten.logical_and.default: _binary("logical_and"),
+    aten.logical_or.default: _binary("logical_or"),
+    aten.logical_xor.default: _binary("logical_xor"),
     aten.logical_not.default: _logical_not,
     aten.bitwise_not.default: _bitwise_not,
     aten.where.self: _where,

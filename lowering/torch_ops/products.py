@@ -19,6 +19,7 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 
 from lowering.torch_ops.common import cast
+from lowering.torch_ops.dynamic import einsum_of_any_size
 
 aten = torch.ops.aten
 
@@ -57,7 +58,7 @@ def _einsum(mb: Any, equation: str, operands: Sequence[Var], *, path: Any = None
     """Spells out ``...``, which coremltools takes for one axis."""
     equation = equation.replace(" ", "")
     if "..." not in equation or len(operands) > 2:
-        return NotImplemented
+        return einsum_of_any_size(mb, equation, operands)
     left, _, right = equation.partition("->")
     terms = left.split(",")
     free = [letter for letter in string.ascii_letters if letter not in equation]
@@ -76,7 +77,10 @@ def _einsum(mb: Any, equation: str, operands: Sequence[Var], *, path: Any = None
     if not right:
         return NotImplemented
     equation = ",".join(spelled) + "->" + right.replace("...", shared)
-    return build_einsum_mil(list(operands), equation, mb.node.name)
+    product = einsum_of_any_size(mb, equation, operands)
+    if product is NotImplemented:
+        product = build_einsum_mil(list(operands), equation, mb.node.name)
+    return product
 
 
 def _attention(

@@ -1,14 +1,13 @@
-"""Images and signals: padding, pooling, resampling, transposed convolution, patches.
+"""Images and signals: padding, resampling, transposed convolution, patches.
 
-coremltools 9.0 has no circular or negative padding, ignores what ``ceil_mode`` does to the divisor
-of an average pool (apple/coremltools#2772) and refuses another divisor (#2745), has no bicubic
-resize (#1747), takes an anti-aliased resize for a plain one (pytorch/executorch#5728), and cannot
-lower ``grid_sample`` and ``unfold`` from torch.export.
+coremltools 9.0 has no circular or negative padding and no bicubic resize (apple/coremltools#1747),
+takes an anti-aliased resize for a plain one (pytorch/executorch#5728), and cannot lower
+``grid_sample``, ``unfold`` and ``fold`` from torch.export.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,82 +58,6 @@ def _part(mb: Any, x: Var, axis: int, begin: int, end: int | None) -> Var:
         begin_mask=[not on for on in here],
         end_mask=[not on or end is None for on in here],
     )
-
-
-def _avg_pool(spatial: int) -> Callable[..., Any]:
-    def lower(
-        mb: Any,
-        x: Var,
-        kernel: Sequence[int],
-        stride: Sequence[int] = (),
-        padding: Sequence[int] = (0,),
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Any:
-        if not ceil_mode and divisor_override is None:
-            return NotImplemented
-        kernel, stride, padding = (
-            list(option) * spatial if len(option) == 1 else list(option)
-            for option in (kernel, stride or kernel, padding)
-        )
-        sizes, results = x.shape[-spatial:], mb.result.shape[-spatial:]
-        if not all(isinstance(size, (int, np.integer)) for size in (*sizes, *results)):
-            return NotImplemented
-        counts, pads, windows = [], [], []
-        for size, result, width, step, edge in zip(
-            sizes, results, kernel, stride, padding, strict=True
-        ):
-            start = np.arange(result) * step - edge
-            low, high = (-edge, size + edge) if count_include_pad else (0, size)
-            counts.append(np.minimum(start + width, high) - np.maximum(start, low))
-            # A single window may be far wider than the image: what is outside adds nothing.
-            windows.append(min(width, size + 2 * edge) if result == 1 else width)
-            pads += [edge, max(0, (result - 1) * step + windows[-1] - size - edge)]
-        x = mb.pad(
-            x=x, pad=[0] * (2 * (x.rank - spatial)) + pads, mode="constant", constant_val=0.0
-        )
-        pooled = mb.avg_pool(x=x, kernel_sizes=windows, strides=stride, pad_type="valid")
-        volume = float(np.prod(windows))
-        if divisor_override is not None:
-            return mb.mul(x=pooled, y=volume / divisor_override)
-        grid = np.ones([1] * x.rank)
-        for axis, count in enumerate(counts):
-            shape = [1] * x.rank
-            shape[x.rank - spatial + axis] = len(count)
-            grid = grid * count.reshape(shape)
-        return mb.mul(x=pooled, y=(volume / grid).astype(np.float32))
-
-    return lower
-
-
-def _max_pool_indices(
-    mb: Any,
-    x: Var,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> Any:
-    """The values; nothing in MIL gives the positions, and asking for them is an error there."""
-    spatial = 2
-    kernel, stride, padding = (
-        list(option) * spatial if len(option) == 1 else list(option)
-        for option in (kernel, stride or kernel, padding)
-    )
-    if set(dilation) != {1}:
-        return NotImplemented
-    pads = [edge for edge in padding for _ in range(2)]
-    pooled = mb.max_pool(
-        x=x,
-        kernel_sizes=kernel,
-        strides=stride,
-        pad_type="custom",
-        pad=pads,
-        ceil_mode=ceil_mode,
-    )
-    return pooled, None
 
 
 def _resized(mb: Any, x: Var, *_: Any) -> Any:
@@ -315,10 +238,6 @@ def _taps(kernel: Sequence[int], channels: int) -> np.ndarray:
 
 TABLE = {
     aten.pad.default: _pad,
-    aten.avg_pool1d.default: _avg_pool(1),
-    aten.avg_pool2d.default: _avg_pool(2),
-    aten.avg_pool3d.default: _avg_pool(3),
-    aten.max_pool2d_with_indices.default: _max_pool_indices,
     aten.upsample_bicubic2d.default: _resized,
     aten.upsample_bicubic2d.vec: _resized,
     aten._upsample_bicubic2d_aa.default: _resized,

@@ -48,7 +48,16 @@ def cells(kind, inputs, hidden, *, layers=1, bidirectional=False, bias=True, bat
 BOTH_WAYS = {"layers": 2, "bidirectional": True}
 COMPARED = [(X, Y), (N, X), (B, C), (B, X)]
 COMPARED_NUMBER = [(X, 0.5), (N, 2), (B, True), (B, 0.5)]
-BITWISE = [(B, C)]
+INTEGERS, MORE = whole(2, 3, 4, low=-(2**31), high=2**31), whole(2, 3, 4, low=-(2**31), high=2**31)
+BYTES = INTEGERS.to(torch.uint8)
+BITWISE = [(B, C), (INTEGERS, MORE), (BYTES, MORE.to(torch.uint8)), (N.to(torch.int8), N[0, 0])]
+BITWISE_NUMBER = [(B, True), (B, False), (INTEGERS, 0x1F0), (INTEGERS, -7), (BYTES, 63)]
+NUMBER_BITWISE = [(True, B), (9, INTEGERS)]
+SHIFTS = [(N, 2), (N, 0)]
+SHIFTS_TENSOR = [(N, const(torch.tensor(2))), (N, J.abs()), (N[:, :1], J.abs())]
+SORTED = const(torch.tensor([-1.0, 0.0, 0.0, 0.5]))
+WHOLE_SORTED = const(torch.tensor([-2, 0, 3]))
+TIES = whole(2, 5, 7, low=0, high=4)
 UNARY = ("exp", "exp2", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan", "erf", "sigmoid")
 ORDER = ("gt", "ge", "lt", "le", "eq", "ne")
 RESIZE = [(IMAGE, [13, 17], False), (IMAGE, [13, 17], True), (IMAGE, [5, 7], False)]
@@ -95,20 +104,10 @@ SAMPLES = {
     aten.hypot.default: [(X, Y)],
     aten.fmax.default: [(X, Y), (N, J)],
     aten.fmin.default: [(X, Y)],
-    aten.bucketize.Tensor: [
-        (X, const(torch.tensor([-1.0, 0.0, 0.5]))),
-        (N, const(torch.tensor([-2, 0, 3])), {"right": True}),
-    ],
     aten.copysign.Tensor: [(X, Y)],
     aten.copysign.Scalar: [(X, -2.0)],
     aten.signbit.default: [(X,), (N,)],
     aten.isinf.default: [(torch.tensor([1.0, float("inf"), -float("inf"), 0.0, float("nan")]),)],
-    aten.bitwise_left_shift.Tensor: [(N, const(torch.tensor(2)))],
-    aten.bitwise_left_shift.Tensor_Scalar: [(N, 2)],
-    aten.bitwise_right_shift.Tensor: [(N, const(torch.tensor(1)))],
-    aten.bitwise_right_shift.Tensor_Scalar: [(N, 1)],
-    aten.__lshift__.Scalar: [(N, 2)],
-    aten.__rshift__.Scalar: [(N, 1)],
     aten.sqrt.default: [(POSITIVE,), (N.abs(),)],
     aten.rsqrt.default: [(POSITIVE,), (N.abs() + 1,)],
     aten.log.default: [(POSITIVE,), (N.abs() + 1,)],
@@ -151,6 +150,14 @@ SAMPLES = {
         for reduce in ("sum", "mean", "prod", "amax", "amin")
         for own in (True, False)
     ],
+    aten.index_reduce.default: [
+        (X, dim, const(torch.tensor([1, 0, 1])), rand(*size), reduce, {"include_self": own})
+        for reduce in ("mean", "prod", "amax", "amin")
+        for own, dim, size in ((True, 0, (3, 3, 4)), (False, -2, (2, 3, 4)))
+    ],
+    aten.put.default: [(X, ROW, rand(2)), (X, torch.tensor([[-1, 5]]), rand(1, 2), True)],
+    aten.masked_scatter.default: [(X, B, Y), (X, B[0, 0], Y), (N, B, J)],
+    aten.diagonal.default: [(X, 1, 1, 2), (X, -1, 0, -1), (rand(4, 3),), (B, 0, -2, -1)],
     aten.diagonal_scatter.default: [
         (X, torch.zeros(2, 3), 0, 1, 2),
         (X, rand(4, 2), -1, 1, 0),
@@ -159,21 +166,6 @@ SAMPLES = {
     aten.unfold.default: [(IMAGE, 2, 3, 2), (SIGNAL, -1, 4, 1)],
     aten.repeat_interleave.Tensor: [(const(torch.tensor([1, 2, 3])), {"output_size": 6})],
     # logic
-    aten.bitwise_and.Tensor: BITWISE,
-    aten.bitwise_and.Scalar: [(B, True)],
-    aten.bitwise_and.Scalar_Tensor: [(True, B)],
-    aten.__and__.Tensor: BITWISE,
-    aten.__and__.Scalar: [(B, False)],
-    aten.bitwise_or.Tensor: BITWISE,
-    aten.bitwise_or.Scalar: [(B, True)],
-    aten.bitwise_or.Scalar_Tensor: [(True, B)],
-    aten.__or__.Tensor: BITWISE,
-    aten.__or__.Scalar: [(B, False)],
-    aten.bitwise_xor.Tensor: BITWISE,
-    aten.bitwise_xor.Scalar: [(B, True)],
-    aten.bitwise_xor.Scalar_Tensor: [(True, B)],
-    aten.__xor__.Tensor: BITWISE,
-    aten.__xor__.Scalar: [(B, True)],
     aten.logical_and.default: [(B, C), (X, N), (N, J)],
     aten.logical_or.default: [(B, C), (X, N), (N, J)],
     aten.logical_xor.default: [(B, C), (X, N), (N, J)],
@@ -199,6 +191,65 @@ SAMPLES = {
     aten.where.ScalarOther: [(B, X, 0.0), (B, N, 0.5), (B, N, -1)],
     aten.masked_fill.Scalar: [(X, B, -1e9), (N, B, 7), (X, B, float("-inf"))],
     aten.masked_fill.Tensor: [(X, B, torch.tensor(2.0))],
+    # bits
+    **{
+        getattr(aten, name).Tensor: BITWISE
+        for name in ("bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__")
+    },
+    **{
+        getattr(aten, name).Scalar: BITWISE_NUMBER
+        for name in ("bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__")
+    },
+    **{
+        getattr(aten, name).Scalar_Tensor: NUMBER_BITWISE
+        for name in ("bitwise_and", "bitwise_or", "bitwise_xor")
+    },
+    **{
+        getattr(aten, name).Tensor: SHIFTS_TENSOR
+        for name in ("bitwise_left_shift", "bitwise_right_shift", "__lshift__", "__rshift__")
+    },
+    aten.bitwise_left_shift.Tensor_Scalar: SHIFTS,
+    aten.bitwise_right_shift.Tensor_Scalar: SHIFTS,
+    aten.bitwise_left_shift.Scalar_Tensor: [(3, J.abs())],
+    aten.bitwise_right_shift.Scalar_Tensor: [(-300, J.abs())],
+    aten.__lshift__.Scalar: SHIFTS,
+    aten.__rshift__.Scalar: SHIFTS,
+    # ordering
+    aten.cummax.default: [(X, 1), (X, -1), (TIES, 2)],
+    aten.cummin.default: [(X, 1), (TIES, 1)],
+    aten.bucketize.Tensor: [(X, SORTED), (N, WHOLE_SORTED, {"right": True})],
+    aten.searchsorted.Tensor: [
+        (SORTED, X),
+        (SORTED, X, {"right": True}),
+        (WHOLE_SORTED, N, {"side": "right"}),
+        (rand(2, 3, 9).sort()[0], X),
+    ],
+    aten.searchsorted.Scalar: [(SORTED, 0.0), (WHOLE_SORTED, 3, {"right": True})],
+    aten.kthvalue.default: [(X, 2), (X, 1, 1, True)],
+    aten.median.dim: [(X, 1), (X, -1, True)],
+    aten.median.default: [(X,), (N,)],
+    aten.histc.default: [(X, 10, -2, 2), (X, 7), (X[0, 0, :1], 4), (X, 4, 1, 1)],
+    # pooling
+    aten.avg_pool1d.default: [(SIGNAL, [3], [2], [1], True)],
+    aten.avg_pool2d.default: [
+        (IMAGE, [3, 3], [2, 2], [0, 0], True),
+        (IMAGE, [3, 3], [2, 2], [1, 1], True),
+        (IMAGE, [3, 3], [2, 2], [1, 1], True, False),
+        (IMAGE, [2, 2], [], [0, 0], False, True, 3),
+        (IMAGE, [2560, 2560], [2560, 2560], [0, 0], True),
+        (IMAGE, [3, 3], [2, 2], [1, 1], False, False),
+    ],
+    aten.avg_pool3d.default: [(rand(1, 2, 5, 6, 7), [2, 2, 2], [2, 2, 2], [0, 0, 0], True)],
+    aten.max_pool2d_with_indices.default: [
+        (IMAGE, [3, 3], [2, 2], [1, 1]),
+        (IMAGE.round(), [2, 3], [2, 1], [0, 1]),
+        (IMAGE, [3, 2], [1, 1], [1, 0], [2, 3]),
+        (IMAGE, [3, 3], [2, 2], [1, 1], [1, 1], True),
+        (IMAGE[0], [2, 2]),
+    ],
+    aten.max_pool3d_with_indices.default: [
+        (rand(1, 2, 5, 6, 7), [2, 2, 3], [2, 1, 2], [1, 1, 0], [1, 2, 1]),
+    ],
     # products
     aten.matmul.default: [(X, rand(4)), (rand(3), X), (rand(4), rand(4)), (X, rand(4, 5))],
     aten.addmv.default: [(rand(3), X[0], rand(4), {"beta": 0.5, "alpha": 2.0})],
@@ -253,16 +304,6 @@ SAMPLES = {
         (IMAGE, [-1, -2, 1, 0], "constant", 3.0),
         (IMAGE, [1, 2, 2, 1], "reflect"),
     ],
-    aten.avg_pool1d.default: [(SIGNAL, [3], [2], [1], True)],
-    aten.avg_pool2d.default: [
-        (IMAGE, [3, 3], [2, 2], [0, 0], True),
-        (IMAGE, [3, 3], [2, 2], [1, 1], True),
-        (IMAGE, [3, 3], [2, 2], [1, 1], True, False),
-        (IMAGE, [2, 2], [], [0, 0], False, True, 3),
-        (IMAGE, [2560, 2560], [2560, 2560], [0, 0], True),
-        (IMAGE, [3, 3], [2, 2], [1, 1], False, False),
-    ],
-    aten.avg_pool3d.default: [(rand(1, 2, 5, 6, 7), [2, 2, 2], [2, 2, 2], [0, 0, 0], True)],
     aten.upsample_bicubic2d.default: RESIZE,
     aten.upsample_bicubic2d.vec: RESIZE_VEC,
     aten._upsample_bicubic2d_aa.default: RESIZE,
@@ -324,5 +365,3 @@ IDENTITIES = {
     aten.to.dtype_layout,
     aten.to.device,
 }
-# Tested on its own below: its positions have no counterpart in MIL.
-PARTIAL = {aten.max_pool2d_with_indices.default}
