@@ -131,7 +131,7 @@ def _median(mb: Any, x: Var) -> Any:
 
 
 def _histc(mb: Any, x: Var, bins: int = 100, low: float = 0, high: float = 0) -> Var:
-    """Counts in ``bins`` equal parts of [low, high], or of the data's own range where they are equal."""
+    """Counts in equal parts of [low, high]; of the data's own range where these are equal."""
     flat = mb.reshape(x=cast(mb, x, torch.float32), shape=[-1])
     start: Any = float(low)
     width: Any = float(high - low)
