@@ -15,6 +15,7 @@ from passes.fold_constants import FoldConstants
 from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
 from passes.fuse_rms_norm import FuseRmsNorm
+from passes.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
 from passes.remove_dropout import RemoveDropout
@@ -42,8 +43,8 @@ def default_pipeline(
         BranchesToWhere(),
         RemoveDropout(),
         FoldConstants(),
-        SimplifyIndex(),
         SimplifyAlgebra(),
+        SimplifyIndex(),
         SimplifyViews(),
         EliminateCommon(),
         FuseActivations(),
@@ -57,6 +58,7 @@ def default_pipeline(
         ChannelNorm(),
         RmsNormForm(form=rms_norm),
         AssignLayout(image_outputs=image_outputs),
+        LimitRank(),
         SimplifyViews(),
         EliminateCommon(),
         FoldConstants(),

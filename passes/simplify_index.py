@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from passes.match import aten, is_static, shape
+from passes.match import argument, aten, is_call, is_static, shape
 from passes.rewriter import Rewriter
 
 # A concatenation of this many slices is still cheaper than a gather off the ANE (*assumed*).
@@ -57,7 +57,7 @@ class SimplifyIndex:
         if rw.is_constant(node):
             return  # it will be folded
         if not all(rw.is_constant(i) for i in given):
-            rw.decline(node, "its indices depend on an input")
+            self._walk(rw, node, source, indices)
             return
         values = [rw.value(i) for i in given]
         first = next(axis for axis, i in enumerate(indices) if i is not None)
@@ -84,6 +84,72 @@ class SimplifyIndex:
             return
         with rw.at(node):
             rw.replace(node, _sliced(rw, source, first, ranges, tuple(together[0].shape)))  # type: ignore[arg-type]
+
+    def _walk(self, rw: Rewriter, node: fx.Node, source: fx.Node, indices: list[Any]) -> None:
+        """Whole axes of sizes known at run time only, each walked along one axis of the result."""
+        first = next(axis for axis, i in enumerate(indices) if i is not None)
+        given = [i for i in indices if i is not None]
+        gap = any(i is None for i in indices[first : first + len(given)])
+        rank = max(len(shape(index)) for index in given)
+        ranges = (
+            []
+            if gap
+            else [
+                _walk_of(rw, index, shape(source)[first + place], rank)
+                for place, index in enumerate(given)
+            ]
+        )
+        if not ranges or None in ranges:
+            rw.decline(node, "its indices depend on an input")
+            return
+        along = [r.along for r in ranges if r is not None and r.along is not None]
+        block = shape(node)[first : first + rank]
+        unlaid = [size for axis, size in enumerate(block) if axis not in along]
+        if along != sorted(set(along)) or any(str(size) != "1" for size in unlaid):
+            rw.decline(node, "its indices walk axes that are dynamic, out of order or repeated")
+            return
+        with rw.at(node):
+            value = source
+            for place, found in reversed(list(enumerate(ranges))):
+                assert found is not None
+                if found.along is None:
+                    value = rw.emit(aten.select.int, value, first + place, found.start)
+            for axis in range(rank):
+                if axis not in along:
+                    value = rw.emit(aten.unsqueeze.default, value, first + axis)
+            rw.replace(node, value)
+
+
+def _walk_of(rw: Rewriter, index: fx.Node, size: Any, rank: int) -> _Range | None:
+    """``index`` as a walk over all of an axis of ``size``, or as a single position on it.
+
+    ``along`` is an axis of the ``rank`` ones that the indices have together.
+    """
+    sizes = shape(index)
+    added = rank - len(sizes)
+    if rw.is_constant(index):
+        found = _as_range(rw.value(index), size) if isinstance(size, int) else None
+        if found is None or found.along is None:
+            return found
+        whole = (found.start, found.length) == (0, size)
+        return _Range(0, found.length, found.along + added) if whole else None
+    # Symbolic sizes are compared as expressions: asking them would add a guard.
+    wide = [axis for axis, length in enumerate(sizes) if str(length) != "1"]
+    if len(wide) != 1 or str(sizes[wide[0]]) != str(size) or not _counts_up(index):
+        return None
+    return _Range(0, -1, wide[0] + added)
+
+
+def _counts_up(index: fx.Node) -> bool:
+    """``index`` is 0, 1, 2, ... as far as it goes; it has one axis longer than 1."""
+    while is_call(index, aten.unsqueeze.default, aten.reshape.default, aten.squeeze.dim):
+        index = index.args[0]  # type: ignore[assignment]
+    if is_call(index, aten.arange.start_step):
+        start, step = index.args[0], argument(index, 2, "step", 1)
+        return start == 0 and step == 1
+    return is_call(index, aten.arange.default, aten.arange.start) and (
+        len(index.args) == 1 or index.args[0] == 0
+    )
 
 
 def _as_range(index: torch.Tensor, size: int) -> _Range | None:

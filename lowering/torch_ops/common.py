@@ -42,11 +42,9 @@ def size_vector(mb: Any, sizes: Sequence[Any]) -> Any:
     """A list of sizes, numbers and scalar Vars mixed, as what MIL takes for a shape."""
     if all(isinstance(size, int) for size in sizes):
         return np.array(sizes, dtype=np.int32)
+    # Scalars as they are: coremltools follows symbols through concat, not through expand_dims.
     parts = [
-        mb.expand_dims(x=cast(mb, size, torch.int32), axes=[0])
-        if isinstance(size, Var)
-        else np.array([size], dtype=np.int32)
-        for size in sizes
+        cast(mb, size, torch.int32) if isinstance(size, Var) else np.int32(size) for size in sizes
     ]
     return mb.concat(values=parts, axis=0)
 
@@ -74,7 +72,7 @@ def sizes_of(mb: Any, x: Var) -> list[Any]:
     return [
         int(size)
         if isinstance(size, int)
-        else mb.squeeze(x=mb.slice_by_size(x=shape, begin=[axis], size=[1]), axes=[0])
+        else mb.slice_by_index(x=shape, begin=[axis], end=[0], squeeze_mask=[True])
         for axis, size in enumerate(x.shape)
     ]
 
