@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from lowering.ablation.tasks import Task
 from lowering.errors import SaveError
+from lowering.text_file import write_text
 
 # As other tools of the field keep theirs, on every OS.
 DEFAULT_CACHE = Path("~/.cache/ane-passes/ablation")
@@ -32,7 +31,11 @@ class Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise SaveError(
+                f"The cache cannot be written: {error.strerror or error}",
+                found=str(self.folder),
+                hint="choose another folder with --cache DIR",
+            ) from error
 
     def get(self, task: Task) -> dict[str, Any] | None:
         """The result of an equal task, ``None`` when there is none."""
@@ -53,22 +56,7 @@ class Cache:
             SaveError: the folder cannot be written.
         """
         text = json.dumps({"label": task.label, "result": result}, indent=1)
-        try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self.folder, prefix=".", delete=False
-            ) as file:
-                file.write(text)
-            os.replace(file.name, self._path(task))
-        except OSError as error:
-            raise _unwritable(self.folder, error) from error
+        write_text(text, self._path(task))
 
     def _path(self, task: Task) -> Path:
         return self.folder / f"{task.key}.json"
-
-
-def _unwritable(folder: Path, error: OSError) -> SaveError:
-    return SaveError(
-        f"The cache cannot be written: {error.strerror or error}",
-        found=str(folder),
-        hint="choose another folder with --cache DIR",
-    )

@@ -59,6 +59,13 @@ class Predicted:
             plan.latency_note,
         )
 
+    @property
+    def latency_text(self) -> str:
+        """``2.3 (1.4–3.9)``, or a dash where none is known."""
+        if self.latency_ms is None:
+            return "–"
+        return f"{self.latency_ms:.2g} ({self.low:.2g}–{self.high:.2g})"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"kind": "predicted", **vars(self)}

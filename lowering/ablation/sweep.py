@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,18 +51,40 @@ class Model:
     pipeline: tuple[Pass, ...] = DEFAULT_PIPELINE
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep measures.
+
+    Attributes:
+        targets: chips to predict for.
+        deployment_target: oldest system of the packages, ``iOS16`` or later.
+        composites: gives the lowerings of custom operators; called in other processes as well.
+        composites_digest: changes whenever those lowerings do.
+        engine: where the work is done; this process by default.
+        cache: finished work; none is kept by default.
+        progress: called after each piece of work.
+    """
+
+    targets: Sequence[str] = ("M4",)
+    deployment_target: str = "iOS17"
+    composites: Callable[[], Sequence[Composite]] | None = None
+    composites_digest: str = ""
+    engine: Engine | None = None
+    cache: Cache | None = None
+    progress: Progress | None = None
+
+    @property
+    def chips(self) -> tuple[str, ...]:
+        """``targets`` as they are spelled in results.
+
+        Raises:
+            TargetError: one is not known.
+        """
+        return tuple(chip_of(target) or platform_of(target) for target in self.targets)
+
+
 def ablate(
-    models: Sequence[Model],
-    *,
-    targets: Sequence[str] = ("M4",),
-    deployment_target: str = "iOS17",
-    only: Collection[str] = (),
-    variants: Callable[[tuple[Pass, ...]], Sequence[Variant]] | None = None,
-    composites: Callable[[], Sequence[Composite]] | None = None,
-    composites_digest: str = "",
-    engine: Engine | None = None,
-    cache: Cache | None = None,
-    progress: Progress | None = None,
+    models: Sequence[Model], settings: Settings | None = None, *, only: Collection[str] = ()
 ) -> list[Ablation]:
     """What each pass does to each model, *predicted* where it concerns the ANE.
 
@@ -72,15 +93,8 @@ def ablate(
 
     Args:
         models: what to ablate.
-        targets: chips to predict for.
-        deployment_target: oldest system of the packages, ``iOS16`` or later.
+        settings: how; by default for an M4 and iOS 17, here and without a cache.
         only: names of the passes to leave out and to try alone; all by default.
-        variants: gives the variants of a pipeline, the default first; ``variants_of`` by default.
-        composites: gives the lowerings of custom operators; called in other processes as well.
-        composites_digest: changes whenever those lowerings do.
-        engine: where the work is done; this process by default.
-        cache: finished work; none is kept by default.
-        progress: called after each piece of work.
 
     Returns:
         One ablation for each model.
@@ -91,59 +105,80 @@ def ablate(
         TargetError: a chip is not known.
         VariantsError: ``only`` names a pass that is not in a pipeline.
     """
-    for target in targets:
-        platform_of(target)  # raises for a chip that is not known, before any work
-    chips = tuple(chip_of(target) or platform_of(target) for target in targets)
-
-    def chosen(pipeline: tuple[Pass, ...]) -> tuple[Variant, ...]:
-        if variants is not None:
-            return tuple(variants(pipeline))
-        return variants_of(pipeline, deployment_target=deployment_target, only=only)
-
-    with _folder() as folder:
-        cases = []
-        for number, model in enumerate(models):
-            program = capture(model.model, model.args, kwargs=model.kwargs)
-            _check_operators(program, composites() if composites is not None else ())
-            path = folder / f"{number}.pt2"
-            torch.export.save(program, path)
-            source = Source(Digester().program(program), str(path), composites, composites_digest)
-            cases.append(Case(model.name, source, chosen(model.pipeline)))
-        work = Work(engine or InProcess(), cache, progress)
-        programs = rewritten(cases, work)
-        half = work.results([HalfError(case.source) for case in cases])
-        measures = {
-            (index, state.variant.name): Measure(
-                *(case.source, state.variant.pipeline, state.digest, deployment_target, chips),
-                label=f"{case.name}: {state.variant.name}",
-            )
-            for index, case in enumerate(cases)
-            for state in programs[index]
-            if not state.failure
-        }
-        measured = work.results(list(measures.values()))
-    return [
-        Ablation(
-            case.name,
-            chips,
-            deployment_target,
-            case.variants[0].name,
-            half[HalfError(case.source).key].get("half_error"),
-            tuple(
-                _results(
-                    programs[index],
-                    {n: measured[task.key] for (i, n), task in measures.items() if i == index},
-                )
-            ),
-        )
-        for index, case in enumerate(cases)
+    settings = settings or Settings()
+    variants = [
+        variants_of(model.pipeline, deployment_target=settings.deployment_target, only=only)
+        for model in models
     ]
+    with Sweep(models, settings) as sweep:
+        return sweep.run(variants)
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ane-passes-") as folder:
-        yield Path(folder)
+class Sweep:
+    """Captured models, and what was found of their variants so far; a context manager."""
+
+    def __init__(self, models: Sequence[Model], settings: Settings) -> None:
+        self.models = tuple(models)
+        self.settings = settings
+        self.chips = settings.chips  # raises for a chip that is not known, before any work
+        self._work = Work(settings.engine or InProcess(), settings.cache, settings.progress)
+        self._sources: list[Source] = []
+
+    def __enter__(self) -> Sweep:
+        self._folder = tempfile.TemporaryDirectory(prefix="ane-passes-")
+        try:
+            for number, model in enumerate(self.models):
+                path = Path(self._folder.name) / f"{number}.pt2"
+                self._sources.append(self._source(model, path))
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
+
+    def run(self, variants: Sequence[Sequence[Variant]]) -> list[Ablation]:
+        """One ablation for each model, of these variants of it, the default first."""
+        settings = self.settings
+        cases = [
+            Case(model.name, source, tuple(own))
+            for model, source, own in zip(self.models, self._sources, variants, strict=True)
+        ]
+        programs = rewritten(cases, self._work)
+        half = self._work.results([HalfError(case.source) for case in cases])
+        measures = [
+            {
+                state.variant.name: Measure(
+                    *(case.source, state.variant.pipeline, state.digest),
+                    *(settings.deployment_target, self.chips),
+                    label=f"{case.name}: {state.variant.name}",
+                )
+                for state in states
+                if not state.failure
+            }
+            for case, states in zip(cases, programs, strict=True)
+        ]
+        measured = self._work.results([task for own in measures for task in own.values()])
+        return [
+            Ablation(
+                case.name,
+                self.chips,
+                settings.deployment_target,
+                case.variants[0].name,
+                half[HalfError(case.source).key].get("half_error"),
+                tuple(_results(states, {n: measured[task.key] for n, task in own.items()})),
+            )
+            for case, states, own in zip(cases, programs, measures, strict=True)
+        ]
+
+    def _source(self, model: Model, path: Path) -> Source:
+        program = capture(model.model, model.args, kwargs=model.kwargs)
+        composites = self.settings.composites
+        _check_operators(program, composites() if composites is not None else ())
+        torch.export.save(program, path)
+        digest = Digester().program(program)
+        return Source(digest, str(path), composites, self.settings.composites_digest)
 
 
 def _check_operators(program: ExportedProgram, composites: Sequence[Composite]) -> None:

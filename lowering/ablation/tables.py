@@ -19,7 +19,8 @@ PREDICTED = (
 _MARKS = {"no measurable difference": "≈", "same program": "=", "unknown": "?"}
 LEGEND = (
     "vs default: predicted latency over the default's; ≈ no measurable difference (it lies within "
-    "the default's interval), ? no latency is known. fp16 error: relative L2 in the interpreter."
+    "the default's interval), ? no latency is known. error: relative L2 norm of the fp16 package's "
+    "error, in the interpreter."
 )
 # Heading, and the text of one program on one chip.
 _Column = tuple[str, Callable[[Figures, str], str]]
@@ -31,17 +32,9 @@ _COLUMNS: tuple[_Column, ...] = (
     ("ANE", lambda f, t: f"{f.on(t).ane_cost:.0%}"),
     ("sw", lambda f, t: str(f.on(t).switches)),
     ("price ms", lambda f, t: f"{f.on(t).dispatch_ms:.3g}"),
-    ("latency ms", lambda f, t: latency_text(f, t)),
-    ("fp16 error", lambda f, _: f"{f.rel_l2:.1e}"),
+    ("latency ms", lambda f, t: f.on(t).latency_text),
+    ("error", lambda f, _: f"{f.rel_l2:.1e}"),
 )
-
-
-def latency_text(figures: Figures, target: str) -> str:
-    """``2.3 (1.4–3.9)``, or a dash where none is known."""
-    found = figures.on(target)
-    if found.latency_ms is None:
-        return "–"
-    return f"{found.latency_ms:.2g} ({found.low:.2g}–{found.high:.2g})"
 
 
 def headings() -> list[str]:

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from frontend.errors import AnePassesError
 from lowering.ablation.result import Kind
+from passes.assign_layout import AssignLayout
+from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
 from passes.rms_norm_form import RmsNormForm
 from passes.split_attention import SplitAttention
 
 DEFAULT = "default"
-# Name of a choice to the options of its pass. ``query_chunk`` is that of the hand-written ports.
-_ATTENTION: dict[str, dict[str, Any]] = {
-    "split": {"form": "split"},
-    "chunked": {"form": "split", "query_chunk": 256, "chunk_above": 0},
-    "batched": {"form": "batched"},
-    "native": {"form": "native"},
+
+
+def _chunks(queries: int) -> dict[str, Any]:
+    return {"form": "split", "query_chunk": queries, "chunk_above": 0}
+
+
+# Option to choice to the pass it concerns and its options there; ``None`` leaves the pass out.
+# 256 queries a chunk is what the hand-written ports take.
+CHOICES: dict[str, dict[str, tuple[type[Any], dict[str, Any] | None]]] = {
+    "attention": {
+        "split": (SplitAttention, {"form": "split"}),
+        "chunks_of_256": (SplitAttention, _chunks(256)),
+        "chunks_of_512": (SplitAttention, _chunks(512)),
+        "batched": (SplitAttention, {"form": "batched"}),
+        "native": (SplitAttention, {"form": "native"}),
+    },
+    "rms_norm": {
+        name: (RmsNormForm, {"form": name}) for name in ("scaled", "layer_norm", "native")
+    },
+    "linear": {
+        "convolved": (LinearToConv1x1, {}),
+        "tied_convolved": (LinearToConv1x1, {"tied": "convert"}),
+        "kept": (LinearToConv1x1, None),
+    },
+    "layout": {"assigned": (AssignLayout, {}), "as_written": (AssignLayout, None)},
 }
-_NORMS: dict[str, dict[str, Any]] = {
-    name: {"form": name} for name in ("scaled", "layer_norm", "native")
-}
-# The form that MIL has from this system on only.
+# Options that an ablation combines; the others are passes that it leaves out anyway.
+_GRID = ("attention", "rms_norm")
+# The first system with native attention.
 _NATIVE_SINCE = 18
 
 
@@ -99,27 +120,44 @@ def _prefixes(pipeline: tuple[Pass, ...]) -> list[Variant]:
 
 
 def forms_of(pipeline: tuple[Pass, ...], deployment_target: str) -> list[Variant]:
-    """Every combination of the forms of attention and RMS norm but the pipeline's own."""
-    found: list[Variant] = []
-    for attention, of_attention in _ATTENTION.items():
-        if attention == "native" and system_number(deployment_target) < _NATIVE_SINCE:
-            continue
-        for norm, of_norm in _NORMS.items():
-            changed: list[Pass] = []
-            settings: dict[str, str] = {}
-            for step in pipeline:
-                wanted: Pass = step
-                if isinstance(step, SplitAttention):
-                    wanted = replace(step, **of_attention)
-                    settings |= {"attention": attention} if wanted != step else {}
-                elif isinstance(step, RmsNormForm):
-                    wanted = replace(step, **of_norm)
-                    settings |= {"rms_norm": norm} if wanted != step else {}
-                changed.append(wanted)
-            name = ", ".join(f"{option}={choice}" for option, choice in settings.items())
-            if settings and name not in [variant.name for variant in found]:
-                found.append(Variant(name, "form", tuple(changed), settings))
-    return found
+    """Every combination of the forms of attention and of norms but the pipeline's own."""
+    grid = [
+        [(option, choice) for choice in choices_of(option, deployment_target)] for option in _GRID
+    ]
+    found: dict[str, Variant] = {}
+    for settings in itertools.product(*grid):
+        variant = variant_with(pipeline, dict(settings))
+        found.setdefault(variant.name, variant)
+    return [variant for name, variant in found.items() if name != DEFAULT]
+
+
+def choices_of(option: str, deployment_target: str) -> list[str]:
+    """The choices of an option of ``CHOICES`` that a system has."""
+    since = system_number(deployment_target) >= _NATIVE_SINCE
+    return [
+        choice for choice in CHOICES[option] if since or (option, choice) != ("attention", "native")
+    ]
+
+
+def variant_with(pipeline: tuple[Pass, ...], settings: Mapping[str, str]) -> Variant:
+    """``pipeline`` with these choices; named after those that change it."""
+    changing = {
+        option: choice
+        for option, choice in settings.items()
+        if _chosen(pipeline, *CHOICES[option][choice]) != pipeline
+    }
+    for option, choice in changing.items():
+        pipeline = _chosen(pipeline, *CHOICES[option][choice])
+    name = ", ".join(f"{option}={choice}" for option, choice in sorted(changing.items()))
+    return Variant(name or DEFAULT, "form" if name else "default", pipeline, changing)
+
+
+def _chosen(
+    pipeline: tuple[Pass, ...], kind: type[Any], options: Mapping[str, Any] | None
+) -> tuple[Pass, ...]:
+    if options is None:
+        return tuple(step for step in pipeline if not isinstance(step, kind))
+    return tuple(replace(step, **options) if isinstance(step, kind) else step for step in pipeline)
 
 
 def system_number(deployment_target: str) -> int:

@@ -24,27 +24,27 @@ class Work:
         self.cache = cache
         self.progress = progress
         self.done = self.known = 0
+        self._found: Results = {}
 
     def results(self, tasks: Sequence[Task]) -> Results:
         """Results by key; equal tasks run once, and each is kept as soon as it is done."""
-        unique: dict[str, Task] = {}
+        missing: dict[str, Task] = {}
         for task in tasks:
-            unique.setdefault(task.key, task)
-        self.known += len(unique)
-        found: Results = {}
-        for key, task in unique.items():
+            if task.key not in self._found:
+                missing.setdefault(task.key, task)
+        self.known += len(missing)
+        for key, task in list(missing.items()):
             kept = None if self.cache is None else self.cache.get(task)
             if kept is not None:
-                found[key] = kept
-                self._tick(task)
-        for task, result in self.engine.run([t for key, t in unique.items() if key not in found]):
+                self._keep(missing.pop(key), kept)
+        for task, result in self.engine.run(list(missing.values())):
             if self.cache is not None:
                 self.cache.put(task, result)
-            found[task.key] = result
-            self._tick(task)
-        return found
+            self._keep(task, result)
+        return {task.key: self._found[task.key] for task in tasks}
 
-    def _tick(self, task: Task) -> None:
+    def _keep(self, task: Task, result: dict[str, Any]) -> None:
+        self._found[task.key] = result
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.known, task.label)

@@ -6,12 +6,14 @@ import click
 
 from lowering.cli.ablate import ablate
 from lowering.cli.check import check
+from lowering.cli.compare import compare
 from lowering.cli.convert import convert
 from lowering.cli.explain import explain
 from lowering.cli.optimize import optimize
 from lowering.cli.plan import plan
 from lowering.cli.predict import predict
 from lowering.cli.report import report
+from lowering.cli.tune import tune
 from lowering.cli.verify import verify
 
 # Each verb is a click command in a file of its own, named here in the order `--help` shows.
@@ -23,6 +25,8 @@ COMMANDS: tuple[click.Command, ...] = (
     verify,
     plan,
     ablate,
+    tune,
+    compare,
     report,
     explain,
 )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import TARGET_HELP, load_target
-from lowering.cli.pipeline import attention_option, composite_arguments, composites_option
+from lowering.cli.pipeline import (
+    attention_option,
+    chosen_passes,
+    composite_arguments,
+    composites_option,
+    pipeline_option,
+)
 from lowering.cli.sweep import sweep_options, sweeping
 
 HELP = f"""Compare the passes: all, none, each left out, each alone, the first few, other forms.
@@ -43,6 +50,7 @@ _FORMATS = ("table", "md", "csv", "json")
 )
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
 @attention_option
+@pipeline_option
 @composites_option
 @sweep_options
 @json_option
@@ -52,6 +60,7 @@ def ablate(
     only: str | None,
     form: str,
     attention: str | None,
+    pipeline: Path | None,
     composites: str | None,
     chips: tuple[str, ...],
     deployment_target: str,
@@ -60,18 +69,14 @@ def ablate(
 ) -> None:
     """See ``HELP``."""
     with step("Importing"):
+        from lowering.ablation.sweep import Settings
         from lowering.ablation.sweep import ablate as ablate_models
     composite_options = composite_arguments(composites)
-    models = _models(targets, attention)
+    models = models_of(targets, chosen_passes(attention, pipeline))
+    names = [name.strip() for name in only.split(",")] if only else ()
     with sweeping(**where) as options:
-        found = ablate_models(
-            models,
-            targets=chips,
-            deployment_target=deployment_target,
-            only=[name.strip() for name in only.split(",")] if only else (),
-            **composite_options,
-            **options,
-        )
+        settings = Settings(chips, deployment_target, **composite_options, **options)
+        found = ablate_models(models, settings, only=names)
     form = "json" if as_json else form
     if form == "json":
         documents = [entry.to_json() for entry in found]
@@ -90,20 +95,17 @@ def ablate(
                 console.print(part)
 
 
-def _models(targets: tuple[str, ...], attention: str | None) -> list[Any]:
+def models_of(targets: tuple[str, ...], pipeline: tuple[Any, ...]) -> list[Any]:
     """The models of ``targets``, their weights the same in each run."""
     import torch
 
-    import passes
     from lowering.ablation.sweep import Model
 
-    options: dict[str, Any] = {} if attention is None else {"attention": attention}
     models: list[Model] = []
     for text in targets:
         with step(f"Loading {text}"):
             torch.manual_seed(0)
             found = load_target(text)
         name = found.name if found.name not in [model.name for model in models] else text
-        pipeline = passes.default_pipeline(**options)
         models.append(Model(name, found.model, found.args, found.kwargs, pipeline))
     return models

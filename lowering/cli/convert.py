@@ -12,7 +12,7 @@ from rich.markup import escape
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import TARGET_HELP, Target, load_target
-from lowering.cli.pipeline import attention_option, composites_option, optimized
+from lowering.cli.pipeline import attention_option, composites_option, optimized, pipeline_option
 
 _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 _PRECISIONS = ("float16", "float32")
@@ -61,6 +61,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 )
 @click.option("--no-optimize", is_flag=True, help="Convert the model as it is, without passes.")
 @attention_option
+@pipeline_option
 @composites_option
 @json_option
 @guarded
@@ -72,6 +73,7 @@ def convert(
     compute_units: str,
     no_optimize: bool,
     attention: str | None,
+    pipeline: Path | None,
     composites: str | None,
     as_json: bool,
 ) -> None:
@@ -80,7 +82,7 @@ def convert(
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
         loaded = load_target(target)
-    model: Any = loaded if no_optimize else optimized(loaded, attention)
+    model: Any = loaded if no_optimize else optimized(loaded, attention, pipeline)
     with step("Converting to an ML Program"):
         mlmodel = _converted(model, deployment_target, precision, compute_units, lowerings)
     with step("Saving"):

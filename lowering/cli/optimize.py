@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import TARGET_HELP, load_target
-from lowering.cli.pipeline import attention_option, optimized
+from lowering.cli.pipeline import attention_option, optimized, pipeline_option
 from lowering.errors import SaveError
 
 HELP = f"""Rewrite a PyTorch model for the Neural Engine and report every pass.
@@ -35,13 +35,20 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 @click.argument("target")
 @click.option("-o", "--output", metavar="PROGRAM.pt2", help="Save the rewritten program.")
 @attention_option
+@pipeline_option
 @json_option
 @guarded
-def optimize(target: str, output: str | None, attention: str | None, as_json: bool) -> None:
+def optimize(
+    target: str,
+    output: str | None,
+    attention: str | None,
+    pipeline: Path | None,
+    as_json: bool,
+) -> None:
     """See ``HELP``."""
     with step("Loading the model"):
         loaded = load_target(target)
-    model = optimized(loaded, attention)
+    model = optimized(loaded, attention, pipeline)
     saved = None if output is None else _save_program(model.program, Path(output))
     if as_json:
         print_json(

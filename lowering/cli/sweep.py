@@ -65,7 +65,7 @@ def sweep_options(function: Command) -> Command:
 def sweeping(
     jobs: int | None, engine: str, scheduler: str | None, cache: Path | None, fresh: bool
 ) -> Iterator[dict[str, Any]]:
-    """The engine, the cache and the progress of a sweep, as arguments of ``ablate``."""
+    """The engine, the cache and the progress of a sweep, as arguments of ``Settings``."""
     from lowering.ablation.cache import DEFAULT_CACHE, Cache
     from lowering.ablation.engines import DaskCluster, Engine, LocalPool
 

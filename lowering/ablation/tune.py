@@ -1,0 +1,204 @@
+"""``tune``: the variant of the passes that is predicted to suit a model best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from frontend.errors import AnePassesError
+from lowering.ablation.result import Ablation, VariantResult
+from lowering.ablation.sweep import Model, Settings, Sweep
+from lowering.ablation.variants import CHOICES, Variant, choices_of, variant_with
+from lowering.verification.parity import Thresholds
+from passes.pipeline import Pass
+
+By = Literal["price", "latency"]
+# A variant must cost this much less than the default to be worth a departure from it.
+MIN_GAIN = 0.02
+
+
+class TuneError(AnePassesError):
+    """There is no variant to choose."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A choice, and what it was chosen from.
+
+    Attributes:
+        ablation: every variant that was tried; its baseline is the default.
+        target: the chip it was chosen for.
+        by: what was minimised.
+        bound: largest relative L2 error of the fp16 package that was allowed.
+        chosen: name of the variant.
+        pipeline: its passes.
+        reasons: why, in sentences.
+    """
+
+    ablation: Ablation
+    target: str
+    by: By
+    bound: float
+    chosen: str
+    pipeline: tuple[Pass, ...]
+    reasons: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "kind": "predicted",
+            "chosen": self.chosen,
+            "target": self.target,
+            "by": self.by,
+            "bound": self.bound,
+            "pipeline": [repr(step) for step in self.pipeline],
+            "reasons": list(self.reasons),
+            "ablation": self.ablation.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What is minimised, on which chip, under which bound."""
+
+    target: str
+    by: By
+    bound: float
+
+    def cost(self, variant: VariantResult) -> float | None:
+        """Milliseconds; ``None`` when unknown or when the variant is not exact enough."""
+        if variant.figures is None or not variant.figures.rel_l2 <= self.bound:
+            return None
+        predicted = variant.figures.on(self.target)
+        return predicted.dispatch_ms if self.by == "price" else predicted.latency_ms
+
+    def best(self, found: Ablation) -> VariantResult | None:
+        """The cheapest variant, the earliest of equals; ``None`` when there is none."""
+        costs = [(c, n) for n, v in enumerate(found.variants) if (c := self.cost(v)) is not None]
+        return found.variants[min(costs)[1]] if costs else None
+
+    def choice(self, found: Ablation) -> VariantResult | None:
+        """The cheapest variant, or the default where it is hardly dearer."""
+        best, default = self.best(found), found.variants[0]
+        if best is None:
+            return None
+        least, now = self.cost(best), self.cost(default)
+        assert least is not None  # it is the best
+        return best if now is None or least < now * (1 - MIN_GAIN) else default
+
+
+def tune(
+    model: Model,
+    settings: Settings | None = None,
+    *,
+    by: By = "price",
+    bound: float | None = None,
+) -> Tuning:
+    """Chooses the forms of the passes for one model, by what is *predicted* for one chip.
+
+    Starts with the default, tries every choice of attention, norms, linears and layout by itself,
+    goes on from the best, and ends where no single change is better. A departure from the
+    default must save at least ``MIN_GAIN``.
+
+    Args:
+        model: what to tune.
+        settings: how to measure; the first of its targets is tuned for.
+        by: minimise the dispatcher's price, or the predicted latency.
+        bound: largest relative L2 error of the package; by default what ``verify`` allows.
+
+    Raises:
+        TuneError: no variant can be measured, keeps the bound, or has what is minimised.
+        CaptureError, CompositeError, TargetError: see ``ablate``.
+    """
+    settings = settings or Settings()
+    tried: dict[str, Variant] = {}
+    best = variant_with(model.pipeline, {})
+    with Sweep([model], settings) as sweep:
+        # Ends: the cost falls with each round, and there are finitely many variants.
+        while True:
+            for variant in (best, *_changes(best, model.pipeline, settings.deployment_target)):
+                tried.setdefault(variant.name, variant)
+            (found,) = sweep.run([list(tried.values())])
+            rule = _Rule(sweep.chips[0], by, _bound(found, bound))
+            better = rule.best(found)
+            if better is None:
+                raise _nothing(found, rule)
+            if better.name == best.name:
+                break
+            best = tried[better.name]
+    chosen = rule.choice(found)
+    assert chosen is not None  # there is a best one
+    return Tuning(
+        found,
+        rule.target,
+        by,
+        rule.bound,
+        chosen.name,
+        tried[chosen.name].pipeline,
+        tuple(_reasons(found, rule, chosen)),
+    )
+
+
+def _changes(
+    variant: Variant, pipeline: tuple[Pass, ...], deployment_target: str
+) -> Iterator[Variant]:
+    """``variant`` with one setting changed, in every way."""
+    for option in CHOICES:
+        for choice in choices_of(option, deployment_target):
+            yield variant_with(pipeline, {**variant.settings, option: choice})
+
+
+def _bound(found: Ablation, bound: float | None) -> float:
+    return Thresholds().allowed(True, found.half_error) if bound is None else bound
+
+
+def _nothing(found: Ablation, rule: _Rule) -> TuneError:
+    figures = found.variants[0].figures
+    if figures is None:
+        return TuneError("No variant can be measured", found=found.variants[0].failure)
+    if figures.rel_l2 > rule.bound:
+        return TuneError(
+            "No variant keeps the bound of the error",
+            expected=f"relative L2 error of at most {rule.bound:.1e}",
+            found=f"{figures.rel_l2:.1e} with the default passes",
+            hint="give a larger --bound, or look for the operator at fault with `verify`",
+        )
+    return TuneError(
+        f"No variant has a {rule.by}",
+        found=figures.on(rule.target).latency_note,
+        hint="choose by the price: --by price",
+    )
+
+
+def _reasons(found: Ablation, rule: _Rule, chosen: VariantResult) -> Iterator[str]:
+    programs = sum(variant.same_as is None for variant in found.variants)
+    yield f"{len(found.variants)} variants were tried; they gave {programs} different programs"
+    measures: tuple[By, ...] = ("price", "latency")
+    for by in measures:
+        yield _winner(found, _Rule(rule.target, by, rule.bound))
+    bad = [v.name for v in found.variants if v.figures and not v.figures.rel_l2 <= rule.bound]
+    if bad:
+        yield f"left out, since their error is above {rule.bound:.1e}: {'; '.join(bad)}"
+    failed = [variant.name for variant in found.variants if variant.failure]
+    if failed:
+        yield f"could not be measured: {'; '.join(failed)}"
+    if chosen is found.variants[0]:
+        yield f"the default is best by {rule.by}, or within {MIN_GAIN:.0%} of the best"
+    if chosen.figures is not None and chosen.figures.on(rule.target).ane_ops == 0:
+        yield "nothing of it runs on the ANE: the dispatcher prices the CPU lower for this model"
+
+
+def _winner(found: Ablation, rule: _Rule) -> str:
+    best, default = rule.best(found), found.variants[0]
+    if best is None:
+        return f"by {rule.by}: unknown on {rule.target}"
+    least, now = rule.cost(best), rule.cost(default)
+    text = f"by {rule.by}: {best.name}, {least:.3g} ms predicted"
+    if best is default:
+        return text
+    if now is None:
+        return f"{text}; the default has no {rule.by}"
+    text += f", the default {now:.3g} ms"
+    verdict = found.difference(best, rule.target).verdict
+    return f"{text}: {verdict}" if rule.by == "latency" else text

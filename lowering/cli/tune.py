@@ -1,0 +1,136 @@
+"""``ane-passes tune``: the forms that are predicted to suit a model best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from lowering.cli.ablate import models_of
+from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.load_model import TARGET_HELP
+from lowering.cli.pipeline import (
+    chosen_passes,
+    composite_arguments,
+    composites_option,
+    write_pipeline,
+)
+from lowering.cli.sweep import sweep_options, sweeping
+from lowering.errors import SaveError
+
+HELP = f"""Choose the forms of attention, norms, linears and layout for one model.
+
+Tries one change of the default at a time, goes on from the best, and says why it chose what it
+chose; that may be the default. The dispatcher's price and the latency are predicted, not
+measured. Variants whose fp16 error is above the bound are left out.
+
+{TARGET_HELP}
+\b
+Examples:
+  ane-passes tune model.py:tiny --target iOS18 -o tiny.mlpackage
+  ane-passes tune model.py:tiny --chip 'A17 Pro' --by latency
+  ane-passes tune model.py:tiny -o tiny.json       # for `convert --pipeline tiny.json`
+
+Exit codes: 0 done, 2 the model or the call needs attention.
+"""
+
+
+@click.command("tune", help=HELP)
+@click.argument("target")
+@click.option(
+    "--by",
+    type=click.Choice(("price", "latency")),
+    default="price",
+    show_default=True,
+    help="What to minimise: the estimate that Core ML's dispatcher decides by, or the time that "
+    "our latency model predicts.",
+)
+@click.option(
+    "--bound",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest relative L2 error of the package. Default: what `verify` allows.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Save the chosen package (.mlpackage) or its passes (.json).",
+)
+@composites_option
+@sweep_options
+@json_option
+@guarded
+def tune(
+    target: str,
+    by: Any,
+    bound: float | None,
+    output: Path | None,
+    composites: str | None,
+    chips: tuple[str, ...],
+    deployment_target: str,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """See ``HELP``."""
+    if output is not None:
+        _check_output(output)
+    with step("Importing"):
+        from lowering.ablation.sweep import Settings
+        from lowering.ablation.tune import tune as tune_model
+    lowerings = composite_arguments(composites)
+    (model,) = models_of((target,), chosen_passes(None))
+    with sweeping(**where) as options:
+        settings = Settings(chips, deployment_target, **lowerings, **options)
+        found = tune_model(model, settings, by=by, bound=bound)
+    saved = None if output is None else _save(found, model, settings, output)
+    if as_json:
+        print_json({**found.to_json(), "saved": None if saved is None else str(saved)})
+        return
+    from lowering.ablation.tables import ablation_text
+
+    console = stdout_console()
+    for part in ablation_text(found.ablation):
+        console.print(part)
+    console.print()
+    for reason in found.reasons:
+        console.print(escape(reason))
+    console.print(f"[bold]chosen: {escape(found.chosen)}[/bold]")
+    if saved is not None:
+        console.print(f"saved {escape(str(saved))}")
+
+
+def _check_output(output: Path) -> None:
+    """Before minutes of work, rather than after."""
+    if output.suffix not in (".json", ".mlpackage") or not output.expanduser().parent.is_dir():
+        raise SaveError(
+            "The choice cannot be saved there",
+            expected="FILE.mlpackage or FILE.json in a folder that exists",
+            found=str(output),
+        )
+
+
+def _save(found: Any, model: Any, settings: Any, output: Path) -> Path:
+    """The chosen package, or its passes."""
+    from lowering.save import save
+
+    if output.suffix == ".json":
+        return write_pipeline(found.pipeline, output)
+    with step("Saving the chosen package"):
+        import coremltools as ct
+
+        import passes
+        from lowering.convert import convert
+
+        optimized = passes.optimize_for_ane(
+            model.model, model.args, kwargs=model.kwargs, pipeline=found.pipeline
+        )
+        mlmodel = convert(
+            optimized,
+            composites=settings.composites() if settings.composites is not None else (),
+            minimum_deployment_target=ct.target[settings.deployment_target],
+            skip_model_load=True,
+        )
+        return save(mlmodel, output)
