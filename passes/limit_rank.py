@@ -1,0 +1,76 @@
+"""Tensors of more than five axes, which Core ML refuses, get by with five."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import fx
+
+from passes.low_rank import LowRank
+from passes.low_rank_rules import rule_for
+from passes.match import is_call, is_tensor, shape
+from passes.rewriter import Rewriter
+
+
+@dataclass(frozen=True)
+class LimitRank:
+    """Runs every operator of a tensor with too many axes on one with its axes merged.
+
+    Before (window partition): ``reshape (B, H, h, W, w, C)``, ``permute (0, 1, 3, 2, 4, 5)``,
+    ``reshape (N, h·w, C)``; after: ``reshape (B·H, h, W, w·C)``, ``permute (0, 2, 1, 3)``,
+    ``reshape``. A permutation that still has too many axes goes in several steps. Exact, apart
+    from the order of summation in reductions over axes that are no neighbours and in einsums.
+
+    *Documented*: Core ML has no tensors of rank above 5 (apple/coremltools#1723).
+
+    Attributes:
+        most: the most axes that a tensor may have.
+    """
+
+    name: ClassVar[str] = "limit_rank"
+    most: int = 5
+
+    def apply(self, rw: Rewriter) -> None:
+        """One walk in program order; results with few axes again replace the originals."""
+        low = LowRank(rw, self.most)
+        for node in list(rw.graph.nodes):
+            if not _concerns(low, node):
+                continue
+            with rw.at(node):
+                value = _value(low, node)
+                if value is None:
+                    continue
+                low.values[node] = value
+                if is_tensor(node) and not low.exceeds(node.meta["val"]):
+                    assert isinstance(value, fx.Node)
+                    rw.replace(node, low.view(value, shape(node)))
+
+
+def _concerns(low: LowRank, node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    if node.target is operator.getitem:
+        return node.args[0] in low.values
+    values = [node.meta.get("val"), *(n.meta.get("val") for n in node.all_input_nodes)]
+    return any(
+        low.exceeds(part)
+        for value in values
+        for part in (value if isinstance(value, list | tuple) else [value])
+    )
+
+
+def _value(low: LowRank, node: Any) -> Any:
+    if is_call(node, operator.getitem):
+        parts: Any = low.values[node.args[0]]
+        return parts[node.args[1]]
+    rank = max(n.meta["val"].ndim for n in (node, *node.all_input_nodes) if is_tensor(n))
+    if not low.is_known(node):
+        low.rw.decline(node, f"one of its {rank} axes has a size that is not known")
+        return None
+    rule = rule_for(node.target)
+    value = rule(low, node) if rule is not None else None
+    if value is None:
+        low.rw.decline(node, f"no form of it with {low.most} axes is known; Core ML refuses {rank}")
+    return value
