@@ -62,7 +62,8 @@ def report(
 
     if form is None:
         form = _SUFFIXES.get(output.suffix.lower(), "html") if output else "html"
-    ablated = None if ablation is None else read_ablation(ablation)
+    name = None if target is None else target.rpartition(":")[2]
+    ablated = None if ablation is None else read_ablation(ablation, name)
     made = _collected(package, target, chip, ablated)
     if output is None and (as_json or form != "html"):
         click.echo(written(made, "json" if as_json else form))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from lowering.report.accuracy import Point
 from lowering.report.result import Report
 from lowering.report.tables import shape_text
 
@@ -11,6 +13,8 @@ Spec = dict[str, Any]
 
 # One rounding to fp16: half of its relative spacing.
 _FP16_ROUNDING = 2.0**-11
+# The line through the errors is the geometric mean of so many values to both sides.
+_TREND = 15
 _DEVICE_COLOUR = {
     "field": "device",
     "type": "nominal",
@@ -19,9 +23,11 @@ _DEVICE_COLOUR = {
 }
 # Where the left axis of stacked charts begins, so that their bars line up.
 _AXIS = 52
+# Height of a bar with its gap.
+_ROW = 17
 CONFIG: Spec = {
     "background": "transparent",
-    "font": "inherit",
+    "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {
         "labelColor": "var(--muted)",
@@ -38,6 +44,7 @@ CONFIG: Spec = {
         "titleColor": "var(--muted)",
         "titleFontWeight": "normal",
         "orient": "top",
+        "titleOrient": "left",
         "offset": 4,
     },
     "text": {"color": "var(--muted)"},
@@ -52,7 +59,7 @@ def charts(report: Report) -> dict[str, Spec]:
         found["placement"] = placement(report)
         found["types"] = types(report, "count")
         found["type-prices"] = types(report, "price")
-    if report.accuracy is not None and report.accuracy.growth:
+    if report.accuracy is not None and any(_is_shown(p) for p in report.accuracy.growth):
         found["growth"] = growth(report)
     return found
 
@@ -101,7 +108,8 @@ def placement(report: Report) -> Spec:
             "y": {
                 "field": "price",
                 "type": "quantitative",
-                "title": "price, ms (predicted)",
+                "title": "price, ms (√ scale)",
+                "scale": {"type": "sqrt"},
                 "axis": {"minExtent": _AXIS, "maxExtent": _AXIS, "tickCount": 4},
             },
             "y2": {"datum": 0},
@@ -170,7 +178,7 @@ def types(report: Report, what: str) -> Spec:
     return {
         "data": {"values": rows},
         "width": "container",
-        "height": {"step": 17},
+        "height": _ROW * len({row["type"] for row in rows}),
         "autosize": {"type": "fit-x", "contains": "padding"},
         "mark": {"type": "bar", "cornerRadiusEnd": 2},
         "encoding": {
@@ -186,11 +194,16 @@ def types(report: Report, what: str) -> Spec:
     }
 
 
+def _is_shown(point: Point) -> bool:
+    """Whether its error has a place on a logarithmic axis."""
+    return 0 < point.rel_l2 < math.inf
+
+
 def growth(report: Report) -> Spec:
     """Relative error of every value that package and original share, in program order."""
     assert report.accuracy is not None
     ops = report.plan.ops
-    rows = [
+    rows: list[Spec] = [
         {
             "i": point.op,
             "error": point.rel_l2,
@@ -201,57 +214,55 @@ def growth(report: Report) -> Spec:
             "line": ops[point.op].source.line or "–",
         }
         for point in report.accuracy.growth
-        if 0 < point.rel_l2 < float("inf")
+        if _is_shown(point)
     ]
-    x: Spec = {"field": "i", "type": "quantitative", "title": "operators in program order"}
-    x |= {"scale": {"domain": [0, len(ops)], "nice": False}, "axis": {"grid": False}}
-    y = {
+    x: Spec = {
+        "field": "i",
+        "type": "quantitative",
+        "title": "operators in program order",
+        "scale": {"domain": [0, len(ops)], "nice": False},
+        "axis": {"grid": False},
+    }
+    errors = [row["error"] for row in rows]
+    decades = range(math.floor(math.log10(min(errors))), math.ceil(math.log10(max(errors))) + 1)
+    y: Spec = {
         "field": "error",
         "type": "quantitative",
-        "scale": {"type": "log"},
+        "scale": {"type": "log", "domain": [10.0 ** decades[0], 10.0 ** decades[-1]]},
         "title": "relative L2 error",
-        "axis": {"format": ".0e", "tickCount": 5},
+        "axis": {"format": ".0e", "values": [10.0**decade for decade in decades]},
+    }
+    tooltip = [
+        {"field": "value"},
+        {"field": "type"},
+        {"field": "target", "title": "torch"},
+        {"field": "error", "title": "relative L2 (measured)", "format": ".2e"},
+        {"field": "module"},
+        {"field": "line", "title": "source"},
+    ]
+    rounding: Spec = {"mark": {"type": "rule", "strokeDash": [4, 4]}, "encoding": {}}
+    rounding["encoding"] = {"y": {"datum": _FP16_ROUNDING}}
+    points: Spec = {
+        "mark": {"type": "circle", "color": "var(--accent)", "size": 26, "opacity": 0.45},
+        "encoding": {"x": x, "y": y, "tooltip": tooltip},
+    }
+    trend: Spec = {
+        "transform": [
+            {"calculate": "log(datum.error)", "as": "log"},
+            {
+                "window": [{"op": "mean", "field": "log", "as": "mean"}],
+                "frame": [-_TREND, _TREND],
+                "sort": [{"field": "i"}],
+            },
+            {"calculate": "exp(datum.mean)", "as": "trend"},
+        ],
+        "mark": {"type": "line", "color": "var(--accent)", "strokeWidth": 2.5},
+        "encoding": {"x": x, "y": {**y, "field": "trend"}},
     }
     return {
         "data": {"values": rows},
         "width": "container",
         "height": 240,
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "layer": [
-            {
-                "data": {"values": [{"e": _FP16_ROUNDING, "t": "one rounding to fp16"}]},
-                "encoding": {"y": {"field": "e", "type": "quantitative", "scale": {"type": "log"}}},
-                "layer": [
-                    {"mark": {"type": "rule", "strokeDash": [4, 4]}},
-                    {
-                        "mark": {"type": "text", "align": "left", "dy": -6, "x": 4},
-                        "encoding": {"text": {"field": "t"}},
-                    },
-                ],
-            },
-            {
-                "mark": {
-                    "type": "line",
-                    "color": "var(--accent)",
-                    "strokeWidth": 1,
-                    "opacity": 0.5,
-                },
-                "encoding": {"x": x, "y": y},
-            },
-            {
-                "mark": {"type": "circle", "color": "var(--accent)", "size": 22, "opacity": 0.9},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "tooltip": [
-                        {"field": "value"},
-                        {"field": "type"},
-                        {"field": "target", "title": "torch"},
-                        {"field": "error", "title": "relative L2 (measured)", "format": ".2e"},
-                        {"field": "module"},
-                        {"field": "line", "title": "source"},
-                    ],
-                },
-            },
-        ],
+        "layer": [rounding, points, trend],
     }

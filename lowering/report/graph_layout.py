@@ -13,7 +13,7 @@ from lowering.report.op_graph import OpGraph
 WIDTH, HEIGHT, GAP_X, GAP_Y = 118, 38, 14, 26
 # Edges that pass a layer take less room there than a vertex.
 _PASSING = 12
-_SWEEPS = 8
+_SWEEPS = 24
 
 
 @dataclass(frozen=True)
@@ -111,31 +111,48 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
 def _centres(
     rows: Sequence[Sequence[Slot]], links: Sequence[tuple[Slot, Slot]]
 ) -> dict[Slot, float]:
-    """Horizontal centres: near the mean of the neighbours, in order, without overlaps."""
-    near: dict[Slot, list[Slot]] = defaultdict(list)
+    """Horizontal centres: near the weighted mean of the neighbours, in order, without overlaps."""
+    near: dict[Slot, list[tuple[Slot, int]]] = defaultdict(list)
     for upper, lower in links:
-        near[upper].append(lower)
-        near[lower].append(upper)
+        weight = _straightness(upper, lower)
+        near[upper].append((lower, weight))
+        near[lower].append((upper, weight))
     centre: dict[Slot, float] = {}
     for row in rows:
         centre.update(_spread(row, [0.0] * len(row)))
     for sweep in range(_SWEEPS):
         for row in rows if sweep % 2 == 0 else reversed(rows):
-            wanted = [_mean([centre[n] for n in near[slot]], centre[slot]) for slot in row]
+            wanted = []
+            for slot in row:
+                total = sum(weight for _, weight in near[slot])
+                pull = sum(centre[other] * weight for other, weight in near[slot])
+                wanted.append(pull / total if total else centre[slot])
             centre.update(_spread(row, wanted))
     return centre
 
 
+def _straightness(upper: Slot, lower: Slot) -> int:
+    """How much a link resists a bend: lines that pass most, then operator to operator."""
+    passing = (upper[0] < 0) + (lower[0] < 0)
+    return (4, 1, 8)[passing]
+
+
 def _spread(row: Sequence[Slot], wanted: Sequence[float]) -> dict[Slot, float]:
-    """Centres as wanted, pushed apart to keep order and distance, then moved back to the mean."""
-    result: dict[Slot, float] = {}
-    edge = None
-    for slot, x in zip(row, wanted, strict=True):
-        half = _size(slot) / 2
-        result[slot] = x if edge is None else max(x, edge + GAP_X + half)
-        edge = result[slot] + half
-    shift = (sum(wanted) - sum(result.values())) / max(len(row), 1)
-    return {slot: x + shift for slot, x in result.items()}
+    """The centres nearest to those wanted, in squares, that keep the order and the gaps."""
+    offsets = [0.0]
+    for one, other in itertools.pairwise(row):
+        offsets.append(offsets[-1] + (_size(one) + _size(other)) / 2 + GAP_X)
+    # Without the offsets the centres need only be in order: pool those that are not.
+    pools: list[tuple[float, int]] = []  # mean and number of members
+    for x, offset in zip(wanted, offsets, strict=False):
+        mean, count = x - offset, 1
+        while pools and pools[-1][0] > mean:
+            before, members = pools.pop()
+            mean = (mean * count + before * members) / (count + members)
+            count += members
+        pools.append((mean, count))
+    means = [mean for mean, count in pools for _ in range(count)]
+    return {slot: m + offset for slot, m, offset in zip(row, means, offsets, strict=False)}
 
 
 def _path(chain: Sequence[Slot], middle: dict[Slot, float]) -> tuple[tuple[float, float], ...]:

@@ -4,50 +4,93 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
+from lowering.ablation.result import Ablation
+from lowering.report import ablation as of_ablation
 from lowering.report.charts import CONFIG, charts
 from lowering.report.graph_layout import HEIGHT, WIDTH, layout
 from lowering.report.op_graph import OpGraph
 from lowering.report.result import Report, ReportError
 from lowering.report.summary import facts, sentences
-from lowering.report.tables import all_tables, shape_text
+from lowering.report.tables import Table, all_tables, shape_text
 
 
 def page(report: Report) -> str:
-    """The whole page.
+    """The page of one package.
 
     Raises:
         ReportError: the packages of the extra ``report`` are not installed.
     """
-    try:
-        import jinja2
-    except ModuleNotFoundError as error:
-        raise _missing(error) from error
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["shape"] = shape_text
     specs = charts(report)
-    tables = all_tables(report)
-    data = {
-        "charts": specs,
-        "config": CONFIG,
-        "tables": {table.name: table.to_json() for table in tables},
-    }
-    return environment.from_string(_asset("report.html")).render(
+    tables = {table.name: table for table in all_tables(report)}
+    parts = [] if report.ablation is None else [_part(report.ablation, report.plan.target, 0)]
+    return _rendered(
+        "report.html",
+        f"{report.package.name} on {report.plan.target}",
+        {**specs, **_charts_of(parts)},
+        [*tables.values(), *(part["table"] for part in parts)],
         report=report,
         plan=report.plan,
         facts=facts(report),
         sentences=sentences(report),
         charts=specs,
-        tables={table.name: table for table in tables},
+        tables=tables,
         graphs=_graphs(report),
+        ablation_part=parts[0] if parts else None,
+    )
+
+
+def _part(ablation: Ablation, chip: str, number: int) -> dict[str, Any]:
+    """What the template shows of one ablation; ``number`` sets its names apart."""
+    chip = of_ablation.chip_of(ablation, chip)
+    specs = of_ablation.charts(ablation, chip)
+    table = of_ablation.table(ablation, chip)
+    return {
+        "id": f"ablation-{number}",
+        "model": ablation.model,
+        "chip": chip,
+        "notes": of_ablation.notes(ablation, chip),
+        "table": replace(table, name=f"{table.name}-{number}"),
+        "specs": {f"{name}-{number}": spec for name, spec in specs.items()},
+        **{name: f"{name}-{number}" if name in specs else None for name in of_ablation.CHARTS},
+    }
+
+
+def _charts_of(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {name: spec for part in parts for name, spec in part["specs"].items()}
+
+
+def _rendered(
+    template: str, title: str, specs: dict[str, Any], data_tables: Sequence[Table], **values: Any
+) -> str:
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["shape"] = shape_text
+    data = {
+        "charts": specs,
+        "config": CONFIG,
+        "tables": {table.name: table.to_json() for table in data_tables},
+    }
+    return environment.get_template(template).render(
+        title=title,
         css=_asset("report.css"),
         data=_script_safe(json.dumps(data, ensure_ascii=False, separators=(",", ":"))),
         library=_script_safe(_library()),
         script=_asset("report.js"),
+        **values,
     )
 
 

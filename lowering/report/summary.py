@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lowering.report.result import Report
 
 # How a figure came about; every figure of a report carries one of them.
-PREDICTED, MEASURED, COUNTED = "predicted", "measured in the interpreter", "counted"
+PREDICTED, MEASURED, COUNTED = "predicted", "measured", "counted"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def facts(report: Report) -> list[Fact]:
             Fact(
                 "error of the worst output",
                 f"{report.accuracy.worst:.1e}",
-                f"relative L2; {'within' if outputs.passed else 'beyond'} what is allowed",
+                f"in the interpreter, {'within' if outputs.passed else 'beyond'} what is allowed",
                 MEASURED,
                 "good" if outputs.passed else "bad",
             )
@@ -104,7 +104,7 @@ def _placement(report: Report) -> str:
     if not plan.ops:
         return "The program has no operators."
     rest = [op for op in plan.ops if op.device != "ane"]
-    where = f"predicted to run on the Neural Engine of {plan.target}"
+    where = f"predicted to run on the Neural Engine of an {plan.target}"
     if not rest:
         return f"All {_count(len(plan.ops), 'operator')} are {where}, without a break."
     if len(rest) == len(plan.ops):

@@ -50,7 +50,7 @@ def csv_text(report: Report) -> str:
 
 def _rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> list[str]:
     aligned = ["--:" if column.kind == "number" else "---" for column in columns]
-    lines = [_row([column.label for column in columns]), _row(aligned)]
+    lines = [_row([_escaped(column.label) for column in columns]), _row(aligned)]
     for row in rows:
         lines.append(_row([_cell(v, c) for v, c in zip(row, columns, strict=True)]))
     return lines
@@ -66,5 +66,9 @@ def _cell(value: Any, column: Column) -> str:
     if column.kind == "number" and isinstance(value, float):
         form = f".{-column.digits - 1}e" if column.digits < 0 else f".{column.digits}f"
         return format(value, form)
-    text = str(value).replace("|", "\\|").replace("\n", " ")
+    text = _escaped(str(value))
     return f"`{text}`" if column.kind == "code" and text else text
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -59,20 +59,42 @@ def write_text(text: str, path: Path) -> Path:
     return target
 
 
-def read_ablation(path: Path) -> Ablation:
-    """The ablation in a JSON file.
+def read_ablations(path: Path) -> list[Ablation]:
+    """The ablations in a JSON file, one for each model.
 
     Raises:
-        ReportError: there is none.
+        ReportError: there are none.
     """
     try:
-        return Ablation.from_json(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        documents = found if isinstance(found, list) else [found]
+        return [Ablation.from_json(document) for document in documents]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ReportError(
             "The ablation cannot be read",
             expected="what `ane-passes ablate --json` prints",
             found=f"{path}: {type(error).__name__}: {error}",
         ) from error
+
+
+def read_ablation(path: Path, model: str | None = None) -> Ablation:
+    """The ablation in a JSON file; of several, the one of ``model``.
+
+    Raises:
+        ReportError: there is none.
+    """
+    found = read_ablations(path)
+    if len(found) == 1:
+        return found[0]
+    named = [entry for entry in found if entry.model == model]
+    if len(named) != 1:
+        raise ReportError(
+            "The file holds ablations of several models",
+            expected=", ".join(entry.model for entry in found) or "one at least",
+            found=f"{model or 'no TARGET'}",
+            hint="name the model's function as TARGET",
+        )
+    return named[0]
 
 
 def _finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const FIRST_ROWS = 40;
+  const FEW_COLUMNS = 6;
   // Beyond this many marks SVG gets slow.
   const SVG_MARKS = 2500;
 
@@ -29,8 +30,9 @@
 
   function cell(value, column) {
     const text = shown(value, column);
-    if (column.kind !== "device") return element("td", { class: column.kind }, text);
-    return element("td", { class: "device" }, element("span", { class: text }, text));
+    const attributes = { class: column.kind, "data-label": column.label };
+    if (column.kind !== "device") return element("td", attributes, text);
+    return element("td", attributes, element("span", { class: text }, text));
   }
 
   function table(host, { columns, rows }) {
@@ -50,7 +52,7 @@
       }
       const part = state.all ? found : found.slice(0, FIRST_ROWS);
       body.replaceChildren(...part.map((row) =>
-        element("tr", {}, ...row.map((value, i) => cell(value, columns[i])))));
+        element("tr", { class: "folds" }, ...row.map((value, i) => cell(value, columns[i])))));
       more.replaceChildren();
       if (rows.length <= FIRST_ROWS) return;
       more.append(element("span", { class: "note" }, `${part.length} of ${rows.length} rows`));
@@ -61,6 +63,10 @@
       }
     }
 
+    // Long names are cut to one line; a click shows them whole.
+    body.addEventListener("click", (event) => {
+      if (!String(window.getSelection())) event.target.closest("tr")?.classList.toggle("open");
+    });
     const heads = columns.map((column, i) => {
       const button = element("button", { type: "button" }, column.label);
       const head = element("th", { class: column.kind, scope: "col" }, button);
@@ -89,7 +95,7 @@
       }
       host.append(filter);
     }
-    host.append(element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...heads)), body)), more);
+    host.append(element("div", { class: "scroll" }, element("table", { class: columns.length <= FEW_COLUMNS ? "small" : "wide" }, element("thead", {}, element("tr", {}, ...heads)), body)), more);
     draw();
   }
 

@@ -1,0 +1,90 @@
+"""``ane-passes report`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lowering.cli.report import report as command
+
+MODEL = f"{Path(__file__).with_name('report_models.py')}:encoder"
+
+
+def run(*arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_a_page_with_the_original(package, tmp_path):
+    path = tmp_path / "out.html"
+    result = run(package, MODEL, "-o", path, "--chip", "a17 pro")
+    assert result.exit_code == 0, result.output
+    assert f"wrote {path}" in result.output
+    text = path.read_text()
+    assert "encoder.mlpackage on A17 Pro" in text and 'id="accuracy"' in text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_page_is_named_after_the_package(package, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(package, "--json")
+    assert json.loads(result.stdout)["package"]["name"] == "encoder.mlpackage"
+    assert list(tmp_path.iterdir()) == []
+    assert run(package).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.html"]
+
+
+@pytest.mark.parametrize(
+    ("form", "start"),
+    [("md", "# encoder"), ("csv", "#,operator"), ("json", "{"), ("graph-json", '{\n "label"')],
+)
+def test_texts_go_to_stdout(package, form, start):
+    result = run(package, "--format", form)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(start)
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.md", "# "), ("a.csv", "#,"), ("a.json", "{")])
+def test_the_suffix_says_the_format(package, tmp_path, name, start):
+    path = tmp_path / name
+    result = run(package, "-o", path, "--json")
+    assert result.exit_code == 0, result.output
+    assert path.read_text().startswith(start)
+    document = json.loads(result.stdout)
+    assert document["report"] == str(path) and document["bytes"] == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("missing.mlpackage",),
+        ("PACKAGE", "missing.py:model"),
+        ("PACKAGE", "--chip", "M0"),
+        ("PACKAGE", "--ablation", "missing.json"),
+        ("PACKAGE", "-o", "missing/report.html"),
+        ("PACKAGE", "--format", "pdf"),
+        (),
+    ],
+)
+def test_user_errors_exit_with_two(arguments, package, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [str(package) if argument == "PACKAGE" else argument for argument in arguments]
+    result = run(*given)
+    assert result.exit_code == 2, result.output
+    assert "Error" in result.output and "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_json_when_asked(tmp_path):
+    result = run(tmp_path / "missing.mlpackage", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"] == "ModelError"
+
+
+def test_an_ablation_of_nothing_is_refused(package, tmp_path):
+    path = tmp_path / "ablation.json"
+    path.write_text("[]")
+    result = run(package, "--ablation", path)
+    assert result.exit_code == 2 and "Error" in result.output
