@@ -14,13 +14,14 @@ WORKERS ?= 2
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TESTS ?= tests
 
-.PHONY: help demo test lint conformance benchmarks readme clean
+.PHONY: help demo test lint conformance ablation benchmarks readme clean
 
 help:
 	@echo "make demo         optimise and convert a real MiniLM, and compare it with the original"
 	@echo "make test         run the tests (TESTS=tests/passes for a part)"
 	@echo "make lint         ruff, formatting, types"
 	@echo "make conformance  coremltools' own op tests against our interpreter and lowerings"
+	@echo "make ablation     what each pass does to five models: tables and reports in out/ablation"
 	@echo "make benchmarks   acceptance counts and the cost of optimising"
 	@echo "make readme       run the commands whose output README.md shows"
 
@@ -37,6 +38,9 @@ lint: .venv/test.stamp
 
 conformance: .venv/test.stamp
 	$(BIN)/python -m benchmarks.conformance
+
+ablation: .venv/test.stamp
+	$(SINGLE) $(BIN)/python -m benchmarks.ablation --jobs $(WORKERS)
 
 benchmarks: .venv/test.stamp
 	$(BIN)/python -m benchmarks.acceptance
