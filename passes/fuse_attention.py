@@ -178,7 +178,10 @@ def _number(rw: Rewriter, operand: Any) -> float | None:
 def _fuse(rw: Rewriter, found: _Scores, value: fx.Node) -> fx.Node:
     query, key_t = (cast(fx.Node, operand) for operand in found.product.args[:2])
     rank = len(shape(query))
-    mask = _sum_of_masks(rw, found)
+    biases, blocks = _biases(rw, found), _blocks_of(rw, found)
+    if blocks is not None and _may_block_a_row(rw, blocks):
+        query, biases = _even_where_blocked(rw, blocks, query, biases)
+    mask = _sum(rw, [*biases, *([blocks] if blocks is not None else [])])
     if mask is not None and len(shape(mask)) < 2:
         mask = rw.emit(aten.unsqueeze.default, mask, 0)
     tensors = [query, _turned(rw, key_t), value]
@@ -203,8 +206,8 @@ def _turned(rw: Rewriter, key_t: fx.Node) -> fx.Node:
     return rw.emit(aten.permute.default, key_t, swapped)
 
 
-def _sum_of_masks(rw: Rewriter, found: _Scores) -> Any:
-    total: Any = None
+def _biases(rw: Rewriter, found: _Scores) -> list[fx.Node]:
+    """What is added to the scores."""
     terms: list[fx.Node] = []
     for mask, scale in found.masks:
         # The walk met the scale below the mask: it applies to the mask as well.
@@ -212,14 +215,47 @@ def _sum_of_masks(rw: Rewriter, found: _Scores) -> Any:
             mask = rw.emit(aten._to_copy.default, mask, dtype=torch.float32)
         scaled = mask if scale == 1.0 else rw.emit(aten.mul.Tensor, mask, scale)
         terms.append(scaled)
+    return terms
+
+
+def _blocks_of(rw: Rewriter, found: _Scores) -> fx.Node | None:
+    """0 where a score stays, -1e4 or less where it is filled in; ``None`` without fills."""
+    terms: list[fx.Node] = []
     for condition, keep in found.fills:
         zero = rw.emit(aten.scalar_tensor.default, 0.0)
         blocked = rw.emit(aten.scalar_tensor.default, _MASKED)
         choice = (zero, blocked) if keep else (blocked, zero)
         terms.append(rw.emit(aten.where.self, condition, *choice))
+    return _sum(rw, terms)
+
+
+def _sum(rw: Rewriter, terms: Sequence[fx.Node]) -> Any:
+    total: Any = None
     for term in terms:
         total = term if total is None else rw.emit(aten.add.Tensor, total, term)
     return total
+
+
+def _may_block_a_row(rw: Rewriter, blocks: fx.Node) -> bool:
+    """True if data decides, for each query by itself, which keys it sees: maybe none."""
+    return len(shape(blocks)) > 1 and shape(blocks)[-2] != 1 and not rw.is_constant(blocks)
+
+
+def _even_where_blocked(
+    rw: Rewriter, blocks: fx.Node, query: fx.Node, biases: list[fx.Node]
+) -> tuple[fx.Node, list[fx.Node]]:
+    """Query and biases, zero for queries that see no key.
+
+    Filling in gives all keys of such a query the same score, hence the same weight; adding -1e4
+    alone would keep their differences.
+    """
+    highest = rw.emit(aten.amax.default, blocks, [-1], True)
+    sees = rw.emit(aten.gt.Scalar, highest, _MASKED / 2)
+    zero = rw.emit(aten.scalar_tensor.default, 0.0)
+    return (
+        rw.emit(aten.where.self, sees, query, zero),
+        [rw.emit(aten.where.self, sees, bias, zero) for bias in biases],
+    )
 
 
 def _drop_repeat(rw: Rewriter, node: fx.Node) -> None:

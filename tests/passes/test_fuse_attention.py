@@ -328,3 +328,20 @@ def test_dynamic_sizes(name, axes):
     assert count(after, SDPA) == 1
     for sizes in [(B, S), (3 if 0 in axes else B, 9 if 1 in axes else S)]:
         assert_same(model, after, seeded(*sizes, H * D))
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_query_without_keys_weighs_all_alike(biased):
+    class Masked(nn.Module):
+        def forward(self, q, k, v, mask):
+            pairs = (mask[:, None, :] * mask[:, :, None]).bool()[:, None]
+            scores = q @ k.mT / ROOT
+            if biased:
+                scores = scores + q.sum(-1, keepdim=True) * k.sum(-1)[:, :, None]
+            return scores.masked_fill(~pairs, LOWEST).softmax(-1) @ v
+
+    q, k, v = (seeded(B, H, S, D, seed=i) for i in range(3))
+    inputs = (q, k, v, padding[:, 0, 0].long())
+    _, after, (report,) = run_pass(Masked(), inputs, FuseAttention())
+    assert report.rewrites == 1
+    assert_same(Masked(), after, *inputs)
