@@ -37,7 +37,6 @@ _EXPERTS: dict[str, Any] = {
 LLM: tuple[Entry, ...] = (
     hf("gpt2", "GPT2LMHeadModel", ids(), **_GPT),
     hf("gpt2-mask", "GPT2LMHeadModel", masked_ids(), **_GPT),
-    hf("gpt-bigcode", "GPTBigCodeForCausalLM", ids(), **_GPT),
     hf(
         "gpt-neo",
         "GPTNeoForCausalLM",
@@ -62,7 +61,6 @@ LLM: tuple[Entry, ...] = (
         use_cache=False,
     ),
     hf("gptj", "GPTJForCausalLM", ids(), **_GPT, n_embd=1024, n_head=16, rotary_dim=32),
-    hf("codegen", "CodeGenForCausalLM", ids(), **_GPT, n_embd=1024, n_head=16, rotary_dim=32),
     hf(
         "opt",
         "OPTForCausalLM",
@@ -113,7 +111,6 @@ LLM: tuple[Entry, ...] = (
     _decoder("llama-mask", "LlamaForCausalLM", masked_ids()),
     _decoder("llama-tied", "LlamaForCausalLM", tie_word_embeddings=True),
     _decoder("mistral-window", "MistralForCausalLM", sliding_window=64),
-    _decoder("ministral", "MinistralForCausalLM", sliding_window=64),
     _decoder("qwen2", "Qwen2ForCausalLM"),
     _decoder("qwen2-mask", "Qwen2ForCausalLM", masked_ids()),
     _decoder("qwen3", "Qwen3ForCausalLM"),
@@ -125,33 +122,21 @@ LLM: tuple[Entry, ...] = (
     _decoder("phi3", "Phi3ForCausalLM"),
     _decoder("olmo", "OlmoForCausalLM"),
     _decoder("olmo2", "Olmo2ForCausalLM"),
-    _decoder("olmo3", "Olmo3ForCausalLM", sliding_window=64),
     _decoder("starcoder2", "Starcoder2ForCausalLM"),
     _decoder("stablelm", "StableLmForCausalLM"),
     _decoder("cohere", "CohereForCausalLM"),
     _decoder("cohere2", "Cohere2ForCausalLM", sliding_window=64),
     _decoder("granite", "GraniteForCausalLM"),
     _decoder("smollm3", "SmolLM3ForCausalLM"),
-    _decoder("glm", "GlmForCausalLM", head_dim=64),
     _decoder("glm4", "Glm4ForCausalLM", head_dim=64),
-    _decoder("helium", "HeliumForCausalLM", head_dim=64),
     _decoder("nemotron", "NemotronForCausalLM"),
-    _decoder("persimmon", "PersimmonForCausalLM"),
     _decoder("exaone4", "Exaone4ForCausalLM", sliding_window=64),
-    _decoder("arcee", "ArceeForCausalLM"),
     _decoder("lfm2", "Lfm2ForCausalLM", layer_types=["conv", "full_attention"]),
     _decoder("mixtral-moe", "MixtralForCausalLM", intermediate_size=512, num_local_experts=8),
     _decoder("qwen2-moe", "Qwen2MoeForCausalLM", **_EXPERTS, shared_expert_intermediate_size=1024),
     _decoder("qwen3-moe", "Qwen3MoeForCausalLM", **_EXPERTS, head_dim=64),
     _decoder(
         "olmoe", "OlmoeForCausalLM", intermediate_size=512, num_experts=8, num_experts_per_tok=2
-    ),
-    _decoder(
-        "granite-moe",
-        "GraniteMoeForCausalLM",
-        intermediate_size=512,
-        num_local_experts=8,
-        num_experts_per_tok=2,
     ),
     _decoder(
         "gpt-oss-moe",

@@ -92,10 +92,8 @@ SPEECH: tuple[Entry, ...] = (
     ),
     hf("hubert", "HubertModel", _WAVE, **_LAYERS),
     hf("wavlm", "WavLMModel", _WAVE, **_LAYERS),
-    hf("unispeech-sat", "UniSpeechSatModel", _WAVE, **_LAYERS),
     hf("sew", "SEWModel", _WAVE, **_LAYERS),
     hf("sew-d", "SEWDModel", _WAVE, **_LAYERS),
-    hf("data2vec-audio", "Data2VecAudioModel", _WAVE, **_LAYERS),
     hf(
         "speech-to-text",
         "Speech2TextModel",

@@ -48,7 +48,6 @@ TEXT: tuple[Entry, ...] = (
         n_layers=2,
     ),
     hf("roberta", "RobertaModel", masked_ids(), **_SHORT),
-    hf("xlm-roberta", "XLMRobertaForTokenClassification", masked_ids(), **_SHORT),
     hf(
         "albert",
         "AlbertModel",
@@ -113,7 +112,6 @@ TEXT: tuple[Entry, ...] = (
     ),
     hf("big-bird", "BigBirdModel", masked_ids(), **_SHORT, attention_type="original_full"),
     hf("roformer", "RoFormerModel", masked_ids(), **_SHORT),
-    hf("megatron-bert", "MegatronBertModel", masked_ids(), **_SHORT),
     hf("layoutlm", "LayoutLMModel", both(masked_ids(), _boxes), **_SHORT),
     hf(
         "xlnet",
@@ -140,11 +138,10 @@ TEXT: tuple[Entry, ...] = (
         mask_token_id=32,
         position_embedding_type="rotary",
     ),
-    hf("ernie", "ErnieModel", masked_ids(), **_SHORT),
     hf(
         "nystromformer",
         "NystromformerModel",
-        masked_ids(),
+        ids(),
         **_SHORT,
         segment_means_seq_len=TOKENS,
         num_landmarks=32,
@@ -169,8 +166,6 @@ TEXT: tuple[Entry, ...] = (
     hf("bart-decoder", "BartForCausalLM", ids(), **_SEQ2SEQ),
     hf("pegasus", "PegasusModel", _BOTH, **_SEQ2SEQ),
     hf("marian", "MarianMTModel", _BOTH, **_SEQ2SEQ, pad_token_id=0, decoder_start_token_id=0),
-    hf("m2m-100", "M2M100Model", _BOTH, **_SEQ2SEQ),
-    hf("blenderbot-small", "BlenderbotSmallModel", _BOTH, **_SEQ2SEQ),
     hf(
         "prophetnet",
         "ProphetNetModel",

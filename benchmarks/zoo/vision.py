@@ -44,11 +44,8 @@ def detr(name: str, model: str, *out_features: str, size: int = 320, **options: 
 
 VISION: tuple[Entry, ...] = (
     hf("vit", "ViTForImageClassification", image(), **_VIT),
-    hf("deit", "DeiTModel", image(), **_VIT),
     hf("beit", "BeitModel", image(), **_VIT, use_relative_position_bias=True),
-    hf("data2vec-vision", "Data2VecVisionModel", image(), **_VIT),
     hf("dinov2", "Dinov2Model", image(), **_VIT, image_size=224, patch_size=14),
-    hf("dinov2-registers", "Dinov2WithRegistersModel", image(), **_VIT, image_size=224),
     hf(
         "dinov3-vit",
         "DINOv3ViTModel",
@@ -58,9 +55,7 @@ VISION: tuple[Entry, ...] = (
         num_attention_heads=6,
         intermediate_size=1536,
     ),
-    hf("dinov3-convnext", "DINOv3ConvNextModel", image(), **_STAGES),
     hf("ijepa", "IJepaModel", image(), **_VIT),
-    hf("vit-msn", "ViTMSNModel", image(), **_VIT),
     hf("yolos", "YolosForObjectDetection", image(224), **_VIT, image_size=[224, 224]),
     hf("siglip-vision", "SiglipVisionModel", image(), **_VIT),
     hf("clip-vision", "CLIPVisionModel", image(), **_VIT),
@@ -85,7 +80,6 @@ VISION: tuple[Entry, ...] = (
     ),
     hf("swin", "SwinModel", image(), **_SWIN),
     hf("swinv2", "Swinv2Model", image(256), **_SWIN, image_size=256, window_size=8),
-    hf("donut-swin", "DonutSwinModel", image(), **_SWIN),
     hf(
         "swin2sr",
         "Swin2SRForImageSuperResolution",
@@ -107,7 +101,6 @@ VISION: tuple[Entry, ...] = (
     hf("convnext", "ConvNextModel", image(), **_STAGES),
     hf("convnextv2", "ConvNextV2ForImageClassification", image(), **_STAGES),
     hf("resnet", "ResNetForImageClassification", image(), depths=[2, 1, 1, 1]),
-    hf("bit", "BitModel", image(), **_STAGES),
     hf("regnet", "RegNetModel", image(), **_STAGES),
     hf("efficientnet", "EfficientNetModel", image(), num_block_repeats=[1] * 7),
     hf("focalnet", "FocalNetModel", image(), **_STAGES),
@@ -155,7 +148,6 @@ VISION: tuple[Entry, ...] = (
     detr("detr", "DetrForObjectDetection", "stage4"),
     detr("conditional-detr", "ConditionalDetrForObjectDetection", "stage4"),
     detr("deformable-detr", "DeformableDetrForObjectDetection", "stage2", "stage3", "stage4"),
-    detr("table-transformer", "TableTransformerForObjectDetection", "stage4"),
     hf(
         "rt-detr",
         "RTDetrForObjectDetection",
