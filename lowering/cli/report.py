@@ -24,9 +24,11 @@ Examples:
   ane-passes report tiny.mlpackage model.py:tiny --ablation ablation.json -o report.html
   ane-passes report tiny.mlpackage --format md
   ane-passes report tiny.mlpackage --format graph-json -o tiny.graph.json
+  ane-passes report --ablation ablation.json -o ablation.html
 
 Formats: html, md (tables as text), csv (one line per operator), json (all data), graph-json (the
 program with placement and prices, for Model Explorer). All but html go to stdout without -o.
+Without PACKAGE the page shows the ablations alone, of as many models as the file holds.
 
 Exit codes: 0 written, 2 the package, the model or the call needs attention.
 """
@@ -36,7 +38,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 
 
 @click.command("report", help=HELP)
-@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("package", type=click.Path(path_type=Path), required=False)
 @click.argument("target", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="Default: by -o; else html.")
@@ -49,7 +51,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 @json_option
 @guarded
 def report(
-    package: Path,
+    package: Path | None,
     target: str | None,
     output: Path | None,
     form: str | None,
@@ -58,10 +60,15 @@ def report(
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
-    from lowering.report.write import read_ablation, write_text, written
-
+    if package is None and ablation is None:
+        raise click.UsageError("Give a PACKAGE, or --ablation for a page of ablations alone.")
     if form is None:
         form = _SUFFIXES.get(output.suffix.lower(), "html") if output else "html"
+    if package is None:
+        _ablations(ablation, chip, form, output or Path("ablation.html"), as_json)
+        return
+    from lowering.report.write import read_ablation, written
+
     name = None if target is None else target.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
     made = _collected(package, target, chip, ablated)
@@ -69,11 +76,28 @@ def report(
         click.echo(written(made, "json" if as_json else form))
         return
     with step("Writing"):
-        path = write_text(written(made, form), output or Path(f"{package.stem}.html"))
+        text = written(made, form)
+    _write(text, output or Path(f"{package.stem}.html"), form, as_json)
+
+
+def _write(text: str, path: Path, form: str, as_json: bool) -> None:
+    from lowering.report.write import write_text
+
+    path = write_text(text, path)
+    size = path.stat().st_size
     if as_json:
-        print_json({"report": str(path), "format": form, "bytes": path.stat().st_size})
+        print_json({"report": str(path), "format": form, "bytes": size})
     else:
-        click.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        click.echo(f"wrote {path} ({size / 1e6:.1f} MB)")
+
+
+def _ablations(file: Any, chip: str, form: str, output: Path, as_json: bool) -> None:
+    if form != "html":
+        raise click.UsageError("Ablations alone are a page; `ane-passes ablate` has other formats.")
+    from lowering.report.page import ablations_page
+    from lowering.report.write import read_ablations
+
+    _write(ablations_page(read_ablations(file), chip), output, form, as_json)
 
 
 def _collected(package: Path, target: str | None, chip: str, ablation: Any) -> Any:

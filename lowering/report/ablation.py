@@ -21,7 +21,7 @@ _COLOURS = {
 CHARTS = ("time", "price", "prefix")
 _ROW = 19
 # Prices that differ by a smaller part are drawn as equal.
-_SAME_PRICE = 0.01
+SAME_PRICE = 0.005
 _LONGEST_NAME = 200  # pixels
 
 
@@ -132,7 +132,7 @@ def _points(
 
 def _cheaper(ratio: float | None) -> str:
     """A verdict on the price, which has no interval."""
-    if ratio is None or abs(ratio - 1) < _SAME_PRICE:
+    if ratio is None or abs(ratio - 1) < SAME_PRICE:
         return "unknown" if ratio is None else "no measurable difference"
     return "faster" if ratio < 1 else "slower"
 

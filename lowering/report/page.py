@@ -11,6 +11,8 @@ from typing import Any
 
 from lowering.ablation.result import Ablation
 from lowering.report import ablation as of_ablation
+from lowering.report.ablation_overview import overview as overview_chart
+from lowering.report.ablation_overview import overview_table
 from lowering.report.charts import CONFIG, charts
 from lowering.report.graph_layout import HEIGHT, WIDTH, layout
 from lowering.report.op_graph import OpGraph
@@ -41,6 +43,25 @@ def page(report: Report) -> str:
         tables=tables,
         graphs=_graphs(report),
         ablation_part=parts[0] if parts else None,
+    )
+
+
+def ablations_page(ablations: Sequence[Ablation], chip: str) -> str:
+    """The page of ablations, of one model or of several.
+
+    Raises:
+        ReportError: the packages of the extra ``report`` are not installed.
+    """
+    parts = [_part(ablation, chip, number) for number, ablation in enumerate(ablations)]
+    overview = overview_table(ablations, chip)
+    return _rendered(
+        "ablations.html",
+        "Ablation of the passes",
+        {"overview": overview_chart(ablations, chip), **_charts_of(parts)},
+        [overview, *(part["table"] for part in parts)],
+        chip=parts[0]["chip"],
+        overview=overview,
+        parts=parts,
     )
 
 

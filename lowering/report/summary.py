@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lowering.ablation.result import Ablation
 from lowering.report.result import Report
 
 # How a figure came about; every figure of a report carries one of them.
@@ -94,6 +95,8 @@ def sentences(report: Report) -> list[str]:
         lines.append(f"Most often in the way ({_count(count, 'operator')}): {reason.sentence}.")
     if report.accuracy is not None:
         lines.append(_error(report))
+    if report.ablation is not None:
+        lines += _passes(report.ablation, plan.target)
     if plan.advice:
         lines.append(f"What would change most: {plan.advice[0].sentence}.")
     return lines
@@ -131,6 +134,27 @@ def _error(report: Report) -> str:
         f"Run in the interpreter, output {worst.name} is {worst.rel_l2:.1e} from the original's "
         f"(relative L2, {worst.threshold:.1e} allowed{yardstick})."
     )
+
+
+def _passes(ablation: Ablation, chip: str) -> list[str]:
+    """What all passes together are predicted to win."""
+    if chip not in ablation.targets:
+        return []
+    default = ablation.variant(ablation.baseline).figures
+    none = ablation.variant("original")
+    if default is None or none.figures is None:
+        return []
+    with_, without = default.on(chip), none.figures.on(chip)
+    line = (
+        f"With the passes the dispatcher's price is {with_.dispatch_ms:.2f} ms instead of "
+        f"{without.dispatch_ms:.2f} ms (predicted)"
+    )
+    verdict = ablation.difference(none, chip).verdict
+    if verdict == "no measurable difference":
+        line += "; the predicted times cannot be told apart"
+    elif with_.latency_ms is not None and without.latency_ms is not None:
+        line += f"; the time {with_.latency_ms:.2f} ms instead of {without.latency_ms:.2f} ms"
+    return [line + "."]
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

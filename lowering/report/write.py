@@ -68,6 +68,8 @@ def read_ablations(path: Path) -> list[Ablation]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         documents = found if isinstance(found, list) else [found]
+        if not documents:
+            raise ValueError("an empty list")
         return [Ablation.from_json(document) for document in documents]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ReportError(
@@ -90,8 +92,8 @@ def read_ablation(path: Path, model: str | None = None) -> Ablation:
     if len(named) != 1:
         raise ReportError(
             "The file holds ablations of several models",
-            expected=", ".join(entry.model for entry in found) or "one at least",
-            found=f"{model or 'no TARGET'}",
+            expected=", ".join(entry.model for entry in found),
+            found=model or "no TARGET",
             hint="name the model's function as TARGET",
         )
     return named[0]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+from ablations import ablation
 from browser import chromium, reason_without
 
-from lowering.report.page import page
+from lowering.report.page import ablations_page, page
 
 REASON = reason_without()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON or "there is a browser")
@@ -104,6 +105,19 @@ def test_every_chart_is_drawn(ready, report):
     for part in ("concat_0", "concat_1"):
         bars = ready.find_elements("css selector", f"#chart-placement .{part}_marks path")
         assert len(bars) == len(report.plan.ops)
+
+
+def test_a_page_of_ablations_opens_quietly(driver, tmp_path):
+    path = tmp_path / "ablations.html"
+    path.write_text(ablations_page([ablation("a"), ablation("b")], "M4"), encoding="utf-8")
+    driver.get_log("browser")
+    opened(driver, path.as_uri())
+    assert driver.get_log("browser") == []
+    texts = [
+        e.text for e in driver.find_elements("css selector", "#chart-overview .mark-text text")
+    ]
+    assert texts.count("2.00×") == 2
+    assert len(driver.find_elements("css selector", "#chart-time-1 .mark-symbol path")) >= 5
 
 
 def test_tables_sort_both_ways(ready, report):

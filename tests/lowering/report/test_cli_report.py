@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ablations import ablation
 from click.testing import CliRunner
 
 from lowering.cli.report import report as command
@@ -81,6 +82,24 @@ def test_errors_are_json_when_asked(tmp_path):
     result = run(tmp_path / "missing.mlpackage", "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"] == "ModelError"
+
+
+def test_ablations_alone(tmp_path):
+    given, path = tmp_path / "ablation.json", tmp_path / "page.html"
+    given.write_text(json.dumps([ablation("a").to_json(), ablation("b").to_json()]))
+    result = run("--ablation", given, "-o", path)
+    assert result.exit_code == 0, result.output
+    assert "Ablation of the passes" in path.read_text()
+    assert run("--ablation", given, "--format", "md").exit_code == 2
+
+
+def test_the_ablation_of_the_target_is_chosen(package, tmp_path):
+    given = tmp_path / "ablation.json"
+    given.write_text(json.dumps([ablation("other").to_json(), ablation("encoder").to_json()]))
+    result = run(package, MODEL, "--ablation", given, "--format", "json")
+    assert json.loads(result.stdout)["ablation"]["model"] == "encoder"
+    result = run(package, "--ablation", given, "--format", "json")
+    assert result.exit_code == 2 and "other, encoder" in result.output
 
 
 def test_an_ablation_of_nothing_is_refused(package, tmp_path):
