@@ -7,6 +7,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from frontend.program import Draft
+from frontend.recurrent import ATEN_NAMES
 
 _aten = torch.ops.aten
 
@@ -49,6 +50,7 @@ def canonical(program: ExportedProgram) -> ExportedProgram:
     for node in list(draft.graph.nodes):
         if node.op != "call_function":
             continue
+        node.target = ATEN_NAMES.get(node.target, node.target)
         if node.target in _RESHAPES:
             node.target = _aten.reshape.default
         if node.target in _ASSERTIONS:

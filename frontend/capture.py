@@ -23,6 +23,7 @@ from frontend.export_errors import explain_export_error
 from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
 from frontend.program import Draft
+from frontend.recurrent import recurrent_layers_whole
 from frontend.structure import Flat, Structure, flatten
 
 # Key in ``program.graph_module.meta`` for the Structure that rebuilds the model's own result.
@@ -74,7 +75,12 @@ def capture(
         )
     args, keywords = call_arguments(model, example_inputs, kwargs)
     check_capturable(model)
-    with inference_mode(model), torch.no_grad(), warnings.catch_warnings():
+    with (
+        inference_mode(model),
+        torch.no_grad(),
+        recurrent_layers_whole(),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         traced, results = _traceable(model)

@@ -128,10 +128,13 @@ def _walk_of(rw: Rewriter, index: fx.Node, size: Any, rank: int) -> _Range | Non
     sizes = shape(index)
     added = rank - len(sizes)
     if rw.is_constant(index):
-        found = _as_range(rw.value(index), size) if isinstance(size, int) else None
+        value = rw.value(index)
+        if not isinstance(size, int) and bool((value < 0).any()):
+            return None  # counted from an end that is not known
+        found = _as_range(value, size)
         if found is None or found.along is None:
             return found
-        whole = (found.start, found.length) == (0, size)
+        whole = isinstance(size, int) and (found.start, found.length) == (0, size)
         return _Range(0, found.length, found.along + added) if whole else None
     # Symbolic sizes are compared as expressions: asking them would add a guard.
     wide = [axis for axis, length in enumerate(sizes) if str(length) != "1"]
@@ -145,11 +148,10 @@ def _counts_up(index: fx.Node) -> bool:
     while is_call(index, aten.unsqueeze.default, aten.reshape.default, aten.squeeze.dim):
         index = index.args[0]  # type: ignore[assignment]
     if is_call(index, aten.arange.start_step):
-        start, step = index.args[0], argument(index, 2, "step", 1)
-        return start == 0 and step == 1
-    return is_call(index, aten.arange.default, aten.arange.start) and (
-        len(index.args) == 1 or index.args[0] == 0
-    )
+        return (index.args[0], argument(index, 2, "step", 1)) == (0, 1)
+    if is_call(index, aten.arange.start):
+        return bool(index.args[0] == 0)
+    return is_call(index, aten.arange.default)
 
 
 def _as_range(index: torch.Tensor, size: int) -> _Range | None:

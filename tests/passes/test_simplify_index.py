@@ -96,3 +96,56 @@ def test_dynamic_size_with_index_blocks_is_declined():
     _, after, (_, report) = run_pass(model, (X,), *passes, dynamic_shapes=dims)
     assert "dynamic" in reasons(report)[0]
     assert_same(model, after, seeded(2, 6, 9), rtol=0, atol=0)
+
+
+BATCH, TOKENS = torch.export.Dim("batch", min=2, max=8), torch.export.Dim("tokens", min=3, max=64)
+
+
+def walks(x):
+    """Indices that count up along the dynamic axes of ``x`` (B, S)."""
+    batch, tokens = torch.arange(x.shape[0]), torch.arange(x.shape[1])
+    return batch[:, None, None], tokens[None, None, :]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: x[walks(x)],  # as transformers builds its masks
+        lambda m, x: x[torch.tensor([[0]]), torch.arange(x.shape[1])[:, None]],
+        lambda m, x: x[:, torch.arange(x.shape[1])],
+        lambda m, x: x[torch.arange(x.shape[0])],
+    ],
+)
+def test_walks_over_dynamic_axes(function):
+    model = Function(lambda m, x: function(m, x * 2) + 1)
+    dims = ({0: BATCH, 1: TOKENS},)
+    x = seeded(3, 6)
+    before, after, (_, report) = run_pass(
+        model, (x,), FoldConstants(), SimplifyIndex(), dynamic_shapes=dims
+    )
+    assert count(before, aten.index.Tensor) == 1
+    assert count(after, *GATHERS) == 0 and not report.declined
+    for shape in ((3, 6), (2, 17)):
+        assert_same(model, after, seeded(*shape), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        # Backwards, one less, another axis' size, and a walk that is turned.
+        (lambda m, x: x[:, torch.arange(x.shape[1]).flip(0)], "depend on an input"),
+        (lambda m, x: x[:, torch.arange(x.shape[1] - 1)], "depend on an input"),
+        (
+            lambda m, x: x[torch.arange(x.shape[0])[None, :], torch.arange(x.shape[1])[:, None]],
+            "out of order",
+        ),
+    ],
+)
+def test_near_walks_are_declined(function, reason):
+    model = Function(function)
+    dims = ({0: BATCH, 1: TOKENS},)
+    _, after, (_, report) = run_pass(
+        model, (seeded(3, 6),), FoldConstants(), SimplifyIndex(), dynamic_shapes=dims
+    )
+    assert reason in reasons(report)[0] and report.rewrites == 0
+    assert_same(model, after, seeded(4, 9), rtol=0, atol=0)
