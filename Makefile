@@ -29,7 +29,7 @@ demo: .venv/demo.stamp
 	$(BIN)/python -m benchmarks.demo
 
 test: .venv/test.stamp
-	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+	$(SINGLE) $(BIN)/python -m pytest -rs -n $(WORKERS) --dist worksteal $(TESTS)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
