@@ -10,8 +10,8 @@ from browser import chromium, reason_without
 
 from lowering.report.page import ablations_page, page
 
-REASON = reason_without()
-pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON or "there is a browser")
+if REASON := reason_without():
+    pytest.skip(REASON, allow_module_level=True)
 MAX_SECONDS = 2.0
 
 
