@@ -144,8 +144,8 @@ def answering(answers: Answers, trace: Trace) -> Iterator[None]:
         for owner, names in _questions(answers):
             for name, answer in names.items():
                 new = _if_unknown(getattr(owner, name), answer, trace)
-                stack.enter_context(_replaced(owner, name, new))
-        stack.enter_context(_replaced(torch, "cond", _cond(torch.cond, answers, trace)))
+                stack.enter_context(replaced(owner, name, new))
+        stack.enter_context(replaced(torch, "cond", _cond(torch.cond, answers, trace)))
         yield
 
 
@@ -242,7 +242,8 @@ def _if_unknown(
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+    """Inside, ``owner`` has ``new`` under ``name``."""
     own = vars(owner).get(name)
     setattr(owner, name, new)
     try:
