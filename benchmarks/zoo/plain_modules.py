@@ -106,7 +106,7 @@ class MaskedWrites(nn.Module):
         """(4, 32) to (4, 32)."""
         y = x.masked_fill(x > 1, 1.0)
         y[x < -1] = -1.0
-        order = y.argsort(1)
+        order = x.argsort(1)
         y = y.scatter(1, order[:, :3], 0.0)
         rows = torch.tensor([0, 2, 2])
         y = y.index_add(0, rows, x[:3])

@@ -176,6 +176,26 @@ def _check_supported(block: Any) -> None:
         )
 
 
+def _tables(body: Any) -> set[str]:
+    """Names that are read by ``gather`` alone, as the tensor it takes rows from."""
+    reads: dict[str, set[bool]] = {}
+
+    def visit(block: Any) -> None:
+        for operation in block.operations:
+            for key, argument in operation.inputs.items():
+                for item in argument.arguments:
+                    if item.HasField("name"):
+                        only_rows = operation.type == "gather" and key == "x"
+                        reads.setdefault(item.name, set()).add(only_rows)
+            for inner in operation.blocks:
+                visit(inner)
+        for name in block.outputs:
+            reads.setdefault(name, set()).add(False)
+
+    visit(body)
+    return {name for name, ways in reads.items() if ways == {True}}
+
+
 @dataclass
 class _Scope:
     """Names visible in a block; registers defined in it."""
@@ -198,8 +218,10 @@ class _Compiler:
         self._weights = package.weights
         self._precision = precision
         self._registers = 0
+        self._tables: set[str] = set()
 
     def function(self, spec: Any, body: Any) -> Function:
+        self._tables = _tables(body)
         scope = _Scope(None)
         inputs = tuple(declared(item) for item in spec.inputs)
         for item in inputs:
@@ -232,10 +254,11 @@ class _Compiler:
         (output,) = operation.outputs
         # Older programs keep the value among the attributes, newer ones among the inputs.
         if "val" in operation.attributes:
-            value = self._weights.carried(operation.attributes["val"])
+            spec = operation.attributes["val"]
         else:
-            (binding,) = operation.inputs["val"].arguments
-            value = self._weights.carried(binding.value)
+            spec = operation.inputs["val"].arguments[0].value
+        table = self._weights.as_stored(spec) if output.name in self._tables else None
+        value = self._weights.carried(spec) if table is None else table
         scope.names[output.name] = (Constant(value), declared(output))
 
     def _constexpr(self, operation: Any, scope: _Scope) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from coremltools import proto
 
-from lowering.reference.dtypes import BY_PROTO, STRING, DType
+from lowering.reference.dtypes import BY_PROTO, FP16, STRING, DType
 from lowering.reference.errors import PackageError
 
 _HEADER = struct.Struct("<II")
@@ -154,6 +154,18 @@ class Weights:
             if self._carried[key].data_ptr() != stored.ctypes.data:
                 self._file(blob.fileName).release(blob.offset, stored.nbytes)
         return self._carried[key].reshape(shape)
+
+    def as_stored(self, value: Any) -> torch.Tensor | None:
+        """fp16 numbers of a weights file as they lie there, never decoded; ``None`` for others.
+
+        For tables that rows are taken from: what is not read takes no memory.
+        """
+        if value.type.WhichOneof("type") != "tensorType":
+            return None
+        dtype, _ = tensor_type(value.type)
+        if dtype is not FP16 or value.WhichOneof("value") != "blobFileValue":
+            return None
+        return torch.from_numpy(self.stored(value))
 
     def _list_item(self, value: Any) -> Any:
         item = self.carried(value)
