@@ -1,7 +1,23 @@
 """Capture: any PyTorch model as one checked, named, functional ATen program."""
 
-from frontend.capture import capture
-from frontend.errors import AnePassesError, CaptureError
-from frontend.source import Source, source_of
+from typing import TYPE_CHECKING
 
-__all__ = ["AnePassesError", "CaptureError", "Source", "capture", "source_of"]
+from frontend.lazy import lazily
+
+if TYPE_CHECKING:
+    from frontend.capture import capture as capture
+    from frontend.errors import AnePassesError as AnePassesError
+    from frontend.errors import CaptureError as CaptureError
+    from frontend.source import Source as Source
+    from frontend.source import source_of as source_of
+
+__all__ = lazily(
+    __name__,
+    {
+        "AnePassesError": "frontend.errors",
+        "CaptureError": "frontend.errors",
+        "Source": "frontend.source",
+        "capture": "frontend.capture",
+        "source_of": "frontend.source",
+    },
+)

@@ -1,31 +1,42 @@
 """Core ML packages: conversion, execution on any OS, verification, placement."""
 
-from lowering.quiet import quiet_coremltools
+from typing import TYPE_CHECKING
 
-# On import coremltools warns of the torch release and of what it has on macOS only.
-with quiet_coremltools():
-    from lowering.check_composite import check_composite
-    from lowering.composites import Composite, composite
-    from lowering.convert import convert
-    from lowering.errors import LoweringError
-    from lowering.planner.plan import plan
-    from lowering.preflight import preflight
-    from lowering.reference import load, make_state, predict
-    from lowering.save import save
-    from lowering.verification import probe, verify
+from frontend.lazy import lazily
+from lowering.quiet import hide_import_warnings
 
-__all__ = [
-    "Composite",
-    "LoweringError",
-    "check_composite",
-    "composite",
-    "convert",
-    "load",
-    "make_state",
-    "plan",
-    "predict",
-    "preflight",
-    "probe",
-    "save",
-    "verify",
-]
+if TYPE_CHECKING:
+    from lowering.check_composite import check_composite as check_composite
+    from lowering.composites import Composite as Composite
+    from lowering.composites import composite as composite
+    from lowering.convert import convert as convert
+    from lowering.errors import LoweringError as LoweringError
+    from lowering.planner.plan import plan as plan
+    from lowering.preflight import preflight as preflight
+    from lowering.reference import load as load
+    from lowering.reference import make_state as make_state
+    from lowering.reference import predict as predict
+    from lowering.save import save as save
+    from lowering.verification import probe as probe
+    from lowering.verification import verify as verify
+
+hide_import_warnings()
+
+__all__ = lazily(
+    __name__,
+    {
+        "Composite": "lowering.composites",
+        "LoweringError": "lowering.errors",
+        "check_composite": "lowering.check_composite",
+        "composite": "lowering.composites",
+        "convert": "lowering.convert",
+        "load": "lowering.reference",
+        "make_state": "lowering.reference",
+        "plan": "lowering.planner.plan",
+        "predict": "lowering.reference",
+        "preflight": "lowering.preflight",
+        "probe": "lowering.verification",
+        "save": "lowering.save",
+        "verify": "lowering.verification",
+    },
+)

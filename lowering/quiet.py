@@ -41,6 +41,21 @@ def quiet_coremltools(*, progress: bool = False) -> Iterator[None]:
         logger.setLevel(level)
 
 
+def hide_import_warnings() -> None:
+    """Hides what coremltools logs when it is imported, and nothing else.
+
+    That it has not been tested with this torch, which our tests make up for, and that it has no
+    Core ML on this system, which calls that need it say themselves.
+    """
+    logging.getLogger("coremltools").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    untested = "has not been tested with coremltools" in text
+    return not untested and not text.startswith("Failed to load _ML")
+
+
 def quiet_third_parties() -> None:
     """For programs of our own: silences what others log about this platform, for good.
 

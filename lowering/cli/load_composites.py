@@ -6,11 +6,13 @@ import hashlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowering.cli.load_model import load_module
-from lowering.composites import Composite
 from lowering.errors import TargetError
+
+if TYPE_CHECKING:
+    from lowering.composites import Composite
 
 
 def load_composites(text: str) -> tuple[Composite, ...]:
@@ -19,6 +21,8 @@ def load_composites(text: str) -> tuple[Composite, ...]:
     Raises:
         TargetError: it names none.
     """
+    from lowering.composites import Composite
+
     location, _, name = text.partition(":")
     module = load_module(location)
     if not name:

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import Any
-
-from torch import nn
-from torch.export import ExportedProgram
+from typing import TYPE_CHECKING, Any
 
 from lowering.errors import TargetError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
 
 TARGET_HELP = """\
 TARGET names a function that returns the model and what to call it with, or a saved program:
@@ -158,6 +159,9 @@ def _called(function: Callable[[], Any], text: str) -> Any:
 
 
 def _unpacked(name: str, value: Any, text: str) -> Target:
+    from torch import nn
+    from torch.export import ExportedProgram
+
     if isinstance(value, (nn.Module, ExportedProgram)):
         return Target(name, value)
     if isinstance(value, tuple) and len(value) in (2, 3):

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.reference import InputError, LoadedModel, Precision, load
-from lowering.reference.inputs import given_inputs
-from lowering.reference.watch import Finding, Watch
-from lowering.sources import SourceTable
+
+if TYPE_CHECKING:
+    from lowering.reference import LoadedModel
+    from lowering.reference.watch import Finding
 
 _EXIT_FOUND = 1
 
@@ -43,8 +42,8 @@ attention.
 )
 @click.option(
     "--precision",
-    type=click.Choice([item.value for item in Precision]),
-    default=Precision.FP16.value,
+    type=click.Choice(("fp16", "strict", "fp32")),
+    default="fp16",
     show_default=True,
     help="fp16: round each op's result once; strict: round sums inside an op as well; "
     "fp32: ignore declared fp16.",
@@ -79,6 +78,11 @@ def predict(
 ) -> None:
     """See :data:`HELP`."""
     with step(f"Loading {package}"):
+        from lowering.reference import load
+        from lowering.reference.inputs import given_inputs
+        from lowering.reference.watch import Watch
+        from lowering.sources import SourceTable
+
         model = load(package, function=function, precision=precision)
     inputs = given_inputs(model, assignments, seed)
     table = SourceTable.from_metadata(model.metadata)
@@ -115,6 +119,8 @@ def predict(
 
 def json_numbers(value: Any) -> Any:
     """``value`` for JSON: numpy numbers as Python's, NaN and infinity as text."""
+    import numpy as np
+
     if isinstance(value, dict):
         return {key: json_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -127,6 +133,8 @@ def json_numbers(value: Any) -> Any:
 
 
 def _summary(value: Any) -> dict[str, Any]:
+    import numpy as np
+
     if isinstance(value, np.ndarray):
         summary: dict[str, Any] = {"dtype": str(value.dtype), "shape": list(value.shape)}
         if value.size and value.dtype.kind in "fiu":
@@ -170,6 +178,10 @@ def _print(
 
 
 def _write(outputs: dict[str, Any], directory: Path) -> None:
+    import numpy as np
+
+    from lowering.reference import InputError
+
     directory.mkdir(parents=True, exist_ok=True)
     for name, value in outputs.items():
         if isinstance(value, np.ndarray):
