@@ -81,7 +81,7 @@ def report(
 
 
 def _write(text: str, path: Path, form: str, as_json: bool) -> None:
-    from lowering.report.write import write_text
+    from lowering.text_file import write_text
 
     path = write_text(text, path)
     size = path.stat().st_size

@@ -1,11 +1,9 @@
-"""A report in any of its formats, and as a file."""
+"""A report in any of its formats, and the ablations that it may show."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +34,6 @@ def written(report: Report, form: str) -> str:
         return csv_text(report)
     value = graph_json(report) if form == "graph-json" else report.to_json()
     return json.dumps(_finite(value), indent=1, ensure_ascii=False)
-
-
-def write_text(text: str, path: Path) -> Path:
-    """Writes a file whole or not at all, and gives its absolute path.
-
-    Raises:
-        ReportError: the folder is missing or cannot be written.
-    """
-    target = path.expanduser().absolute()
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            fresh = Path(folder) / target.name
-            fresh.write_text(text, encoding="utf-8")
-            os.replace(fresh, target)
-    except OSError as error:
-        raise ReportError(
-            f"The report could not be written: {error.strerror or error}",
-            found=str(target),
-            hint="choose a folder that exists and can be written",
-        ) from error
-    return target
 
 
 def read_ablations(path: Path) -> list[Ablation]:

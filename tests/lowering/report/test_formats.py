@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from lowering.report.result import ReportError
 from lowering.report.summary import facts
 from lowering.report.tables import all_tables, shape_text
-from lowering.report.write import read_ablation, write_text, written
+from lowering.report.write import read_ablation, written
 
 
 def test_markdown_has_summary_tables_and_labels(report):
@@ -85,23 +84,6 @@ def test_the_graph_for_model_explorer(report):
 )
 def test_shapes(shape, text):
     assert shape_text(shape) == text
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
-    assert write_text("one", path) == path and path.read_text() == "one"
-
-    def refuse(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(ReportError, match="No space left"):
-        write_text("two", path)
-    monkeypatch.undo()
-    assert path.read_text() == "one"
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ReportError, match="could not be written"):
-        write_text("x", tmp_path / "missing" / "report.html")
 
 
 @pytest.mark.parametrize("text", ["", "no json", "{}", "[1]", '{"model": "x"}'])
