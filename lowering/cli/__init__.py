@@ -7,6 +7,7 @@ import click
 from lowering.cli.ablate import ablate
 from lowering.cli.check import check
 from lowering.cli.compare import compare
+from lowering.cli.completion import completion
 from lowering.cli.convert import convert
 from lowering.cli.explain import explain
 from lowering.cli.optimize import optimize
@@ -29,13 +30,33 @@ COMMANDS: tuple[click.Command, ...] = (
     compare,
     report,
     explain,
+    completion,
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _InOrder(click.Group):
+    """Lists its commands as they were added; click sorts them by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ane-passes")
 def main() -> None:
-    """Turn PyTorch models into Core ML packages shaped for the Apple Neural Engine."""
+    """Turn PyTorch models into Core ML packages shaped for the Apple Neural Engine.
+
+    Every verb has --help, and --json for scripts. What concerns the Neural Engine is predicted;
+    the rest is measured here.
+
+    \b
+    Exit codes:
+      0  done
+      1  a check failed: the package differs, an obstacle was found, a value overflowed
+      2  the model, a file or the call needs attention; the message says what
+
+    For completion on the Tab key see `ane-passes completion --help`.
+    """
 
 
 for _command in COMMANDS:

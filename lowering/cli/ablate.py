@@ -40,7 +40,7 @@ Exit codes: 0 done, 2 the model or the call needs attention.
 _FORMATS = ("table", "md", "csv", "json")
 
 
-@click.command("ablate", help=HELP)
+@click.command("ablate", help=HELP, short_help="Compare the passes: all, none, each left out.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
     "--passes",

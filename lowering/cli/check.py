@@ -44,7 +44,7 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 """
 
 
-@click.command("check", help=HELP)
+@click.command("check", help=HELP, short_help="List what is in the way of a conversion.")
 @click.argument("target")
 @click.option(
     "--fail-on",

@@ -23,7 +23,7 @@ Exit codes: 0 compared, 2 a package or the call needs attention.
 """
 
 
-@click.command("compare", help=HELP)
+@click.command("compare", help=HELP, short_help="Put two packages side by side.")
 @click.argument("first", type=click.Path(path_type=Path), metavar="A.mlpackage")
 @click.argument("second", type=click.Path(path_type=Path), metavar="B.mlpackage")
 @click.option(

@@ -34,7 +34,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 """
 
 
-@click.command("convert", help=HELP)
+@click.command("convert", help=HELP, short_help="Write a Core ML package.")
 @click.argument("target")
 @click.option("-o", "--output", required=True, metavar="PACKAGE", help="Where to write it.")
 @click.option(

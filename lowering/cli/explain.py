@@ -23,7 +23,7 @@ Exit codes: 0 explained, 2 there is no such rule.
 """
 
 
-@click.command("explain", help=HELP)
+@click.command("explain", help=HELP, short_help="Explain a rule of check or plan.")
 @click.argument("rule", required=False)
 @json_option
 @guarded

@@ -31,7 +31,7 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 """
 
 
-@click.command("optimize", help=HELP)
+@click.command("optimize", help=HELP, short_help="Rewrite a model and report every pass.")
 @click.argument("target")
 @click.option("-o", "--output", metavar="PROGRAM.pt2", help="Save the rewritten program.")
 @attention_option

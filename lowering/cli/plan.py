@@ -29,7 +29,7 @@ Exit codes: 0 planned, 2 the package or the call needs attention.
 _UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY")
 
 
-@click.command("plan", help=HELP)
+@click.command("plan", help=HELP, short_help="Predict where each operator runs, and why.")
 @click.argument("package", metavar="MODEL.mlpackage")
 @click.option(
     "--chip",

@@ -35,7 +35,7 @@ attention.
 """
 
 
-@click.command("predict", help=HELP)
+@click.command("predict", help=HELP, short_help="Run a package, on any OS.")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option(
     "--input", "-i", "assignments", multiple=True, metavar="NAME=VALUE", help="See above."

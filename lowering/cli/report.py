@@ -37,7 +37,7 @@ _SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json
 _FORMATS = ("html", "md", "csv", "json", "graph-json")
 
 
-@click.command("report", help=HELP)
+@click.command("report", help=HELP, short_help="Write what is known of a package as a page.")
 @click.argument("package", type=click.Path(path_type=Path), required=False)
 @click.argument("target", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.")

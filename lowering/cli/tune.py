@@ -37,7 +37,7 @@ Exit codes: 0 done, 2 the model or the call needs attention.
 """
 
 
-@click.command("tune", help=HELP)
+@click.command("tune", help=HELP, short_help="Choose the forms that suit a model best.")
 @click.argument("target")
 @click.option(
     "--by",

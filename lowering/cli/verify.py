@@ -34,7 +34,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 """
 
 
-@click.command("verify", help=HELP)
+@click.command("verify", help=HELP, short_help="Hold a package against its original.")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.argument("target")
 @click.option(
