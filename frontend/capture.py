@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
 from frontend.branches import run_all_paths
 from frontend.canonical import canonical
+from frontend.dynamic_shapes import remember_symbols, settle_call, signature_of
 from frontend.errors import AnePassesError, CaptureError
 from frontend.example_inputs import infer_inputs
 from frontend.export_errors import explain_export_error
@@ -75,6 +76,7 @@ def capture(
         )
     args, keywords = call_arguments(model, example_inputs, kwargs)
     check_capturable(model)
+    call = settle_call(model.forward, args, keywords, dynamic_shapes)
     with (
         inference_mode(model),
         torch.no_grad(),
@@ -83,15 +85,16 @@ def capture(
     ):
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        traced, results = _traceable(model)
+        traced, results = _traceable(model, call.kwargs)
         try:
             program = torch.export.export(
-                traced, args, keywords, dynamic_shapes=dynamic_shapes, strict=False
+                traced, call.args, call.kwargs, dynamic_shapes=call.dynamic_shapes, strict=False
             )
+            remember_symbols(program, call.axes)
         except AnePassesError:
             raise
         except Exception as error:
-            raise explain_export_error(error, model, args, keywords) from error
+            raise explain_export_error(error, model, call.args, call.kwargs) from error
     if results[-1].dropped:
         warnings.warn(
             "parts of the result are left out, since they are no tensors: "
@@ -152,7 +155,7 @@ def check_capturable(model: nn.Module) -> None:
             )
 
 
-def _traceable(model: nn.Module) -> tuple[nn.Module, list[Flat]]:
+def _traceable(model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[nn.Module, list[Flat]]:
     """A shallow copy of ``model`` whose forward returns flat leaves; its last run's Flat."""
     results: list[Flat] = []
     traced = _shallow(model)
@@ -176,6 +179,7 @@ def _traceable(model: nn.Module) -> tuple[nn.Module, list[Flat]]:
         results.append(settled)
         return tuple(leaves)
 
+    forward.__signature__ = signature_of(model.forward, kwargs)  # type: ignore[attr-defined]
     traced.__dict__["forward"] = forward
     return traced, results
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from frontend.errors import CaptureError
+from frontend.errors import CaptureError, DataDependentError, SizeError
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
@@ -27,8 +27,10 @@ def explain_export_error(
     """A CaptureError for ``error``, with the innermost line of the user's own code."""
     source = user_line(error.__traceback__) or _quoted_line(str(error))
     shown = _shorten(str(error)) or type(error).__name__
+    if "Constraints violated" in str(error):
+        return _cannot_vary(str(error), source)
     if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in str(error):
-        return CaptureError(
+        return DataDependentError(
             "the model's control flow or shapes depend on the values of its inputs",
             source=source,
             expected="shapes and Python numbers that follow from the inputs' shapes",
@@ -42,6 +44,22 @@ def explain_export_error(
         expected="a forward pass that torch.export can follow",
         found=f"{shown} (inputs: {describe(args, kwargs)})",
         hint="check that model(*example_inputs, **kwargs) runs; torch's text is the cause above",
+    )
+
+
+def _cannot_vary(text: str, source: str | None) -> SizeError:
+    """torch lists each constraint after a dash, and what would hold after its headline."""
+    reasons, _, rest = text.partition("Suggested fixes:")
+    broken = re.findall(r"^\s*- (.*)", reasons, flags=re.MULTILINE)
+    fixes = [line.strip() for line in rest.partition("The error above")[0].splitlines()]
+    advice = "; ".join(fix for fix in fixes if fix)
+    return SizeError(
+        "a size that was to be dynamic cannot vary as dynamic_shapes asks",
+        source=source,
+        expected="a model that runs for every size in the range",
+        found=" ".join(reason.partition(" If you're using")[0] for reason in broken),
+        hint=(f"torch suggests {advice}; " if advice else "")
+        + "or write fixed sizes in the model with x.shape",
     )
 
 

@@ -179,7 +179,7 @@ def _range(
         )
     key = str(expression)
     if key not in ranges:
-        lower, upper = int(bounds.lower), int(bounds.upper)
+        lower, upper = max(int(bounds.lower), 1), int(bounds.upper)  # Core ML has no empty tensors
         hint = size.node.hint
         default = hint if isinstance(hint, int) and lower <= hint <= upper else upper
         ranges[key] = ct.RangeDim(lower_bound=lower, upper_bound=upper, default=default)

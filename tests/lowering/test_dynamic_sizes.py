@@ -129,7 +129,7 @@ def test_every_size_equals_the_original(name):
     build, draw, shapes = CASES[name]
     torch.manual_seed(0)
     model = build().eval()
-    example = draw(*(EXAMPLE if "qwen" != name else (1, EXAMPLE[1])))
+    example = draw(*(EXAMPLE if name != "qwen" else (1, EXAMPLE[1])))
     optimized = optimize_for_ane(model, kwargs=example, dynamic_shapes=shapes)
     package = load(convert(optimized, **FP32))
     for batch, tokens in SIZES:
