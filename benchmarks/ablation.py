@@ -172,7 +172,8 @@ def main(
     console.print(brief(found))
     console.print(
         f"\nWithout passes → with all, on {CHIP}, {DEPLOYMENT_TARGET}. Price (the dispatcher's) "
-        "and latency\nare predicted. Dearest to leave out: the price without the pass over the default's."
+        "and latency\nare predicted. Dearest to leave out: the price without the pass over the "
+        "default's."
     )
     if not is_brief:
         console.print(f"wrote {output}; the sweep took {seconds:.0f} s")

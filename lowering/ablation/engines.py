@@ -53,7 +53,7 @@ class LocalPool:
     """``jobs`` processes on this machine.
 
     When a process dies, the tasks that were running are run again, each alone, so that only the
-    one at fault can fail.
+    one at fault can fail; it fails when it does so twice.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -98,16 +98,20 @@ class LocalPool:
         return []
 
     def _alone(self, task: Task) -> dict[str, Any]:
-        try:
-            return self._started().submit(run_task, task).result()
-        except BrokenProcessPool:
-            self._stop()
-            return {"failure": _DIED}
+        # Twice: the first process may have died of a neighbour before this task began.
+        for _ in range(2):
+            try:
+                return self._started().submit(run_task, task).result()
+            except BrokenProcessPool:
+                self._stop()
+        return {"failure": _DIED}
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # Not forked: torch's threads do not survive a fork.
-            context = multiprocessing.get_context("spawn")
+            # Not forked from this process: torch's threads do not survive a fork. The server
+            # imports once what every process needs, and starts none.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([run_task.__module__])
             self._pool = ProcessPoolExecutor(
                 self.jobs, mp_context=context, initializer=quiet_third_parties
             )
@@ -131,6 +135,7 @@ class DaskCluster:
     def __init__(self, jobs: int, address: str | None = None) -> None:
         self.jobs = jobs
         self.address = address
+        self._sent: dict[str, Any] = {}
 
     def __enter__(self) -> DaskCluster:
         try:
@@ -171,18 +176,30 @@ class DaskCluster:
         """See ``Engine``."""
         from distributed import KilledWorker, as_completed
 
-        data = self._sent(tasks) if self.address is not None else {}
-        futures = {
-            self._client.submit(run_task, task, data.get(task.source.path), pure=False): task
-            for task in tasks
-        }
+        def submitted(task: Task) -> Any:
+            return self._client.submit(run_task, task, self._data(task), pure=False)
+
+        futures = {submitted(task): task for task in tasks}
+        suspects = []
         for future in as_completed(futures):
             try:
-                yield futures[future], future.result()
+                result = future.result()
             except KilledWorker:
-                yield futures[future], {"failure": _DIED}
+                suspects.append(futures[future])
+            else:
+                yield futures[future], result
+        # Dask blames every task that a dead worker had; alone, only the one at fault fails again.
+        for task in suspects:
+            try:
+                result = submitted(task).result()
+            except KilledWorker:
+                result = {"failure": _DIED}
+            yield task, result
 
-    def _sent(self, tasks: Sequence[Task]) -> dict[str, Any]:
-        """The models' files as futures: workers elsewhere cannot read them here."""
-        paths = dict.fromkeys(task.source.path for task in tasks)
-        return {path: self._client.scatter(Path(path).read_bytes()) for path in paths}
+    def _data(self, task: Task) -> Any:
+        """The model's file as a future: workers elsewhere cannot read it here."""
+        source = task.source
+        if self.address is not None and source.digest not in self._sent:
+            content = Path(source.path).read_bytes()
+            self._sent[source.digest] = self._client.scatter(content)
+        return self._sent.get(source.digest)

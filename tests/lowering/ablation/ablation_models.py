@@ -1,0 +1,69 @@
+"""What the tests of ablations share: small models, and tasks that can be told to die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lowering.ablation.digest import Digester
+from lowering.ablation.sweep import Model
+from lowering.ablation.tasks import Source
+
+
+class Mlp(nn.Module):
+    """(1, 4, 8) to (1, 4, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.second = nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+def mlp() -> Model:
+    torch.manual_seed(0)
+    return Model("mlp", Mlp().eval(), (torch.randn(1, 4, 8),))
+
+
+def attention_layer() -> Model:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    return Model("layer", model.eval(), (torch.randn(1, 6, 16),))
+
+
+def source_in(folder: Path) -> Source:
+    """A saved program."""
+    program = torch.export.export(nn.Identity(), (torch.zeros(1),)).run_decompositions({})
+    path = folder / "program.pt2"
+    torch.export.save(program, path)
+    return Source(Digester().program(program), str(path))
+
+
+@dataclass(frozen=True)
+class Told:
+    """A task that dies as often as it is told, counted by files in ``folder``."""
+
+    source: Source
+    label: str
+    folder: str
+    deaths: int = 0
+
+    @property
+    def key(self) -> str:
+        return self.label
+
+    def run(self, subject: Any) -> dict[str, Any]:
+        runs = len(list(Path(self.folder).glob(f"{self.label}.*")))
+        Path(self.folder, f"{self.label}.{runs}").touch()
+        if runs < self.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"label": self.label}

@@ -1,0 +1,122 @@
+"""Tuning chooses what is cheapest among what is exact enough, and says why."""
+
+from __future__ import annotations
+
+import pytest
+from ablation_models import attention_layer
+from test_result import figures
+
+import passes
+from lowering.ablation import tune as tuning
+from lowering.ablation.result import Ablation, VariantResult
+from lowering.ablation.sweep import Model, Settings, Sweep
+from lowering.ablation.tune import TuneError, tune
+
+
+class Priced(Sweep):
+    """A sweep that reads prices, latencies and errors off a table."""
+
+    prices: dict[str, float]
+    latencies: dict[str, float | None]
+    errors: dict[str, float]
+    asked: list[str]
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def run(self, variants):
+        (own,) = variants
+        type(self).asked = [variant.name for variant in own]
+        results = []
+        for variant in own:
+            found = figures(self.latencies.get(variant.name, 1.0), self.prices.get(variant.name, 9))
+            found = type(found)(
+                found.mil,
+                found.weight_bytes,
+                self.errors.get(variant.name, 1e-3),
+                *(found.max_abs, found.predicted, found.observed),
+            )
+            results.append(VariantResult(variant.name, variant.kind, (), figures=found))
+        return [Ablation("tiny", ("M4",), "iOS18", "default", 1e-3, tuple(results))]
+
+
+@pytest.fixture
+def priced(monkeypatch):
+    monkeypatch.setattr(tuning, "Sweep", Priced)
+    Priced.latencies, Priced.errors = {}, {}
+
+    def tuned(prices, **options):
+        Priced.prices = prices
+        model = Model("tiny", None, pipeline=passes.DEFAULT_PIPELINE)
+        return tune(model, Settings(deployment_target="iOS18"), **options)
+
+    return tuned
+
+
+def test_goes_on_from_the_best(priced):
+    found = priced(
+        {
+            "default": 4.0,
+            "attention=native": 3.0,
+            "rms_norm=layer_norm": 3.5,
+            "attention=native, rms_norm=layer_norm": 2.0,
+        }
+    )
+    assert found.chosen == "attention=native, rms_norm=layer_norm"
+    steps = {step.name: step for step in found.pipeline}
+    assert steps["split_attention"].form == "native"
+    assert steps["rms_norm_form"].form == "layer_norm"
+    assert "by price: attention=native, rms_norm=layer_norm, 2 ms predicted" in str(found.reasons)
+    assert found.to_json()["pipeline"][0] == "BranchesToWhere()"
+
+
+def test_the_default_can_be_best(priced):
+    found = priced({"default": 4.0, "attention=native": 3.99})
+    assert found.chosen == "default" and found.pipeline == passes.DEFAULT_PIPELINE
+    assert any("default is best" in reason for reason in found.reasons)
+    assert "attention=native, linear=kept" in Priced.asked  # it went on from the best
+
+
+def test_an_inexact_variant_is_left_out(priced):
+    Priced.errors = {"attention=native": 0.02}
+    prices = {"default": 4.0, "attention=native": 1.0, "attention=batched": 3.0}
+    found = priced(prices)
+    assert found.chosen == "attention=batched"
+    assert found.bound == pytest.approx(3e-3)
+    assert any("above 3.0e-03: attention=native" in reason for reason in found.reasons)
+    assert priced(prices, bound=0.05).chosen == "attention=native"
+    with pytest.raises(TuneError, match="keeps the bound"):
+        priced(prices, bound=1e-6)
+
+
+def test_by_latency(priced):
+    Priced.latencies = {"default": 2.0, "attention=batched": 0.5}
+    found = priced({"default": 4.0, "attention=native": 1.0}, by="latency")
+    assert found.chosen == "attention=batched"
+    assert "by price: attention=native" in str(found.reasons)
+    assert "0.5 ms predicted, the default 2 ms: faster" in str(found.reasons)
+
+
+def test_no_latency(priced):
+    class Nothing(dict):
+        def get(self, name, default=None):
+            return None
+
+    Priced.latencies = Nothing()
+    assert "by latency: unknown" in str(priced({"default": 1.0}).reasons)
+    with pytest.raises(TuneError, match="No variant has a latency"):
+        priced({"default": 1.0}, by="latency")
+
+
+def test_a_real_model():
+    found = tune(attention_layer())
+    names = [variant.name for variant in found.ablation.variants]
+    assert {"default", "attention=batched", "linear=kept", "layout=as_written"} <= set(names)
+    prices = {
+        variant.name: variant.figures.on("M4").dispatch_ms for variant in found.ablation.variants
+    }
+    assert prices[found.chosen] <= min(prices.values()) / (1 - tuning.MIN_GAIN)
+    assert found.target == "M4" and found.by == "price"
