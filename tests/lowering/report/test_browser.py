@@ -6,8 +6,8 @@ import time
 
 import pytest
 from ablations import ablation
-from browser import chromium, reason_without
 
+from benchmarks.browser import chromium, open_page, reason_without
 from lowering.report.page import ablations_page, page
 
 if REASON := reason_without():
@@ -39,8 +39,7 @@ def wait(condition, seconds=10.0):
 def opened(driver, address):
     """Opens the page and waits for its charts; seconds it took."""
     start = time.monotonic()
-    driver.get(address)
-    wait(lambda: driver.execute_script("return document.documentElement.dataset.ready"))
+    open_page(driver, address)
     return time.monotonic() - start
 
 

@@ -14,7 +14,7 @@ DRIVERS = ("chromedriver",)
 
 
 def reason_without() -> str:
-    """Why the browser tests cannot run here; empty where they can."""
+    """Why no browser can be opened here; empty where one can."""
     if not any(map(shutil.which, BROWSERS)):
         return f"no browser: none of {', '.join(BROWSERS)} is on the PATH"
     if not any(map(shutil.which, DRIVERS)):
@@ -23,8 +23,14 @@ def reason_without() -> str:
 
 
 @contextmanager
-def chromium(folder: Path, *, width: int = 1300, height: int = 900) -> Iterator[Any]:
-    """A driver with a new profile in ``folder``, no network services, and a console log."""
+def chromium(profile: Path, *, width: int = 1300, height: int = 900) -> Iterator[Any]:
+    """A selenium driver that keeps a console log and uses no network services.
+
+    Args:
+        profile: an empty folder.
+        width: of the window, CSS pixels.
+        height: of the window, CSS pixels.
+    """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -32,7 +38,7 @@ def chromium(folder: Path, *, width: int = 1300, height: int = 900) -> Iterator[
     options.binary_location = next(filter(None, map(shutil.which, BROWSERS)))
     flags = ["headless", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
     flags += ["disable-background-networking", "disable-component-update"]
-    flags += ["disable-dev-shm-usage", f"user-data-dir={folder}", f"window-size={width},{height}"]
+    flags += ["disable-dev-shm-usage", f"user-data-dir={profile}", f"window-size={width},{height}"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         flags.append("no-sandbox")  # Chromium's sandbox refuses root
     for flag in flags:
@@ -45,3 +51,17 @@ def chromium(folder: Path, *, width: int = 1300, height: int = 900) -> Iterator[
         yield driver
     finally:
         driver.quit()
+
+
+def open_page(driver: Any, address: str, seconds: float = 20.0) -> None:
+    """Opens a report and waits until its charts are drawn.
+
+    Raises:
+        TimeoutException: they are not within ``seconds``.
+    """
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver.get(address)
+    WebDriverWait(driver, seconds, poll_frequency=0.02).until(
+        lambda d: d.execute_script("return document.documentElement.dataset.ready")
+    )
