@@ -24,6 +24,7 @@ from lowering.metadata import describe
 from lowering.prepare import Prepared, prepare
 from lowering.quiet import quiet_coremltools
 from lowering.registry import installed
+from lowering.sizes import Sizes, check_enumerated
 from lowering.torch_ops import TORCH_OPS
 from lowering.unsupported import unsupported_ops
 
@@ -51,6 +52,7 @@ def convert(
     compute_units: ct.ComputeUnit = ct.ComputeUnit.CPU_AND_NE,
     inputs: Sequence[ct.TensorType | ct.ImageType] | None = None,
     outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
+    sizes: Sizes | None = None,
     states: Sequence[ct.StateType] = (),
     composites: Sequence[Composite] = (),
     pass_pipeline: ct.PassPipeline | None = None,
@@ -66,6 +68,7 @@ def convert(
         example_inputs: positional inputs for capturing an ``nn.Module``.
         kwargs: keyword inputs for capturing an ``nn.Module``.
         dynamic_shapes: as in ``torch.export.export``; each ``Dim`` becomes a ``RangeDim``.
+            Entries may be left out.
         minimum_deployment_target: iOS16 or later; buffers that the model writes need iOS18.
         compute_precision: ``FLOAT16``, ``FLOAT32`` or an op selector
             (``ct.transform.FP16ComputePrecision``). Float inputs and outputs are float16 with
@@ -76,6 +79,10 @@ def convert(
         inputs: types that replace the program's, by name or position: ``EnumeratedShapes``,
             ``RangeDim``, ``ImageType``, a dtype. What a type leaves open comes from the program.
         outputs: types or names that replace the program's, likewise.
+        sizes: the sizes that each ``Dim`` of ``dynamic_shapes`` may have, by its name, such as
+            ``{"tokens": [64, 128]}``. The package then takes these and their combinations only
+            (``EnumeratedShapes``), for which Core ML may use the ANE (*documented*: coremltools
+            guide); with a range it does not. Several dynamic inputs need iOS18.
         states: types of the states; by default one float16 state per written buffer.
         composites: lowerings for custom operators, see :mod:`lowering.composites`.
         pass_pipeline: coremltools' MIL passes; its default pipeline when absent.
@@ -109,6 +116,7 @@ def convert(
         table,
         inputs=inputs,
         outputs=outputs,
+        sizes=sizes,
         progress=progress,
         states=list(states) or None,
         minimum_deployment_target=minimum_deployment_target,
@@ -159,6 +167,7 @@ def lower(
     compute_precision: Any = ct.precision.FLOAT16,
     inputs: Sequence[ct.TensorType | ct.ImageType] | None = None,
     outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
+    sizes: Sizes | None = None,
     progress: bool = False,
     **options: Any,
 ) -> ct.models.MLModel:
@@ -169,11 +178,13 @@ def lower(
             coremltools refuses the program.
     """
     float_type = types.fp16 if compute_precision == ct.precision.FLOAT16 else types.fp32
+    taken = input_types(prepared, inputs, float_type, sizes)
+    check_enumerated(taken, options["minimum_deployment_target"])
     options = {
         **options,
         "convert_to": "mlprogram",
         "compute_precision": compute_precision,
-        "inputs": input_types(prepared, inputs, float_type) or None,
+        "inputs": taken or None,
         "outputs": output_types(prepared, outputs, float_type),
     }
     graph = prepared.program.graph

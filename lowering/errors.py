@@ -19,6 +19,12 @@ class LoweringError(AnePassesError):
     node = ""
 
 
+class UnboundedSizeError(LoweringError):
+    """A dynamic size of an input has no upper bound."""
+
+    rule = "unbounded-size"
+
+
 class CompositeError(AnePassesError):
     """A composite is wrong: its definition, or what it computes."""
 

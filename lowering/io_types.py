@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import coremltools as ct
@@ -13,13 +13,14 @@ from torch.export import ExportedProgram
 
 from lowering.errors import LoweringError
 from lowering.prepare import Prepared
-
-# The package format has no unbounded dimension; beyond this an "upper bound" is torch's infinity.
-_LARGEST_DIM = 2**31 - 2
+from lowering.sizes import InputShapes, Sizes
 
 
 def input_types(
-    prepared: Prepared, overrides: Sequence[Any] | None, float_type: type
+    prepared: Prepared,
+    overrides: Sequence[Any] | None,
+    float_type: type,
+    sizes: Sizes | None = None,
 ) -> list[ct.TensorType | ct.ImageType]:
     """One type for each input, in call order.
 
@@ -31,6 +32,7 @@ def input_types(
         prepared: the program.
         overrides: the user's ``inputs=``: types matched by name, or by position when unnamed.
         float_type: ``types.fp16`` or ``types.fp32``.
+        sizes: the legal values of every dynamic size; ``None`` for ranges.
 
     Raises:
         LoweringError: an override fits no input, an input is complex, or a dimension has no
@@ -42,14 +44,14 @@ def input_types(
         for node in prepared.program.graph.find_nodes(op="placeholder")
         if node.name in prepared.inputs
     }
-    ranges: dict[str, ct.RangeDim] = {}
+    shapes = InputShapes(prepared.program, sizes)
     found = []
     for name in prepared.inputs:
         override = chosen.get(name)
         if override is not None and override.shape is not None:
             shape: Any = None
         else:
-            shape = _shape(name, values[name], prepared.program, ranges)
+            shape = shapes.of(name, values[name])
         default = ct.TensorType(
             name=name, shape=shape, dtype=_package_type(name, values[name].dtype, float_type)
         )
@@ -141,46 +143,3 @@ def _completed(override: Any, default: ct.TensorType) -> Any:
     if isinstance(completed, ct.TensorType) and completed.dtype is None:
         completed.dtype = default.dtype
     return completed
-
-
-def _shape(
-    name: str, value: torch.Tensor, program: ExportedProgram, ranges: dict[str, ct.RangeDim]
-) -> tuple[Any, ...]:
-    dims = (
-        size
-        if isinstance(size, int)
-        else _range(name, axis, size, program.range_constraints, ranges)
-        for axis, size in enumerate(value.shape)
-    )
-    return tuple(dims) or (1,)
-
-
-def _range(
-    name: str,
-    axis: int,
-    size: torch.SymInt,
-    constraints: Mapping[Any, Any],
-    ranges: dict[str, ct.RangeDim],
-) -> ct.RangeDim:
-    """One RangeDim for each symbol, so that inputs which share a size go on sharing it."""
-    expression = size.node.expr
-    if expression not in constraints:
-        raise LoweringError(
-            f"Axis {axis} of input {name!r} is {expression}, a function of another size",
-            hint="give its shapes in inputs=[ct.TensorType(name, shape)], or capture with "
-            "dynamic_shapes where this axis is a torch.export.Dim of its own",
-        )
-    bounds = constraints[expression]
-    if bounds.upper > _LARGEST_DIM:
-        raise LoweringError(
-            f"Axis {axis} of input {name!r} has no upper bound, and Core ML needs one",
-            hint="capture with dynamic_shapes=... torch.export.Dim(name, min=..., max=...), or "
-            "give the shapes in inputs=[ct.TensorType(name, shape)]",
-        )
-    key = str(expression)
-    if key not in ranges:
-        lower, upper = max(int(bounds.lower), 1), int(bounds.upper)  # Core ML has no empty tensors
-        hint = size.node.hint
-        default = hint if isinstance(hint, int) and lower <= hint <= upper else upper
-        ranges[key] = ct.RangeDim(lower_bound=lower, upper_bound=upper, default=default)
-    return ranges[key]

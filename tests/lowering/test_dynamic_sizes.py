@@ -8,7 +8,10 @@ import transformers as hf
 from torch import nn
 from torch.export import Dim
 
+from frontend.capture import capture
+from frontend.errors import AnePassesError
 from lowering.convert import convert
+from lowering.errors import LoweringError
 from lowering.reference import load
 from passes import optimize_for_ane
 
@@ -150,3 +153,73 @@ def test_half_precision_keeps_the_sizes():
     for batch, tokens in SIZES:
         inputs = draw(batch, tokens)
         assert_close(run(package, inputs), tensors(model(**inputs)), 1e-2)
+
+
+def enumerated(mlmodel):
+    arrays = [entry.type.multiArrayType for entry in mlmodel.get_spec().description.input]
+    return [[tuple(shape.shape) for shape in array.enumeratedShapes.shapes] for array in arrays]
+
+
+def test_listed_sizes_of_several_inputs():
+    build, draw, shapes = CASES["bert_masked"]
+    torch.manual_seed(0)
+    model = build().eval()
+    optimized = optimize_for_ane(model, kwargs=draw(*EXAMPLE), dynamic_shapes=shapes)
+    sizes = {"tokens": [16, 8], "batch": [2]}
+    with pytest.raises(LoweringError, match="one such input below iOS18"):
+        convert(optimized, sizes=sizes, **FP32)
+    mlmodel = convert(optimized, sizes=sizes, minimum_deployment_target=ct.target.iOS18, **FP32)
+    assert enumerated(mlmodel) == [[(2, 8), (2, 16)]] * 2
+    package = load(mlmodel)
+    for tokens in (8, 16):
+        inputs = draw(2, tokens)
+        assert_close(run(package, inputs), tensors(model(**inputs)), 1e-5)
+    with pytest.raises(AnePassesError):
+        run(package, draw(2, 9))
+
+
+class Doubled(nn.Module):
+    def forward(self, x, y):
+        return torch.cat([x, x]) + y
+
+
+def test_sizes_derived_from_listed_ones():
+    rows = Dim("rows", min=1, max=8)
+    pair = torch.randn(2, 3), torch.randn(4, 3)
+    program = capture(Doubled(), pair, dynamic_shapes={"x": {0: rows}, "y": {0: 2 * rows}})
+    options = {**FP32, "minimum_deployment_target": ct.target.iOS18}
+    mlmodel = convert(program, sizes={"rows": [1, 3]}, **options)
+    assert enumerated(mlmodel) == [[(1, 3), (3, 3)], [(2, 3), (6, 3)]]
+    inputs = {"x": torch.randn(3, 3), "y": torch.randn(6, 3)}
+    assert_close(run(load(mlmodel), inputs), [Doubled()(**inputs)], 1e-6)
+    one = convert(program, sizes={"rows": [2]}, **FP32)
+    assert [
+        tuple(entry.type.multiArrayType.shape) for entry in one.get_spec().description.input
+    ] == [
+        (2, 3),
+        (4, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ({"columns": [1]}, "names 'columns', which is no dynamic size"),
+        ({"rows": []}, "no legal sizes"),
+        ({"rows": [4, 9]}, "found: 9"),
+        ({}, "must list every dynamic size"),
+    ],
+)
+def test_sizes_that_do_not_fit(sizes, text):
+    rows = Dim("rows", min=1, max=8)
+    program = capture(Doubled(), (torch.randn(2, 3), torch.randn(4, 3)),
+                      dynamic_shapes={"x": {0: rows}, "y": {0: 2 * rows}})  # fmt: skip
+    with pytest.raises(LoweringError) as caught:
+        convert(program, sizes=sizes, **FP32)
+    assert text in str(caught.value)
+
+
+def test_too_many_listed_sizes():
+    program = capture(nn.ReLU(), (torch.randn(3, 9),), dynamic_shapes={"input": BOTH})
+    with pytest.raises(LoweringError, match="more shapes than Core ML takes"):
+        convert(program, sizes={"batch": range(1, 9), "tokens": range(2, 30)}, **FP32)
