@@ -110,7 +110,8 @@ def _switch_off(rw: Rewriter, node: fx.Node, options: dict[int, tuple[str, Any]]
 
 
 def _random_relu(rw: Rewriter, node: fx.Node) -> None:
-    x, _, lower, upper = arguments(node)[:4]
+    x: Any = node.args[0]
+    lower, upper = argument(node, 2, "lower", 1 / 8), argument(node, 3, "upper", 1 / 3)
     parts = {user.args[1]: user for user in node.users}
     if 1 in parts and parts[1].users:
         rw.decline(node, "its slopes are used as well")
@@ -119,7 +120,8 @@ def _random_relu(rw: Rewriter, node: fx.Node) -> None:
         with rw.at(parts[0]):
             rw.replace(parts[0], rw.emit(aten.leaky_relu.default, x, (lower + upper) / 2))
     _erase_dead(rw, *parts.values(), node)
-    _was_active(rw, "a random leaky ReLU")
+    if argument(node, 4, "training", False):
+        _was_active(rw, "a random leaky ReLU")
 
 
 def _masked(rw: Rewriter, mask: Mask) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.errors import LoweringError
+from lowering.torch_ops.projected_lstm import projected_lstm
 
 aten = torch.ops.aten
 
@@ -59,15 +59,21 @@ def _rnn(activation: str) -> Callable[..., tuple[Var, Var]]:
     return lower
 
 
-def _lstm(mb: Any, x: Var, state: Any, weights: Sequence[Var], has_biases: bool, *_: Any) -> Any:
-    """A projection has no place in MIL's LSTM."""
-    if state[0].shape[-1] != state[1].shape[-1]:
-        raise LoweringError(
-            "An LSTM with proj_size cannot be lowered",
-            op=str(mb.node.target),
-            hint="project the output with a Linear after the LSTM instead",
-        )
-    return NotImplemented
+def _lstm(
+    mb: Any,
+    x: Var,
+    state: Sequence[Var],
+    weights: Sequence[Var],
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> Any:
+    if state[0].shape[-1] == state[1].shape[-1]:
+        return NotImplemented
+    return projected_lstm(mb, x, state, weights, has_biases, layers, bidirectional, batch_first)
 
 
 def _stock(mb: Any, *_: Any) -> Any:

@@ -32,14 +32,15 @@ LONG = {"dtype": torch.int64}
 HEADS, FEW = rand(1, 4, 6, 8), rand(1, 2, 6, 8)
 
 
-def cells(kind, inputs, hidden, *, layers=1, bidirectional=False, bias=True, batch_first=True):
+def cells(kind, inputs, hidden, *, layers=1, bidirectional=False, batch_first=True, **options):
     torch.manual_seed(0)
     net = getattr(nn, kind)(
-        inputs, hidden, layers, bias=bias, bidirectional=bidirectional, batch_first=batch_first
+        inputs, hidden, layers, bidirectional=bidirectional, batch_first=batch_first, **options
     )
+    bias = options.get("bias", True)
     count = layers * (2 if bidirectional else 1)
     batch = 2 if batch_first else 6
-    state = rand(count, batch, hidden)
+    state = rand(count, batch, options.get("proj_size", hidden))
     state = [state, rand(count, batch, hidden)] if kind == "LSTM" else state
     weights = [const(w.detach()) for w in net.parameters()]
     return (SEQUENCE, state, weights, bias, layers, 0.0, False, bidirectional, batch_first)
@@ -275,6 +276,8 @@ SAMPLES = {
         cells("LSTM", 8, 5),
         cells("LSTM", 8, 5, batch_first=False, bias=False),
         cells("LSTM", 8, 5, **BOTH_WAYS),
+        cells("LSTM", 8, 5, proj_size=3, **BOTH_WAYS),
+        cells("LSTM", 8, 5, proj_size=2, bias=False, batch_first=False),
     ],
     aten.gru.input: [cells("GRU", 8, 5), cells("GRU", 8, 5, **BOTH_WAYS)],
     aten.rnn_tanh.input: [cells("RNN", 8, 5), cells("RNN", 8, 5, **BOTH_WAYS)],
@@ -329,6 +332,9 @@ SAMPLES = {
         (rand(2, 9, 80), [8, 10], [3, 3], [1, 1], [1, 1], [1, 1]),
         (rand(1, 8, 16), [9, 8], [2, 2], [1, 1], [0, 0], [2, 2]),
     ],
+    # sizes; those that are not known are tested in test_dynamic_sizes.py
+    aten.expand.default: [(rand(2, 1, 4), [2, 3, 4])],
+    aten.slice.Tensor: [(X, 1, 0, 2), (X, -1, 1, 4, 2)],
     # structure
     aten._to_copy.default: [
         (X * 3, LONG),

@@ -156,6 +156,13 @@ def test_random_leaky_relu():
     assert_same(model.eval(), after, X)
 
 
+def test_random_leaky_relu_that_is_off():
+    model = Function(lambda m, x: nn.functional.rrelu(x) + nn.functional.rrelu(x, 0.1, 0.5))
+    _, after, (report,) = run_pass(model, X, RemoveDropout())
+    assert report.rewrites == 2 and not report.notes
+    assert_same(model, after, X)
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
