@@ -14,7 +14,9 @@ from lowering.cli.common import (
     stdout_console,
     step,
 )
+from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import TARGET_HELP, load_target
+from lowering.cli.pipeline import composites_option
 
 _LEVELS = ("fatal", "wrong", "off-ane", "slow")
 _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
@@ -63,13 +65,21 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 )
 @click.option("--chip", default="M4", show_default=True, help="Chip to predict placement for.")
 @click.option("--quick", is_flag=True, help="Do not lower the program for trial.")
+@composites_option
 @json_option
 @guarded
 def check(
-    target: str, fail_on: str, deployment_target: str, chip: str, quick: bool, as_json: bool
+    target: str,
+    fail_on: str,
+    deployment_target: str,
+    chip: str,
+    quick: bool,
+    composites: str | None,
+    as_json: bool,
 ) -> None:
     """See ``HELP``."""
     with step("Loading the model"):
+        lowerings = () if composites is None else load_composites(composites)
         loaded = load_target(target)
     with step("Looking for obstacles"):
         import coremltools as ct
@@ -81,6 +91,8 @@ def check(
             loaded.model,
             loaded.args,
             kwargs=loaded.kwargs,
+            dynamic_shapes=loaded.dynamic_shapes,
+            composites=lowerings,
             minimum_deployment_target=ct.target[deployment_target],
             target=chip,
             trial=not quick,

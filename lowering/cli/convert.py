@@ -13,6 +13,7 @@ from lowering.cli.common import guarded, json_option, print_json, stdout_console
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import TARGET_HELP, Target, load_target
 from lowering.cli.pipeline import attention_option, composites_option, optimized, pipeline_option
+from lowering.cli.sizes import sizes_option
 
 _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 _PRECISIONS = ("float16", "float32")
@@ -28,6 +29,7 @@ package appears whole or not at all. Works on any OS.
 Examples:
   ane-passes convert model.py:tiny -o tiny.mlpackage
   ane-passes convert model.py:tiny -o tiny.mlpackage --target iOS18 --attention native
+  ane-passes convert model.py:tiny -o tiny.mlpackage --sizes tokens=64,128
   ane-passes convert model.pt2 -o plain.mlpackage --no-optimize --json
 
 Exit codes: 0 converted, 2 the model or the call needs attention.
@@ -63,6 +65,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 @attention_option
 @pipeline_option
 @composites_option
+@sizes_option
 @json_option
 @guarded
 def convert(
@@ -75,6 +78,7 @@ def convert(
     attention: str | None,
     pipeline: Path | None,
     composites: str | None,
+    sizes: tuple[tuple[str, list[int]], ...],
     as_json: bool,
 ) -> None:
     """See ``HELP``."""
@@ -84,7 +88,14 @@ def convert(
         loaded = load_target(target)
     model: Any = loaded if no_optimize else optimized(loaded, attention, pipeline)
     with step("Converting to an ML Program"):
-        mlmodel = _converted(model, deployment_target, precision, compute_units, lowerings)
+        mlmodel = _converted(
+            model,
+            deployment_target,
+            precision,
+            compute_units,
+            composites=lowerings,
+            sizes=dict(sizes) or None,
+        )
     with step("Saving"):
         from lowering.save import save
 
@@ -94,7 +105,7 @@ def convert(
 
 
 def _converted(
-    model: Any, deployment_target: str, precision: str, compute_units: str, composites: Any
+    model: Any, deployment_target: str, precision: str, compute_units: str, **more: Any
 ) -> Any:
     import coremltools as ct
 
@@ -104,11 +115,12 @@ def _converted(
         "minimum_deployment_target": ct.target[deployment_target],
         "compute_precision": ct.precision[precision.upper()],
         "compute_units": ct.ComputeUnit[compute_units.upper().replace("-", "_")],
-        "composites": composites,
         "skip_model_load": True,  # the command saves the package and does not run it
+        **more,
     }
     if isinstance(model, Target):
-        return convert_program(model.model, model.args, kwargs=model.kwargs, **options)
+        options |= {"kwargs": model.kwargs, "dynamic_shapes": model.dynamic_shapes}
+        return convert_program(model.model, model.args, **options)
     return convert_program(model, **options)
 
 

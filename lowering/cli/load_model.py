@@ -31,7 +31,8 @@ TARGET names a function that returns the model and what to call it with, or a sa
   model.pt2                what torch.export.save wrote
 
 The function takes no arguments and returns (model, example_inputs) or (model, args, kwargs);
-a model alone will do where example inputs can be inferred:
+a model alone will do where example inputs can be inferred. A fourth part is dynamic_shapes, as
+torch.export takes it:
 
 \b
   def tiny():
@@ -51,7 +52,7 @@ _LOAD_ERRORS = (
     pickle.UnpicklingError,
 )
 _FORMS = "module:function, path/to/file.py:function or program.pt2"
-_RETURNS = "(model, example_inputs), (model, args, kwargs) or a model"
+_RETURNS = "(model, example_inputs), (model, args, kwargs[, dynamic_shapes]) or a model"
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,14 @@ class Target:
         model: a module or an exported program.
         args: positional example inputs; ``None`` means that they are to be inferred.
         kwargs: keyword example inputs.
+        dynamic_shapes: as for ``torch.export.export``; ``None`` where every size is fixed.
     """
 
     name: str
     model: nn.Module | ExportedProgram
     args: Any = None
     kwargs: dict[str, Any] = field(default_factory=dict)
+    dynamic_shapes: Any = None
 
 
 def load_target(text: str) -> Target:
@@ -164,11 +167,11 @@ def _unpacked(name: str, value: Any, text: str) -> Target:
 
     if isinstance(value, (nn.Module, ExportedProgram)):
         return Target(name, value)
-    if isinstance(value, tuple) and len(value) in (2, 3):
+    if isinstance(value, tuple) and len(value) in (2, 3, 4):
         model, args, *rest = value
         kwargs = rest[0] if rest else {}
         if isinstance(model, (nn.Module, ExportedProgram)) and isinstance(kwargs, dict):
-            return Target(name, model, args, kwargs)
+            return Target(name, model, args, kwargs, *rest[1:])
     kinds = (
         "(" + ", ".join(type(part).__name__ for part in value) + ")"
         if isinstance(value, tuple)

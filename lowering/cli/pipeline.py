@@ -120,5 +120,6 @@ def optimized(target: Target, attention: str | None, pipeline: Path | None = Non
             target.model,
             target.args,
             kwargs=target.kwargs,
+            dynamic_shapes=target.dynamic_shapes,
             pipeline=chosen_passes(attention, pipeline),
         )
