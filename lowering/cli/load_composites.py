@@ -29,7 +29,7 @@ def load_composites(text: str) -> tuple[Composite, ...]:
         found: Any = [value for value in vars(module).values() if isinstance(value, Composite)]
     else:
         found = getattr(module, name, ())
-        found = [found] if isinstance(found, Composite) else list(found)
+        found = list(found) if isinstance(found, list | tuple) else [found]
     if not found or not all(isinstance(entry, Composite) for entry in found):
         raise TargetError(
             "There is no composite",
