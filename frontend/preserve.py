@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from frontend.decompositions import decompositions
 from frontend.errors import CaptureError
 
 # operator -> why it stays whole. Each is one op (or one well-known idiom) of MIL, so that
@@ -86,8 +87,10 @@ def preserved_ops() -> dict[torch._ops.OpOverload, str]:
 
 
 def decomposition_table() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
-    """Torch's default export decompositions without the preserved operators."""
+    """Torch's export decompositions and ours, without the preserved operators."""
     table = torch.export.default_decompositions()
+    for operator, decomposition in decompositions().items():
+        table[operator] = decomposition
     for op in preserved_ops():
         table.pop(op, None)
     return table

@@ -1,0 +1,60 @@
+"""Operators taken apart that torch's export leaves whole, and MIL has no form of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+# torch takes these apart elsewhere (for its own compiler), not in an export.
+_TORCHS_OWN = (_aten.dist.default, _aten.ldexp.Tensor)
+
+
+def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """``x[start:end] @ weight[e]`` for each expert e, whose rows end at ``offsets[e]``.
+
+    Which rows are whose depends on data, so every expert sees every row and the right one's
+    result is chosen: one product of fixed shape, E times the work.
+
+    Args:
+        x: (S, K), rows in the order of the experts.
+        weight: (E, K, N).
+        offsets: (E,) integers, ascending.
+
+    Returns:
+        (S, N); rows behind the last offset are zero.
+    """
+    rows = torch.arange(x.shape[0], device=x.device)
+    starts = torch.nn.functional.pad(offsets[:-1], (1, 0))
+    mine = (rows >= starts.unsqueeze(1)) & (rows < offsets.unsqueeze(1))
+    every = torch.matmul(x.unsqueeze(0), weight)
+    return torch.where(mine.unsqueeze(-1), every, 0.0).sum(0)
+
+
+def _grouped_mm(
+    x: Tensor,
+    weight: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Any:
+    if x.dim() != 2 or weight.dim() != 3 or offs is None or bias is not None:
+        return NotImplemented
+    return grouped_mm(x, weight, offs).to(out_dtype or x.dtype)
+
+
+def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
+    """Operator to function, for the operators that are there.
+
+    Mixtures of experts in ``transformers`` call an operator of that library, which exists once
+    it is imported.
+    """
+    table: dict[Any, Callable[..., Any]] = dict(torch._decomp.get_decompositions(_TORCHS_OWN))
+    table[_aten._grouped_mm.default] = _grouped_mm
+    if hasattr(torch.ops.transformers, "grouped_mm_fallback"):
+        table[torch.ops.transformers.grouped_mm_fallback.default] = grouped_mm
+    return table
