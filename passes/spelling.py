@@ -38,7 +38,7 @@ def scalar(rw: Rewriter, value: Any) -> float | None:
         return None
     if value.meta["val"].dtype is torch.bool:
         return None
-    tensor = rw.value(value)
+    tensor = rw.value(value).detach()
     if tensor.numel() == 0:
         return None
     flat = tensor.reshape(-1)

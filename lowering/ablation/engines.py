@@ -16,7 +16,10 @@ from lowering.ablation.tasks import Task, run_task
 from lowering.quiet import quiet_third_parties
 
 Done = tuple[Task, dict[str, Any]]
-_DIED = "the process that worked on it died twice; it may need more memory than there is"
+_DIED: dict[str, Any] = {
+    "failure": "the process that worked on it died twice; it may need more memory than there is",
+    "died": True,
+}
 
 
 class EngineError(AnePassesError):
@@ -104,7 +107,7 @@ class LocalPool:
                 return self._started().submit(run_task, task).result()
             except BrokenProcessPool:
                 self._stop()
-        return {"failure": _DIED}
+        return _DIED
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -193,7 +196,7 @@ class DaskCluster:
             try:
                 result = submitted(task).result()
             except KilledWorker:
-                result = {"failure": _DIED}
+                result = _DIED
             yield task, result
 
     def _data(self, task: Task) -> Any:

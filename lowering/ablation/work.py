@@ -38,7 +38,8 @@ class Work:
             if kept is not None:
                 self._keep(missing.pop(key), kept)
         for task, result in self.engine.run(list(missing.values())):
-            if self.cache is not None:
+            # A process may die of what else the machine does: the next run tries again.
+            if self.cache is not None and not result.get("died"):
                 self.cache.put(task, result)
             self._keep(task, result)
         return {task.key: self._found[task.key] for task in tasks}

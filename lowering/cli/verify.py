@@ -15,7 +15,9 @@ from lowering.cli.common import (
     stdout_console,
     step,
 )
+from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import TARGET_HELP, load_target
+from lowering.cli.pipeline import composites_option
 
 HELP = f"""Run a package on any OS and compare its outputs with the original's.
 
@@ -56,6 +58,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
     help="How the package is computed, as for predict.",
 )
 @click.option("--no-locate", is_flag=True, help="Compare outputs only; do not look for the op.")
+@composites_option
 @json_option
 @guarded
 def verify(
@@ -65,10 +68,13 @@ def verify(
     threshold: float | None,
     precision: str,
     no_locate: bool,
+    composites: str | None,
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
     with step("Loading the model"):
+        if composites is not None:
+            load_composites(composites)  # defines the operators of a saved program
         loaded = load_target(target)
     with step("Repeating the passes"):
         from lowering.reference import load

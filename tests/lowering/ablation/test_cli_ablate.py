@@ -130,6 +130,15 @@ def test_composites_convert_and_verify(folder):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["mil_ops"]["silu"] == 1
 
+    # Weights are drawn anew by each command: verify against the very program.
+    program = folder / "custom.pt2"
+    saved = run(folder, "optimize", target(folder, "custom"), "-o", program, cache=False)
+    assert saved.exit_code == 0, saved.output
+    result = run(folder, "convert", program, "-o", package, *where, cache=False)
+    assert result.exit_code == 0, result.output
+    result = run(folder, "verify", package, program, *where, cache=False)
+    assert result.exit_code == 0, result.output
+
 
 def test_tune_says_why_and_saves(folder):
     chosen = folder / "chosen.json"

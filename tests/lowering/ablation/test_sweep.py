@@ -118,6 +118,22 @@ def test_a_second_run_does_only_what_is_missing(once, tmp_path):
     assert fresh.labels == whole.labels
 
 
+def test_what_a_process_died_of_is_tried_again(tmp_path):
+    class Dying(InProcess):
+        def run(self, tasks):
+            for task, result in super().run(tasks):
+                yield (
+                    task,
+                    {"failure": "died", "died": True} if "original" in task.label else result,
+                )
+
+    (default, original, *_) = swept(engine=Dying(), cache=Cache(tmp_path)).variants
+    assert default.figures is not None and original.failure == "died"
+    engine = Counted()
+    assert not swept(engine=engine, cache=Cache(tmp_path)).variant("original").failure
+    assert engine.labels == ["mlp: original"]
+
+
 def test_a_damaged_entry_is_measured_again(tmp_path):
     engine = Counted()
     swept(engine=engine, cache=Cache(tmp_path))
