@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,11 @@ from lowering.registry import installed
 from lowering.sizes import Sizes, check_enumerated
 from lowering.torch_ops import TORCH_OPS
 from lowering.unsupported import unsupported_ops
+
+
+class WrittenInputWarning(UserWarning):
+    """The model changes its caller's tensors, and the package will not."""
+
 
 # What coremltools raises for programs it cannot take, from its checks and from its passes.
 _COREMLTOOLS_ERRORS = (
@@ -105,6 +111,7 @@ def convert(
         )
     program = program_of(model, example_inputs, kwargs, dynamic_shapes)
     check_states(program, minimum_deployment_target, states)
+    _warn_of_written_inputs(program)
     table = lowering_table(composites)
     is_fp16 = compute_precision == ct.precision.FLOAT16
     prepared = prepare(program, fp16=is_fp16)
@@ -128,6 +135,18 @@ def convert(
     )
     describe(mlmodel, prepared, getattr(model, "pipeline", ()), getattr(model, "reports", ()))
     return mlmodel
+
+
+def _warn_of_written_inputs(program: ExportedProgram) -> None:
+    written = sorted(program.graph_signature.user_inputs_to_mutate.values())
+    if written:
+        warnings.warn(
+            f"the model writes to its inputs {', '.join(map(repr, written))} in place; the package "
+            "computes with the new values and leaves the caller's as they are. Return them if "
+            "they are wanted",
+            WrittenInputWarning,
+            stacklevel=3,
+        )
 
 
 def program_of(

@@ -57,6 +57,8 @@ class Prepared:
 def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
     """Copy ``program``; drop constant inputs and outputs; give each output a node of its own.
 
+    Writes to inputs are dropped as well; what the program computes with them is kept.
+
     Args:
         program: stays as it is.
         fp16: every float will be rounded to fp16. Finite literals and constants beyond its range
@@ -77,6 +79,8 @@ def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
     returned: list[fx.Node] = []
     arguments = cast(tuple[fx.Node, ...], program.graph.output_node().args[0])
     for spec, argument in zip(signature.output_specs, arguments, strict=True):
+        if spec.kind is OutputKind.USER_INPUT_MUTATION:
+            continue  # the caller's tensor is out of a package's reach
         if spec.kind is not OutputKind.USER_OUTPUT:
             returned.append(copies[argument])
         elif isinstance(spec.arg, ConstantArgument):

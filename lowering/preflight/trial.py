@@ -23,6 +23,8 @@ from lowering.unsupported import unsupported_nodes
 
 # Each failed lowering costs one more attempt at the whole program.
 MAX_ATTEMPTS = 20
+# One finding, whatever operators it concerns: sizes are the inputs', prices a whole stretch's.
+_OF_NO_OPERATOR = ("shape.symbolic", "segment.price")
 
 
 def try_lowering(
@@ -134,12 +136,10 @@ def _place(
             continue
         reasons[op.reason.rule] = op.reason
         rule = Rule(op.reason.rule, Severity.OFF_ANE, "", remedy=op.reason.hint)
-        # A stretch that is not worth its switches is one finding, whatever it consists of.
-        stretch = op.reason.rule == "segment.price"
         findings.add(
             rule,
             f"{op.reason.sentence} (predicted)",
-            op="" if stretch else op.op_type,
+            op="" if op.reason.rule in _OF_NO_OPERATOR else op.op_type,
             place=Place(op.source.module, op.source.line),
         )
     on_ane = sum(op.device == "ane" for op in made.ops)
