@@ -26,13 +26,15 @@ class Block:
 
     Attributes:
         module: path of the one that is shown, such as ``encoder.layer.0``.
-        count: how many modules of the model are like it.
+        count: how many modules have the same operators, this one included.
+        family: how many numbered modules stand beside it, this one included.
         before: as captured, in torch's operators; ``None`` without the original.
         after: as converted, in MIL's operators.
     """
 
     module: str
     count: int
+    family: int
     before: OpGraph | None
     after: OpGraph
 
@@ -41,6 +43,7 @@ class Block:
         return {
             "module": self.module,
             "count": self.count,
+            "family": self.family,
             "before": None if self.before is None else self.before.to_json(),
             "after": self.after.to_json(),
         }
@@ -60,18 +63,24 @@ def repeated_block(
     found = repeated_module(signed)
     if found is None:
         return None
-    module, count = found
+    module, count, family = found
     before = None
     if original is not None and original.captured is not None:
         before = merged(_torch_items(original.captured.graph.nodes, module))
-    return Block(module, count, before, merged(_mil_items(plan, ops, module)))
+    return Block(module, count, family, before, merged(_mil_items(plan, ops, module)))
 
 
-def repeated_module(ops: Iterable[tuple[str, Hashable]]) -> tuple[str, int] | None:
-    """The first of the equal numbered modules that hold most operators, and how many there are.
+def repeated_module(ops: Iterable[tuple[str, Hashable]]) -> tuple[str, int, int] | None:
+    """The numbered module that stands for most operators.
+
+    Of modules beside each other, such as ``layer.0`` and ``layer.1``, those with the same operators
+    count together. Where no two are the same, the largest group of modules is taken as it is.
 
     Args:
         ops: module path of each operator, and what makes it equal to another.
+
+    Returns:
+        Its path, how many have the same operators, and how many stand beside it.
     """
     contents: dict[str, Counter[Hashable]] = defaultdict(Counter)
     for path, sign in ops:
@@ -79,16 +88,27 @@ def repeated_module(ops: Iterable[tuple[str, Hashable]]) -> tuple[str, int] | No
         for end, part in enumerate(parts, 1):
             if _NUMBER.fullmatch(part):
                 contents[".".join(parts[:end])][sign] += 1
+    families: dict[str, list[str]] = defaultdict(list)
     alike: dict[tuple[str, frozenset[tuple[Hashable, int]]], list[str]] = defaultdict(list)
     for module, counts in contents.items():
-        family = module.rpartition(".")[0]
-        alike[family, frozenset(counts.items())].append(module)
+        parent = module.rpartition(".")[0]
+        families[parent].append(module)
+        alike[parent, frozenset(counts.items())].append(module)
+
+    def weight(modules: list[str]) -> tuple[int, int]:
+        # Of groups with the same operators, such as stages of one block each, the outermost.
+        return sum(contents[m].total() for m in modules), -modules[0].count(".")
+
     repeated = [modules for modules in alike.values() if len(modules) > 1]
-    if not repeated:
+    if repeated:
+        best = max(repeated, key=weight)
+        return best[0], len(best), len(families[best[0].rpartition(".")[0]])
+    groups = [modules for modules in families.values() if len(modules) > 1]
+    if not groups:
         return None
-    # Of families that hold the same operators, such as a stage and its only block, the outermost.
-    best = max(repeated, key=lambda m: (len(m) * contents[m[0]].total(), -m[0].count(".")))
-    return best[0], len(best)
+    # The first and the last often hold what belongs to the model's ends.
+    best = max(groups, key=weight)
+    return best[len(best) // 2], 1, len(best)
 
 
 def _is_inside(path: str, module: str) -> bool:

@@ -76,7 +76,7 @@ def operators(report: Report) -> Table:
         Column("working set, MB", "number", 2),
         Column("module", "code"),
         Column("source", "code"),
-        Column("passes"),
+        Column("passes", "code"),
         Column("kept from the ANE by", "code"),
         Column("why", "detail"),
     )

@@ -13,23 +13,23 @@ from lowering.report.op_graph import Item, merged
 def test_the_repeated_module_is_found():
     rows = [("embed", "gather")]
     rows += [(f"layer.{i}.fc", sign) for i in range(3) for sign in ("conv", "gelu")]
-    assert repeated_module(rows) == ("layer.0", 3)
+    assert repeated_module(rows) == ("layer.0", 3, 3)
 
 
 def test_modules_that_differ_are_not_alike():
     rows = [("layer.0", "conv"), ("layer.1", "gelu"), ("layer.2", "conv"), ("layer.3", "conv")]
-    assert repeated_module(rows) == ("layer.0", 3)
-    assert repeated_module(rows[:2]) is None
+    assert repeated_module(rows) == ("layer.0", 3, 4)
+    assert repeated_module(rows[:2]) == ("layer.1", 1, 2)
 
 
 def test_of_nested_families_the_one_with_most_operators_is_shown():
     stages = [(f"stages.{s}.blocks.{b}", f"conv{s}") for s in (0, 1) for b in range(2 + 7 * s)]
-    assert repeated_module(stages) == ("stages.1.blocks.0", 9)
+    assert repeated_module(stages) == ("stages.1.blocks.0", 9, 9)
 
 
 def test_of_equal_families_the_outermost_is_shown():
     rows = [(f"stage.{s}.block.0", "conv") for s in range(3)]
-    assert repeated_module(rows) == ("stage.0", 3)
+    assert repeated_module(rows) == ("stage.0", 3, 3)
 
 
 @pytest.mark.parametrize("rows", [[], [("", "conv")], [("a.b", "conv")], [("layer.0", "conv")]])
