@@ -58,14 +58,18 @@ def layout(graph: OpGraph) -> Layout:
 
 
 def _layers(graph: OpGraph) -> list[int]:
-    """Longest path from the top; values from outside stand right above their first reader."""
+    """Longest path from the top; what is fed from outside stands right above its first reader."""
     layers = [0] * len(graph.vertices)
+    readers: dict[int, list[int]] = defaultdict(list)
+    fed_inside = set()
     for start, end in graph.edges:  # sorted by start, and every edge leads forward
         layers[end] = max(layers[end], layers[start] + 1)
-    for index, vertex in enumerate(graph.vertices):
-        readers = [layers[end] for start, end in graph.edges if start == index]
-        if vertex.is_input and readers:
-            layers[index] = min(readers) - 1
+        readers[start].append(end)
+        if not graph.vertices[start].is_input:
+            fed_inside.add(end)
+    for index in reversed(range(len(graph.vertices))):
+        if index not in fed_inside and readers[index]:
+            layers[index] = min(layers[reader] for reader in readers[index]) - 1
     return layers
 
 

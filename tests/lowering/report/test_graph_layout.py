@@ -55,3 +55,12 @@ def test_a_chain_is_straight_beside_its_residual():
     placed = layout(graph)
     inner = [x for (x, _), v in zip(placed.places, graph.vertices, strict=True) if "op" in v.label]
     assert max(inner) - min(inner) < 0.05 * WIDTH
+
+
+def test_what_comes_from_outside_stands_above_its_reader():
+    items = [Item("side", "unsqueeze", (1,), ("mask",))]
+    items += [Item(f"b{i}", f"op{i}", (1,), (f"b{i - 1}" if i else "x",)) for i in range(5)]
+    items.append(Item("sum", "add", (1,), ("b4", "side")))
+    graph = merged(items)
+    rows = dict(zip([v.label for v in graph.vertices], layout(graph).places, strict=True))
+    assert rows["unsqueeze"][1] == rows["op4"][1] < rows["add"][1]
