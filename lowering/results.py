@@ -10,6 +10,7 @@ from torch import fx
 
 from frontend.source import source_of
 from lowering.errors import LoweringError
+from lowering.integers import wrapped
 
 # MIL has no 64-bit types and no bfloat16; wider torch types narrow to these.
 MIL_DTYPE: dict[torch.dtype, str] = {
@@ -53,6 +54,7 @@ def _conformed(var: Any, expected: Any, node: fx.Node) -> Any:
     if not types.is_tensor(var.sym_type) and not types.is_scalar(var.sym_type):
         return var
     _check_shape(var, expected, node)
+    var = wrapped(var, expected, node)
     wanted = MIL_DTYPE.get(expected.dtype)
     found = types.builtin_to_string(var.dtype)
     if wanted is None or found == wanted or (wanted == "int32" and types.is_int(var.dtype)):

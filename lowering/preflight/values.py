@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowering.integers import ARITHMETIC
 from lowering.preflight.rules import Severity
 from lowering.reference.dtypes import FP16_MAX
 
@@ -25,18 +26,6 @@ _FILLS = frozenset(
         _aten.scalar_tensor,
     }
 )  # fmt: skip
-# Integer operators whose result is wrong if an operand is held at the end of int32; the others
-# compare, select or move values, and a value held there still is the largest.
-_ARITHMETIC = frozenset(
-    {
-        _aten.add, _aten.sub, _aten.rsub, _aten.mul, _aten.neg, _aten.pow, _aten.remainder,
-        _aten.fmod, _aten.floor_divide, _aten.div, _aten.sum, _aten.cumsum, _aten.prod,
-        _aten.cumprod, _aten.bitwise_and, _aten.bitwise_or, _aten.bitwise_xor,
-        _aten.bitwise_not, _aten.bitwise_left_shift, _aten.bitwise_right_shift, _aten.__and__,
-        _aten.__or__, _aten.__xor__, _aten.__lshift__, _aten.__rshift__, _aten.matmul, _aten.mm,
-    }
-)  # fmt: skip
-
 Problem = tuple[str, str, Severity | None]
 
 
@@ -56,7 +45,7 @@ def problem_of(target: Any, args: Sequence[Any], results: Any, beyond: bool) -> 
         if not result.is_floating_point():
             low, high = (int(value) for value in result.aminmax())
             found = f"values from {low:,} to {high:,}, outside of int32"
-            wrong = packet in _ARITHMETIC
+            wrong = packet in ARITHMETIC
             return None if beyond and not wrong else ("int64-range", found, _severity(wrong))
         if beyond:
             return None
@@ -65,7 +54,7 @@ def problem_of(target: Any, args: Sequence[Any], results: Any, beyond: bool) -> 
             return "fp16-large-constant", f"it fills in {peak:.3g}", None
         if peak > FP16_MAX:
             return "fp16-overflow", f"values up to {peak:.3g} on the example inputs", None
-    if beyond and packet in _ARITHMETIC and any(_is_int64(t) for t in tensors(results)):
+    if beyond and packet in ARITHMETIC and any(_is_int64(t) for t in tensors(results)):
         return "int64-range", "it computes with integers outside of int32", Severity.WRONG
     return None
 

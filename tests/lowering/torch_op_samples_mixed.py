@@ -1,0 +1,22 @@
+"""Samples for operators on mixed dtypes, and on sizes that other tests make dynamic."""
+
+import torch
+
+aten = torch.ops.aten
+
+X = torch.linspace(-3, 3, 12).reshape(3, 4)
+N = torch.arange(-6, 6).reshape(3, 4)
+B = torch.tensor([[True, False, False, True], [False] * 4, [True] * 4])
+
+SAMPLES = {
+    aten.stack.default: [([X, N],), ([N, X, B], -1), ([X, X], 1)],
+    aten.softmax.int: [(N, -1, torch.float32), (X, 0)],
+    aten.max.dim: [(B, 1), (B, 0, True), (X, -1)],
+    aten.min.dim: [(B, 1), (B, -1, True), (N, 0)],
+    aten.max.default: [(B,), (X,)],
+    aten.min.default: [(B,), (N,)],
+    aten.amax.default: [(B, [1]), (B,), (X, [0, 1], True)],
+    aten.amin.default: [(B, [-1], True), (X, [1])],
+    aten.expand.default: [(X[:1], [3, 4]), (X[:, :1], [2, 3, -1])],
+    aten.slice.Tensor: [(X, 1, 0, 2), (X, 0, -2)],
+}
