@@ -8,6 +8,7 @@ from passes.assign_layout import AssignLayout
 from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
 from passes.channel_norm import ChannelNorm
+from passes.complex_to_real import ComplexToReal
 from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.eliminate_common import EliminateCommon
 from passes.fold_batch_norm import FoldBatchNorm
@@ -43,6 +44,7 @@ def default_pipeline(
         BranchesToWhere(),
         RemoveDropout(),
         FoldConstants(),
+        ComplexToReal(),
         SimplifyAlgebra(),
         SimplifyIndex(),
         SimplifyViews(),

@@ -2,7 +2,7 @@
 
 Dropped silently in the torch.export route: ``alpha`` of ``add`` and ``sub``, which are keywords
 there (apple/coremltools#2573). Wrong: ``reciprocal``, since MIL's ``inverse`` adds 1e-4 to its
-input (apple/coremltools#2773).
+input (apple/coremltools#2773), and ``atan2`` on the negative half of the x axis.
 """
 
 from __future__ import annotations
@@ -111,6 +111,17 @@ def _hypot(mb: Any, x: Var, y: Var) -> Var:
     return mb.sqrt(x=mb.add(x=mb.square(x=x), y=mb.square(x=y)))
 
 
+def _atan2(mb: Any, y: Any, x: Any) -> Var:
+    """The angle of (x, y); coremltools gives 0 for y = 0 beside a negative x. -0.0 is as 0.0."""
+    y, x = (cast(mb, value, mb.result.dtype) for value in (y, x))
+    upright = mb.equal(x=x, y=0.0)
+    slope = mb.real_div(x=y, y=mb.select(cond=upright, a=1.0, b=x))
+    half_turn = mb.select(cond=mb.less(x=y, y=0.0), a=-math.pi, b=math.pi)
+    angle = mb.atan(x=slope)
+    angle = mb.select(cond=mb.less(x=x, y=0.0), a=mb.add(x=angle, y=half_turn), b=angle)
+    return mb.select(cond=upright, a=mb.mul(x=mb.sign(x=y), y=math.pi / 2), b=angle)
+
+
 def _extreme(op_type: str) -> Callable[..., Var]:
     """``fmax`` and ``fmin`` of numbers; a NaN is not told apart."""
 
@@ -210,6 +221,7 @@ TABLE = {
     aten.acosh.default: _of_float(_acosh),
     aten.asinh.default: _of_float(_asinh),
     aten.hypot.default: _hypot,
+    aten.atan2.default: _atan2,
     aten.fmax.default: _extreme("maximum"),
     aten.fmin.default: _extreme("minimum"),
     aten.copysign.Tensor: _copysign,

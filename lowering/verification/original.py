@@ -129,7 +129,12 @@ class Original:
         """What the original computes in float32: written buffers by name, tensor outputs."""
         states, outputs = _results(self.first, self.leaves)
         if self.module is not None:
-            outputs = _called(_private_copy(self.module), self.first, self.leaves)
+            try:
+                outputs = _called(_private_copy(self.module), self.first, self.leaves)
+            except _HALF_ERRORS:
+                # It casts to half precision itself and cannot be run in float32; its program,
+                # captured from it and cast as a whole, can.
+                return states, outputs
         return states, outputs
 
     def in_half(self) -> list[Tensor] | None:

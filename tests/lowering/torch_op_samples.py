@@ -56,6 +56,7 @@ BITWISE_NUMBER = [(B, True), (B, False), (INTEGERS, 0x1F0), (INTEGERS, -7), (BYT
 NUMBER_BITWISE = [(True, B), (9, INTEGERS)]
 SHIFTS = [(N, 2), (N, 0)]
 SHIFTS_TENSOR = [(N, const(torch.tensor(2))), (N, J.abs()), (N[:, :1], J.abs())]
+AXES = torch.tensor([[0.0, 0.0, 1.0, -1.0, 0.0, -2.0], [1.0, -1.0, 0.0, 0.0, 0.0, -1.0]])
 SORTED = const(torch.tensor([-1.0, 0.0, 0.0, 0.5]))
 WHOLE_SORTED = const(torch.tensor([-2, 0, 3]))
 TIES = whole(2, 5, 7, low=0, high=4)
@@ -103,6 +104,7 @@ SAMPLES = {
     aten.acosh.default: [(POSITIVE + 1,)],
     aten.asinh.default: [(X * 20,)],
     aten.hypot.default: [(X, Y)],
+    aten.atan2.default: [(X, Y), (AXES[0], AXES[1])],
     aten.fmax.default: [(X, Y), (N, J)],
     aten.fmin.default: [(X, Y)],
     aten.copysign.Tensor: [(X, Y)],
