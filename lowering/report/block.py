@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from lowering.verification import Original
 from lowering.verification.fx_values import is_tensor
 
 _NUMBER = re.compile(r"\d+")
+# Modules of fewer operators, such as those of an nn.Sequential, are no blocks.
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def repeated_module(ops: Iterable[tuple[str, Hashable]]) -> tuple[str, int, int]
     """The numbered module that stands for most operators.
 
     Of modules beside each other, such as ``layer.0`` and ``layer.1``, those with the same operators
-    count together. Where no two are the same, the largest group of modules is taken as it is.
+    count together. Where no two are the same, one that has most in common with another is taken.
 
     Args:
         ops: module path of each operator, and what makes it equal to another.
@@ -88,6 +90,7 @@ def repeated_module(ops: Iterable[tuple[str, Hashable]]) -> tuple[str, int, int]
         for end, part in enumerate(parts, 1):
             if _NUMBER.fullmatch(part):
                 contents[".".join(parts[:end])][sign] += 1
+    contents = {m: counts for m, counts in contents.items() if counts.total() >= _FEWEST}
     families: dict[str, list[str]] = defaultdict(list)
     alike: dict[tuple[str, frozenset[tuple[Hashable, int]]], list[str]] = defaultdict(list)
     for module, counts in contents.items():
@@ -103,12 +106,21 @@ def repeated_module(ops: Iterable[tuple[str, Hashable]]) -> tuple[str, int, int]
     if repeated:
         best = max(repeated, key=weight)
         return best[0], len(best), len(families[best[0].rpartition(".")[0]])
-    groups = [modules for modules in families.values() if len(modules) > 1]
-    if not groups:
-        return None
     # The first and the last often hold what belongs to the model's ends.
-    best = max(groups, key=weight)
-    return best[len(best) // 2], 1, len(best)
+    groups = {modules[len(modules) // 2]: modules for modules in families.values()}
+    similar = [m for m, modules in groups.items() if _is_similar(contents, m, modules[-2:])]
+    if not similar:
+        return None
+    best_module = max(similar, key=lambda m: weight(groups[m]))
+    return best_module, 1, len(groups[best_module])
+
+
+def _is_similar(contents: Mapping[str, Counter[Hashable]], module: str, last: list[str]) -> bool:
+    """Whether ``module`` has most of its operators in common with another of the ``last``."""
+    most = contents[module].total() / 2
+    return any(
+        (contents[module] & contents[other]).total() > most for other in last if other != module
+    )
 
 
 def _is_inside(path: str, module: str) -> bool:

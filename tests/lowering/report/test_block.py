@@ -10,29 +10,41 @@ from lowering.report.block import repeated_module
 from lowering.report.op_graph import Item, merged
 
 
+def modules(**signs):
+    """Operators of modules: ``layer_0="abc"`` has three, of different kinds."""
+    return [(path.replace("_", "."), sign) for path, text in signs.items() for sign in text]
+
+
 def test_the_repeated_module_is_found():
     rows = [("embed", "gather")]
-    rows += [(f"layer.{i}.fc", sign) for i in range(3) for sign in ("conv", "gelu")]
+    rows += [(f"layer.{i}.fc", sign) for i in range(3) for sign in ("conv", "gelu", "conv")]
     assert repeated_module(rows) == ("layer.0", 3, 3)
 
 
 def test_modules_that_differ_are_not_alike():
-    rows = [("layer.0", "conv"), ("layer.1", "gelu"), ("layer.2", "conv"), ("layer.3", "conv")]
+    rows = modules(layer_0="abc", layer_1="xyz", layer_2="abc", layer_3="bca")
     assert repeated_module(rows) == ("layer.0", 3, 4)
-    assert repeated_module(rows[:2]) == ("layer.1", 1, 2)
+
+
+def test_of_modules_that_all_differ_one_with_much_in_common_is_shown():
+    assert repeated_module(modules(layer_0="abcd", layer_1="abce")) == ("layer.1", 1, 2)
+    assert repeated_module(modules(layer_0="abcd", layer_1="wxyd")) is None
 
 
 def test_of_nested_families_the_one_with_most_operators_is_shown():
-    stages = [(f"stages.{s}.blocks.{b}", f"conv{s}") for s in (0, 1) for b in range(2 + 7 * s)]
-    assert repeated_module(stages) == ("stages.1.blocks.0", 9, 9)
+    rows = modules(a_0_b_0="rst", a_0_b_1="rst", **{f"a_1_b_{i}": "xyz" for i in range(9)})
+    assert repeated_module(rows) == ("a.1.b.0", 9, 9)
 
 
 def test_of_equal_families_the_outermost_is_shown():
-    rows = [(f"stage.{s}.block.0", "conv") for s in range(3)]
+    rows = modules(**{f"stage_{s}_block_0": "abc" for s in range(3)})
     assert repeated_module(rows) == ("stage.0", 3, 3)
 
 
-@pytest.mark.parametrize("rows", [[], [("", "conv")], [("a.b", "conv")], [("layer.0", "conv")]])
+@pytest.mark.parametrize(
+    "rows",
+    [[], modules(a_b="abc"), modules(layer_0="abc"), modules(**{"0": "a", "1": "a", "2": "b"})],
+)
 def test_nothing_repeats(rows):
     assert repeated_module(rows) is None
 
