@@ -17,6 +17,7 @@ from torch_op_samples_mixed import SAMPLES as MIXED
 from lowering.check_composite import check_composite
 from lowering.composites import Composite
 from lowering.convert import convert
+from lowering.errors import LoweringError
 from lowering.reference import predict
 from lowering.torch_ops import TORCH_OPS
 
@@ -92,7 +93,31 @@ def test_attention_stays_one_operator_on_ios18():
     np.testing.assert_allclose(got, Scaled()(HEADS, FEW), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 1, 5), (2, 2)], ids=str)
+def test_singular_values(shape):
+    class Norms(nn.Module):
+        def forward(self, x):
+            return torch.linalg.svdvals(x), torch.linalg.matrix_norm(x, "nuc")
+
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    mlmodel = convert(Norms(), (x,), compute_precision=FLOAT32, skip_model_load=True)
+    for inputs in (x, torch.zeros(shape)):
+        found = predict(mlmodel, {"x": inputs.numpy()}).values()
+        for got, want in zip(found, Norms()(inputs), strict=True):
+            np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-4, atol=1e-5)
+
+
+def test_singular_vectors_are_refused():
+    class Vectors(nn.Module):
+        def forward(self, x):
+            return torch.linalg.svd(x)[0]
+
+    with pytest.raises(LoweringError, match="vectors never"):
+        convert(Vectors(), (torch.eye(3),), skip_model_load=True)
+
+
 def test_every_lowering_has_samples():
-    # Its other results are for the backward pass; test_embedding_bag.py calls it.
-    first_result_only = {torch.ops.aten._embedding_bag.default}
-    assert set(TORCH_OPS) == set(SAMPLES) | VALUELESS | IDENTITIES | first_result_only
+    # Lowered in part: without the results for the backward pass (test_embedding_bag.py calls it),
+    # and without the singular vectors (tested above).
+    in_part = {aten._embedding_bag.default, aten._linalg_svd.default}
+    assert set(TORCH_OPS) == set(SAMPLES) | VALUELESS | IDENTITIES | in_part
