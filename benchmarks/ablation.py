@@ -3,7 +3,8 @@
 Weights are random, in the architecture's real width. Everything that concerns the ANE is predicted.
 A second run reads what the first one kept.
 
-Writes to --output: ablation.md, ablation.csv, and for each model MODEL.json and MODEL.html.
+Writes to --output: ablation.html with all models, ablation.md, ablation.csv, and for each model
+MODEL.json and MODEL.html.
 """
 
 from __future__ import annotations
@@ -152,6 +153,7 @@ def main(
     with step("Importing"):
         from lowering.ablation.sweep import Model, Settings, ablate
         from lowering.ablation.tables import ablation_csv, ablation_markdown
+        from lowering.report.page import ablations_page
         from lowering.text_file import write_text
     start = time.perf_counter()
     models = [Model(name, *_arguments(name)) for name in names or MODELS]
@@ -162,6 +164,7 @@ def main(
         output.mkdir(parents=True, exist_ok=True)
         write_text("\n\n".join(map(ablation_markdown, found)) + "\n", output / "ablation.md")
         write_text(ablation_csv(found), output / "ablation.csv")
+        write_text(ablations_page(found, CHIP), output / "ablation.html")
         for ablation in found:
             with step(f"Reporting {ablation.model}"):
                 write_reports(ablation, output)
