@@ -95,6 +95,28 @@ def hf(name: str, model: str, draw: Draw, *, part: str = "", **options: Any) -> 
     return Entry(name, build, draw, ("transformers",))
 
 
-def first_parameter(module: nn.Module) -> Tensor:
-    """Some parameter of ``module``: tells its dtype."""
-    return next(module.parameters())
+def settle_batch_norms(module: nn.Module, arguments: Inputs) -> None:
+    """Sets the statistics of batch norms to those of one call, as training would.
+
+    With the mean 0 and variance 1 of a new layer, values of a deep random net shrink below what
+    half precision can hold, and nothing can be said about its fp16 package.
+    """
+
+    def set_statistics(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        (x,) = given
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        if x.numel() > x.shape[1]:
+            norm.running_mean = x.mean(axes)
+            norm.running_var = x.var(axes)
+
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    hooks = [
+        norm.register_forward_pre_hook(set_statistics)
+        for norm in norms
+        if norm.running_mean is not None
+    ]
+    if hooks:
+        with torch.no_grad():
+            module(**arguments)
+    for hook in hooks:
+        hook.remove()

@@ -66,6 +66,7 @@ VISION: tuple[Entry, ...] = (
         **_VIT,
         image_size=512,
         window_size=14,
+        initializer_range=0.02,  # the default is 1e-10
         global_attn_indexes=[1],
     ),
     hf(
@@ -97,7 +98,7 @@ VISION: tuple[Entry, ...] = (
     hf("glpn-depth", "GLPNForDepthEstimation", image(256), **_STAGES),
     hf("poolformer", "PoolFormerModel", image(), **_STAGES),
     hf("levit", "LevitModel", image(), depths=[1, 1, 1]),
-    hf("cvt", "CvtModel", image(), depth=[1, 1, 1]),
+    hf("cvt", "CvtModel", image(), depth=[1, 2, 3]),
     hf("convnext", "ConvNextModel", image(), **_STAGES),
     hf("convnextv2", "ConvNextV2ForImageClassification", image(), **_STAGES),
     hf("resnet", "ResNetForImageClassification", image(), depths=[2, 1, 1, 1]),
