@@ -74,6 +74,7 @@ def placement(report: Report) -> Spec:
             "type": op.op_type,
             "device": op.device,
             "price": op.chosen_ms,
+            "in": ", ".join(map(shape_text, report.input_shapes[index])) or "–",
             "out": shape_text(op.figures.shape),
             "why": op.reason.sentence if op.reason else "–",
             "module": op.source.module or "–",
@@ -84,6 +85,7 @@ def placement(report: Report) -> Spec:
     tooltip = [
         {"field": "op", "title": "operator"},
         {"field": "type"},
+        {"field": "in", "title": "inputs"},
         {"field": "out", "title": "output"},
         {"field": "device", "title": "device (predicted)"},
         {"field": "price", "title": "price, ms (predicted)", "format": ".4f"},

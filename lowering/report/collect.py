@@ -61,6 +61,7 @@ def collect(
         ),
         made,
         _edges(program.ops),
+        tuple(tuple(tensor.shape for tensor in op.facts.runtime) for op in program.ops),
         repeated_block(made, program.ops, original),
         accuracy,
         ablation,

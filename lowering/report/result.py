@@ -75,6 +75,7 @@ class Report:
         package: the file.
         plan: where it is *predicted* to run.
         edges: data flow, pairs of indices into ``plan.ops`` (who makes a value, who reads it).
+        input_shapes: for each of ``plan.ops``, shapes of what it reads while the program runs.
         block: the repeated module, ``None`` where nothing repeats.
         accuracy: how far its values are from the original's, *measured* in the interpreter;
             ``None`` without an original.
@@ -84,6 +85,7 @@ class Report:
     package: PackageFacts
     plan: Plan
     edges: tuple[tuple[int, int], ...]
+    input_shapes: tuple[tuple[tuple[int, ...], ...], ...]
     block: Block | None = None
     accuracy: Accuracy | None = None
     ablation: Ablation | None = None
@@ -111,6 +113,7 @@ class Report:
             "package": self.package.to_json(),
             "plan": self.plan.to_json(),
             "edges": [list(edge) for edge in self.edges],
+            "input_shapes": [[list(shape) for shape in shapes] for shapes in self.input_shapes],
             "block": None if self.block is None else self.block.to_json(),
             "accuracy": None if self.accuracy is None else self.accuracy.to_json(),
             "ablation": None if self.ablation is None else self.ablation.to_json(),

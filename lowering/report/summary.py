@@ -130,9 +130,16 @@ def _error(report: Report) -> str:
     yardstick = (
         f"; torch's own half precision comes to {worst.yardstick:.1e}" if worst.yardstick else ""
     )
+    wrong = outputs.divergence
+    culprit = (
+        f" The first operator to go wrong is {wrong.op_type} {wrong.op} ({wrong.source}): "
+        f"{wrong.reason}."
+        if wrong is not None
+        else ""
+    )
     return (
         f"Run in the interpreter, output {worst.name} is {worst.rel_l2:.1e} from the original's "
-        f"(relative L2, {worst.threshold:.1e} allowed{yardstick})."
+        f"(relative L2, {worst.threshold:.1e} allowed{yardstick}).{culprit}"
     )
 
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from lowering.report import ablation as of_ablation
 from lowering.report.result import Report
 from lowering.report.summary import facts, sentences
 from lowering.report.tables import Column, Table, all_tables, operators
@@ -30,6 +31,11 @@ def markdown(report: Report) -> str:
             rows = sorted(rows, key=lambda row: -row[price])[:_ROWS]
             title += f": the {_ROWS} most expensive of {len(table.rows)}"
         lines += ["", f"## {title}", "", table.note, "", *_rows(table.columns, rows)]
+    if report.ablation is not None:
+        chip = of_ablation.chip_of(report.ablation, report.plan.target)
+        table = of_ablation.table(report.ablation, chip)
+        lines += ["", f"## {table.title}", "", table.note, "", *_rows(table.columns, table.rows)]
+        lines += ["", *(f"- {note}" for note in of_ablation.notes(report.ablation, chip))]
     if report.plan.advice:
         lines += ["", "## What would change the placement (predicted)", ""]
         lines += [f"- {advice.sentence}" for advice in report.plan.advice]

@@ -15,7 +15,7 @@ from lowering.report.ablation_overview import cells, overview, overview_table
 from lowering.report.page import ablations_page, page
 from lowering.report.result import ReportError
 from lowering.report.summary import sentences
-from lowering.report.write import read_ablation, read_ablations
+from lowering.report.write import read_ablation, read_ablations, written
 
 
 def values(spec):
@@ -96,6 +96,11 @@ def test_the_page_shows_the_ablation(report):
     for name in ("time-0", "price-0", "prefix-0"):
         assert f'id="chart-{name}"' in text
     assert 'data-table="ablation-0"' in text
+
+
+def test_markdown_has_the_ablation(report):
+    text = written(replace(report, ablation=ablation()), "md")
+    assert "## Ablation" in text and "| `without one` | without |" in text
 
 
 def test_models_side_by_side():

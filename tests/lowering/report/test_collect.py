@@ -42,6 +42,13 @@ def test_edges_are_the_data_flow(report, package):
     assert {(names[a], names[b]) for a, b in report.edges} == expected
 
 
+def test_shapes_of_what_is_read(report):
+    shapes = dict(zip([op.op_type for op in report.plan.ops], report.input_shapes, strict=True))
+    assert shapes["softmax"] == ((1, 128, 1, 128),)
+    assert shapes["add"] == ((1, 256, 1, 128),) * 2
+    assert shapes["conv"] == ((1, 1024, 1, 128),)  # weights are no inputs
+
+
 def test_the_block_before_and_after(report, alone):
     block = report.block
     assert block.module.startswith("layers.") and block.family == 3 and block.count in (2, 3)
@@ -94,6 +101,8 @@ def test_a_wrong_weight_shows_where_it_is(package):
     bad = next(point for point in points if point.rel_l2 > 0.05)
     assert ops[bad.op].facts.op_type == "conv"
     assert "layers.1.up" in str(read_program(package).sources.lookup(bad.value))
+    found = collect(package, model, args)
+    assert any("first operator to go wrong is conv" in line for line in sentences(found))
 
 
 def test_values_of_another_meaning_are_left_out(package, monkeypatch):
