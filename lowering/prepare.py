@@ -136,12 +136,17 @@ def _copied_graph(
         copy.name = node.name
         value = copy.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor):
-            copy.meta["val"] = value.to(_INPUT_DTYPES.get(value.dtype, value.dtype))
+            copy.meta["val"] = contiguous(value.to(_INPUT_DTYPES.get(value.dtype, value.dtype)))
         known = _known_fp16_argument if fp16 else _known_dtype
         copy.args = fx.node.map_aggregate(copy.args, known)
         copy.kwargs = fx.node.map_aggregate(copy.kwargs, known)
         copies[node] = copy
     return copied, copies
+
+
+def contiguous(value: torch.Tensor) -> torch.Tensor:
+    """A fake tensor laid out in order: a package's inputs have no strides."""
+    return value if value.is_contiguous() else value.new_empty(value.shape)
 
 
 def _known_dtype(argument: Any) -> Any:

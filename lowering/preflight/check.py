@@ -22,6 +22,14 @@ from lowering.preflight.trial import try_lowering
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.pipeline import Pass, PassReport, run
 
+# Passes that choose the form of an operator; the others tidy up.
+_FORMS = frozenset(
+    {
+        "canonical_linear", "fuse_attention", "split_attention", "linear_to_conv1x1",
+        "conv1d_to_conv2d", "channel_norm", "rms_norm_form",
+    }
+)  # fmt: skip
+
 
 def preflight(
     model: nn.Module | ExportedProgram,
@@ -144,7 +152,7 @@ def _declined(reports: Sequence[PassReport], findings: Findings) -> None:
     for report in reports:
         for declined in report.declined:
             findings.add(
-                "rewrite-declined",
+                "form-declined" if report.name in _FORMS else "rewrite-declined",
                 f"{report.name}: {declined.reason}",
                 op=declined.op,
                 place=Place(declined.source.module, declined.source.line),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lowering.planner.capabilities import Reason
@@ -36,7 +36,8 @@ class Finding:
         severity: how much it matters here.
         op: torch's or MIL's name of the operator, ``""`` where none is meant.
         message: what was found, one sentence without a full stop.
-        places: one for each occurrence, in program order.
+        count: how many times it occurs.
+        places: where, as far as it is known, in program order.
         automatic: what is done about it, ``""`` for nothing.
         remedy: what the user can do, ``""`` for nothing.
     """
@@ -45,14 +46,10 @@ class Finding:
     severity: Severity
     op: str
     message: str
+    count: int = 1
     places: tuple[Place, ...] = ()
     automatic: str = ""
     remedy: str = ""
-
-    @property
-    def count(self) -> int:
-        """How many times it occurs, at least once."""
-        return max(len(self.places), 1)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; equal places are listed once."""
@@ -73,9 +70,7 @@ class Finding:
 class Findings:
     """Collects findings; equal ones at several places become one."""
 
-    _found: dict[tuple[str, str, str, Severity], tuple[Finding, list[Place]]] = field(
-        default_factory=dict
-    )
+    _found: dict[tuple[str, str, str, Severity], Finding] = field(default_factory=dict)
 
     def add(
         self,
@@ -90,19 +85,18 @@ class Findings:
     ) -> None:
         """One occurrence; what is not given comes from the rule."""
         kind = RULES[rule] if isinstance(rule, str) else rule
-        finding = Finding(
-            kind.id,
-            kind.severity if severity is None else severity,
-            op,
-            message,
-            (),
-            kind.automatic if automatic is None else automatic,
-            kind.remedy if remedy is None else remedy,
+        self._take(
+            Finding(
+                kind.id,
+                kind.severity if severity is None else severity,
+                op,
+                message,
+                1,
+                (place,) if place is not None and place != Place() else (),
+                kind.automatic if automatic is None else automatic,
+                kind.remedy if remedy is None else remedy,
+            )
         )
-        key = (finding.rule, op, message, finding.severity)
-        places = self._found.setdefault(key, (finding, []))[1]
-        if place is not None:
-            places.append(place)
 
     def has(self, rule: str) -> bool:
         """A finding of ``rule`` is among them."""
@@ -110,16 +104,21 @@ class Findings:
 
     def take(self, others: Findings) -> None:
         """Adds what ``others`` found."""
-        for key, (finding, places) in others._found.items():
-            self._found.setdefault(key, (finding, []))[1].extend(places)
+        for finding in others._found.values():
+            self._take(finding)
 
     def all(self) -> tuple[Finding, ...]:
         """Worst first; within a severity in the order of discovery."""
-        merged = [
-            Finding(f.rule, f.severity, f.op, f.message, tuple(places), f.automatic, f.remedy)
-            for f, places in self._found.values()
-        ]
-        return tuple(sorted(merged, key=lambda finding: -finding.severity))
+        return tuple(sorted(self._found.values(), key=lambda finding: -finding.severity))
+
+    def _take(self, finding: Finding) -> None:
+        key = (finding.rule, finding.op, finding.message, finding.severity)
+        known = self._found.get(key)
+        if known is not None:
+            finding = replace(
+                known, count=known.count + finding.count, places=known.places + finding.places
+            )
+        self._found[key] = finding
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,18 @@ from lowering.planner.plan import plan
 from lowering.preflight.program_scan import place_of
 from lowering.preflight.result import Findings, Place, Placement
 from lowering.preflight.rules import Rule, Severity
-from lowering.prepare import Prepared, prepare
+from lowering.prepare import Prepared, contiguous, prepare
 from lowering.unsupported import unsupported_nodes
 
 # Each failed lowering costs one more attempt at the whole program.
 MAX_ATTEMPTS = 20
 # One finding, whatever operators it concerns: sizes are the inputs', prices a whole stretch's.
 _OF_NO_OPERATOR = ("shape.symbolic", "segment.price")
+_NOT_WORTH = (
+    "the ANE can run it, but going there costs more than it saves, by the dispatcher's price"
+)
+# Padding is worth a word where it is most of what is stored, and that is not small.
+_PADDING_PER_BYTE, _LARGE_BYTES = 3.0, 1 << 16
 
 
 def try_lowering(
@@ -84,7 +89,7 @@ def cut(prepared: Prepared, nodes: Collection[fx.Node]) -> str | None:
         first = next(n for n in graph.nodes if n.op != "placeholder")
         with graph.inserting_before(first):
             stand_in = graph.placeholder(f"{node.name}_cut")
-        stand_in.meta = {**node.meta, "debug_handle": node.meta.get("debug_handle", 0)}
+        stand_in.meta = {**node.meta, "val": contiguous(node.meta["val"])}
         node.replace_all_uses_with(stand_in)
         spec = InputSpec(InputKind.USER_INPUT, TensorArgument(stand_in.name), None)
         signature.input_specs.append(spec)
@@ -117,6 +122,8 @@ def _is_bounded(size: Any) -> bool:
 
 
 def _add(findings: Findings, error: LoweringError, node: fx.Node | None) -> None:
+    if node is None and findings.has(error.rule):
+        return  # the program itself has shown it
     findings.add(
         error.rule,
         error.message.partition("\n")[0],
@@ -132,15 +139,23 @@ def _place(
     made = plan(model, target=chip, sources=sources_of(model, prepared))
     reasons = {}
     for op in made.ops:
+        place = Place(op.source.module, op.source.line)
         if op.reason is None:
+            figures = op.figures
+            if figures.padding >= _PADDING_PER_BYTE and figures.working_set_bytes >= _LARGE_BYTES:
+                share = figures.padding / (1 + figures.padding)
+                sizes = "×".join(map(str, figures.shape))
+                message = f"{share:.0%} of what {sizes} takes is padding (predicted)"
+                findings.add("padding", message, op=op.op_type, place=place)
             continue
         reasons[op.reason.rule] = op.reason
         rule = Rule(op.reason.rule, Severity.OFF_ANE, "", remedy=op.reason.hint)
+        sentence = _NOT_WORTH if op.reason.rule == "segment.price" else op.reason.sentence
         findings.add(
             rule,
-            f"{op.reason.sentence} (predicted)",
+            f"{sentence} (predicted)",
             op="" if op.reason.rule in _OF_NO_OPERATOR else op.op_type,
-            place=Place(op.source.module, op.source.line),
+            place=place,
         )
     on_ane = sum(op.device == "ane" for op in made.ops)
     return Placement(made.target, len(made.ops), on_ane, complete, reasons)

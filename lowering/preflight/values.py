@@ -17,6 +17,8 @@ INT32 = torch.iinfo(torch.int32)
 FP16_TINIEST = 2.0**-25
 
 _aten = torch.ops.aten
+# Beyond this a number is a stand-in for infinity.
+_NO_SCALE = 1e30
 # Where a tiny constant keeps a divisor, a root's or a logarithm's argument away from zero.
 _GUARDS = frozenset({_aten.add, _aten.clamp, _aten.clamp_min, _aten.maximum, _aten.sub})
 # Operators that put a constant among the activations as it is.
@@ -50,7 +52,7 @@ def problem_of(target: Any, args: Sequence[Any], results: Any, beyond: bool) -> 
         if beyond:
             return None
         peak = finite_peak(result)
-        if packet in _FILLS or _has_large_number(args):
+        if packet in _FILLS or _masks(args):
             return "fp16-large-constant", f"it fills in {peak:.3g}", None
         if peak > FP16_MAX:
             return "fp16-overflow", f"values up to {peak:.3g} on the example inputs", None
@@ -104,5 +106,7 @@ def _is_int64(tensor: Tensor) -> bool:
     return tensor.dtype is torch.int64
 
 
-def _has_large_number(args: Sequence[Any]) -> bool:
-    return any(isinstance(value, float) and abs(value) > FP16_MAX for value in args)
+def _masks(args: Sequence[Any]) -> bool:
+    """A number is meant to block: nothing is scaled by a large negative one, or by the largest."""
+    numbers = [value for value in args if isinstance(value, float)]
+    return any(number < -FP16_MAX or number > _NO_SCALE for number in numbers)
