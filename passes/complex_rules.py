@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -64,8 +64,9 @@ class Parts:
 
     def fitted(self, part: Any, node: fx.Node) -> fx.Node:
         """``part`` in the shape of ``node``, which it may have been broadcast to."""
-        if part is None:
-            return self.zeros(node)
+        if not isinstance(part, fx.Node):
+            size = list(shape(node))
+            return self.emit(aten.full.default, size, part or 0.0, dtype=torch.float32)
         if shape(part) == shape(node):
             return part
         return self.emit(aten.expand.default, part, list(shape(node)))
@@ -77,19 +78,32 @@ Rule = Callable[[Parts, fx.Node], "Pair | fx.Node | str"]
 
 def _partwise(parts: Parts, node: fx.Node) -> Pair:
     """Views, slices, joins, sums: the operator on each part alone."""
-    return tuple(  # type: ignore[return-value]
-        parts.emit(
-            node.target,
-            *fx.node.map_arg(node.args, partial(_part, parts, i)),
-            **{k: v for k, v in node.kwargs.items() if k != "dtype"},
-        )
-        for i in (0, 1)
+    joins = node.target in _JOINS
+
+    def part(i: int) -> fx.Node:
+        args = fx.node.map_arg(node.args, lambda n: _part(parts, n, i, joins))
+        kwargs = {k: v for k, v in node.kwargs.items() if k != "dtype"}
+        return parts.emit(node.target, *args, **kwargs)
+
+    return part(0), part(1)
+
+
+def _part(parts: Parts, node: fx.Node, i: int, joins: bool) -> fx.Node:
+    """One part of an operand; a real one is joined with zeros, or is an index for both."""
+    if node in parts.pairs:
+        return parts.pairs[node][i]
+    return parts.zeros(node) if joins and i == 1 else node
+
+
+def _where(parts: Parts, node: fx.Node) -> Pair:
+    condition, *sides = node.args
+    one, other = (
+        [_part(parts, side, i, joins=True) for i in (0, 1)]  # type: ignore[arg-type]
+        for side in sides
     )
-
-
-def _part(parts: Parts, i: int, node: fx.Node) -> fx.Node:
-    found = parts.of(node)[i]
-    return parts.zeros(node) if found is None else found
+    return tuple(  # type: ignore[return-value]
+        parts.emit(aten.where.self, condition, *both) for both in zip(one, other, strict=True)
+    )
 
 
 def _filled(parts: Parts, node: fx.Node) -> Pair | str:
@@ -261,7 +275,15 @@ def _c2r(parts: Parts, node: fx.Node) -> fx.Node | str:
     return found or dft.complex_to_real(parts.rw, parts.pairs[x], axes, normalization, length)  # type: ignore[arg-type]
 
 
+# Their operands are joined to one result, real ones with an imaginary part of zero.
+_JOINS = (
+    aten.cat.default,
+    aten.stack.default,
+    aten.slice_scatter.default,
+    aten.select_scatter.default,
+)
 _PARTWISE = (
+    *_JOINS,
     aten.reshape.default,
     aten.permute.default,
     aten.unsqueeze.default,
@@ -269,24 +291,36 @@ _PARTWISE = (
     aten.expand.default,
     aten.slice.Tensor,
     aten.select.int,
-    aten.cat.default,
-    aten.stack.default,
     aten.flip.default,
     aten.roll.default,
     aten.index.Tensor,
     aten.index_select.default,
-    aten.slice_scatter.default,
-    aten.select_scatter.default,
     aten.clone.default,
     aten.neg.default,
     aten.sum.dim_IntList,
     aten.mean.dim,
     aten.diagonal.default,
+    aten.gather.default,
+    aten.squeeze.dim,
+    aten.squeeze.default,
+    aten.repeat.default,
+    aten.tile.default,
+    aten.constant_pad_nd.default,
+    aten.pad.default,
+    aten.unfold.default,
+    aten.cumsum.default,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.unbind.int,
+    operator.getitem,
+    aten.sum.default,
+    aten.mean.default,
 )
 
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(_PARTWISE, _partwise),
     aten.full.default: _filled,
+    aten.where.self: _where,
     aten.complex.default: _joined,
     aten.polar.default: _polar,
     aten.exp.default: _exp,

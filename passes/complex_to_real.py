@@ -38,6 +38,10 @@ class ComplexToReal:
                     refused.add(node)
                     if reason:
                         rw.decline(node, reason)
+            elif node.op == "output":
+                for result in node.all_input_nodes:
+                    if result in parts.pairs:
+                        rw.decline(result, "it is a result, and a package gives real numbers only")
             elif any(argument in parts.pairs for argument in node.all_input_nodes):
                 _leave(parts, node, refused)
 
@@ -47,7 +51,7 @@ def _split(parts: Parts, node: fx.Node, refused: set[fx.Node]) -> str | None:
     rw = parts.rw
     if any(argument in refused for argument in node.all_input_nodes):
         return ""
-    if rw.is_constant(node):
+    if isinstance(node.meta["val"], torch.Tensor) and rw.is_constant(node):
         value = torch.view_as_real(rw.value(node).resolve_conj())
         name = rw.constant_name(node) if node.op == "placeholder" else node.name
         parts.pairs[node] = (
@@ -71,7 +75,7 @@ def _split(parts: Parts, node: fx.Node, refused: set[fx.Node]) -> str | None:
 
 def _leave(parts: Parts, node: fx.Node, refused: set[fx.Node]) -> None:
     """Rewrites an operator that makes a real value of complex ones."""
-    if node.op == "output" or any(argument in refused for argument in node.all_input_nodes):
+    if any(argument in refused for argument in node.all_input_nodes):
         return
     rule = RULES.get(node.target)
     if rule is None:
@@ -87,5 +91,6 @@ def _leave(parts: Parts, node: fx.Node, refused: set[fx.Node]) -> None:
 
 
 def _is_complex(node: fx.Node) -> bool:
-    value: Any = node.meta.get("val")
-    return node.op != "output" and isinstance(value, torch.Tensor) and value.is_complex()
+    value: Any = node.meta.get("val") if node.op != "output" else None
+    values = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(part, torch.Tensor) and part.is_complex() for part in values)
