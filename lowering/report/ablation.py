@@ -20,6 +20,8 @@ _COLOURS = {
 # Names of the charts.
 CHARTS = ("time", "price", "prefix")
 _ROW = 19
+# Longer lists of names are left to the table.
+_LISTED = 6
 # Prices that differ by a smaller part are drawn as equal.
 SAME_PRICE = 0.005
 _LONGEST_NAME = 200  # pixels
@@ -35,8 +37,8 @@ def table(ablation: Ablation, chip: str) -> Table:
     rows = tuple(_row(ablation, variant, chip) for variant in ablation.variants)
     columns = (
         Column("variant", "code"),
-        Column("kind"),
-        Column("beside the default"),
+        Column("kind", "code"),
+        Column("beside the default", "code"),
         Column("time, ms", "number", 3),
         Column("from", "number", 3),
         Column("to", "number", 3),
@@ -76,7 +78,8 @@ def notes(ablation: Ablation, chip: str) -> list[str]:
             ratio = ablation.difference(ablation.variant(name), chip).latency_ratio
             lines.append(f"{name}: {verdict}, {ratio:.2f} × the default's predicted time")
     if none := verdicts.get("no measurable difference"):
-        lines.append(f"no measurable difference (within the interval): {'; '.join(none)}")
+        names = "; ".join(none) if len(none) <= _LISTED else f"{len(none)} variants"
+        lines.append(f"no measurable difference (within the interval): {names}")
     idle = [
         variant.name.removeprefix("without ")
         for variant in ablation.variants
@@ -178,9 +181,10 @@ def _frame(rows: list[dict[str, Any]]) -> Spec:
 def _times(rows: list[dict[str, Any]]) -> Spec:
     known = [row for row in rows if row["ms"] is not None]
     default = [row for row in known if row["verdict"] == "default"]
-    x = {"field": "ms", "type": "quantitative", "title": "time, ms (predicted, with its interval)"}
+    x = {"field": "ms", "type": "quantitative", "title": "time, ms (predicted)"}
     names = _names(known)
-    colour = {**_COLOUR, "legend": {"values": sorted({row["verdict"] for row in known})}}
+    verdicts = sorted({row["verdict"] for row in known})
+    colour = {**_COLOUR, "legend": {"values": verdicts, "columns": 1}}
     band = {
         "data": {"values": default},
         "mark": {"type": "rect", "color": "var(--accent)", "opacity": 0.1},
