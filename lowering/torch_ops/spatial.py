@@ -7,7 +7,7 @@ takes an anti-aliased resize for a plain one (pytorch/executorch#5728), and cann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,36 @@ def _resized(mb: Any, x: Var, *_: Any) -> Any:
         for axis, (size, wanted) in enumerate(zip(x.shape[-2:], out, strict=True))
     )
     return mb.matmul(x=mb.matmul(x=rows, y=x), y=columns, transpose_y=True)
+
+
+def _resized_sequence(linear: bool) -> Callable[..., Any]:
+    """A sequence of unknown length, by a factor: coremltools leaves its own extra axis in place."""
+
+    def lower(mb: Any, x: Var, size: Any, *options: Any) -> Any:
+        if isinstance(x.shape[-1], (int, np.integer)):
+            return NotImplemented
+        factor = options[-1][0] if options[-1] else _growth(mb.node)
+        if factor is None:
+            return NotImplemented
+        image = mb.expand_dims(x=x, axes=[2])
+        if linear:
+            wide = mb.upsample_bilinear(
+                x=image, scale_factor_width=float(factor), align_corners=bool(options[0])
+            )
+        else:
+            wide = mb.upsample_nearest_neighbor(x=image, scale_factor_width=float(factor))
+        return mb.squeeze(x=wide, axes=[2])
+
+    return lower
+
+
+def _growth(node: Any) -> float | None:
+    """By what number the last size is multiplied, None where it is not one number."""
+    sizes = [n.meta["val"].shape[-1] for n in (node, node.args[0])]
+    if any(isinstance(size, int) for size in sizes):
+        return None
+    ratio = sizes[0].node.expr / sizes[1].node.expr
+    return float(ratio) if ratio.is_number else None
 
 
 def _axis_matrix(node: Any, size: int, wanted: int, axis: int) -> np.ndarray:
@@ -244,6 +274,8 @@ TABLE = {
     aten._upsample_bicubic2d_aa.vec: _resized,
     aten._upsample_bilinear2d_aa.default: _resized,
     aten._upsample_bilinear2d_aa.vec: _resized,
+    aten.upsample_nearest1d.vec: _resized_sequence(linear=False),
+    aten.upsample_linear1d.vec: _resized_sequence(linear=True),
     aten.grid_sampler_2d.default: _grid_sampler,
     aten.convolution.default: _convolution,
     aten.im2col.default: _im2col,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch_op_samples import FEW, HEADS, IDENTITIES, IMAGE, VALUELESS, X, aten
+from torch_op_samples import FEW, HEADS, IDENTITIES, IMAGE, SIGNAL, VALUELESS, X, aten
 from torch_op_samples import SAMPLES as PLAIN
 from torch_op_samples_mixed import SAMPLES as MIXED
 
@@ -91,6 +91,33 @@ def test_attention_stays_one_operator_on_ios18():
     assert "scaled_dot_product_attention" in ops and "softmax" not in ops
     (got,) = predict(mlmodel, {"q": HEADS.numpy(), "k": FEW.numpy()}).values()
     np.testing.assert_allclose(got, Scaled()(HEADS, FEW), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("nearest", {}),
+        ("nearest", {"recompute_scale_factor": True}),
+        ("linear", {}),
+        ("linear", {"align_corners": True, "recompute_scale_factor": True}),
+    ],
+)
+def test_sequences_of_any_length_grow(mode, options):
+    class Grows(nn.Module):
+        def forward(self, x):
+            return nn.functional.interpolate(x, scale_factor=2, mode=mode, **options)
+
+    x = SIGNAL[:, :, :7]
+    length = torch.export.Dim("length", min=2, max=20)
+    mlmodel = convert(
+        Grows(),
+        (SIGNAL,),
+        dynamic_shapes={"x": {2: length}},
+        compute_precision=FLOAT32,
+        skip_model_load=True,
+    )
+    (got,) = predict(mlmodel, {"x": x.numpy()}).values()
+    np.testing.assert_allclose(got, Grows()(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 1, 5), (2, 2)], ids=str)

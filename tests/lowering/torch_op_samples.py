@@ -315,6 +315,9 @@ SAMPLES = {
     aten._upsample_bicubic2d_aa.vec: RESIZE_VEC,
     aten._upsample_bilinear2d_aa.default: RESIZE,
     aten._upsample_bilinear2d_aa.vec: RESIZE_VEC,
+    # of a length that is not known: test_torch_ops.py
+    aten.upsample_nearest1d.vec: [(SIGNAL, None, [2.0]), (SIGNAL, [7], None)],
+    aten.upsample_linear1d.vec: [(SIGNAL, None, False, [2.0]), (SIGNAL, [7], True, None)],
     aten.grid_sampler_2d.default: [
         (IMAGE, torch.rand(1, 5, 6, 2, generator=_G) * 3 - 1.5, sampling, outside, align)
         for sampling, outside, align in [(0, 0, False), (1, 0, True), (0, 1, True), (0, 2, False)]
