@@ -43,7 +43,7 @@ def picture(page: Path, height: int) -> bytes:
 @click.command(help=__doc__)
 @click.argument("page", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=PICTURE)
-@click.option("--height", default=1180, show_default=True, help="How much of it, pixels.")
+@click.option("--height", default=1050, show_default=True, help="How much of it, pixels.")
 def main(page: Path, output: Path, height: int) -> None:
     """See the module."""
     if reason := reason_without():

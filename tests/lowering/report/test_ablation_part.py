@@ -100,7 +100,7 @@ def test_the_page_shows_the_ablation(report):
 
 def test_markdown_has_the_ablation(report):
     text = written(replace(report, ablation=ablation()), "md")
-    assert "## Ablation" in text and "| `without one` | without |" in text
+    assert "## Ablation" in text and "| `without one` | `without` |" in text
 
 
 def test_models_side_by_side():
