@@ -74,9 +74,9 @@ def built(name: str) -> tuple[nn.Module, Inputs]:
 def brief(ablations: list[Ablation]) -> Table:
     """One row for each model: what all passes do, and which matter most by themselves."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("model", "programs", "price, ms", "latency, ms", "ops", "dearest to leave out"):
-        justify: Any = "left" if heading in ("model", "dearest to leave out") else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)
+    for heading in ("model", "ops", "price, ms", "latency, ms", "dearest to leave out"):
+        left = heading in ("model", "dearest to leave out")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for ablation in ablations:
         ends = [ablation.variant(name).figures for name in ("original", ablation.baseline)]
         if ends[0] is None or ends[1] is None:
@@ -84,13 +84,11 @@ def brief(ablations: list[Ablation]) -> Table:
             continue
         before, after = ends[0], ends[1]
         one, other = before.on(CHIP), after.on(CHIP)
-        programs = sum(variant.same_as is None for variant in ablation.variants)
         table.add_row(
             ablation.model,
-            f"{programs} of {len(ablation.variants)}",
+            f"{before.mil.ops} → {after.mil.ops}",
             f"{one.dispatch_ms:.3g} → {other.dispatch_ms:.3g}",
             f"{_latency(one)} → {_latency(other)}",
-            f"{before.mil.ops} → {after.mil.ops}",
             ", ".join(_dearest(ablation)),
         )
     return table
@@ -101,13 +99,13 @@ def _latency(predicted: Any) -> str:
 
 
 def _dearest(ablation: Ablation) -> Iterator[str]:
-    """The three passes whose absence raises the price most, if by 1% at least."""
+    """The two passes whose absence raises the price most, if by 1% at least."""
     ratios = [
         (ablation.difference(variant, CHIP).price_ratio or 0.0, variant.name)
         for variant in ablation.variants
         if variant.kind == "without"
     ]
-    for ratio, name in sorted(ratios, reverse=True)[:3]:
+    for ratio, name in sorted(ratios, reverse=True)[:2]:
         if ratio >= 1.01:
             yield f"{name.removeprefix('without ')} {ratio:.2f}×"
 

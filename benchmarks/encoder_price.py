@@ -50,7 +50,7 @@ class Priced:
 
 
 class Encoder(nn.Module):
-    """Six BERT-base layers on hidden states (1, S, 768) without a mask."""
+    """Six BERT-base layers on hidden states (1, S, 768), with an additive mask (1, 1, 1, S)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,10 +60,10 @@ class Encoder(nn.Module):
         config = BertConfig(attn_implementation="sdpa")
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(LAYERS))
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Hidden states in, hidden states out."""
         for layer in self.layers:
-            out = layer(hidden)
+            out = layer(hidden, mask)
             hidden = out[0] if isinstance(out, tuple) else out
         return hidden
 
@@ -90,13 +90,14 @@ def prices(tokens: int) -> list[Priced]:
     from lowering.ablation.variants import choices_of, variant_with
 
     torch.manual_seed(0)
-    model, hidden = Encoder().eval(), torch.randn(1, tokens, 768)
+    model = Encoder().eval()
+    inputs = (torch.randn(1, tokens, 768), torch.zeros(1, 1, 1, tokens))
     with step(f"{tokens} tokens, stock"):
-        found = [priced("stock", stock_convert(model, (hidden,)).mlmodel)]
+        found = [priced("stock", stock_convert(model, inputs).mlmodel)]
     for form in choices_of("attention", SYSTEM):
         with step(f"{tokens} tokens, {form}"):
             variant = variant_with(passes.DEFAULT_PIPELINE, {"attention": form})
-            optimized = passes.optimize_for_ane(model, (hidden,), pipeline=variant.pipeline)
+            optimized = passes.optimize_for_ane(model, inputs, pipeline=variant.pipeline)
             system = ct.target[SYSTEM]
             mlmodel = convert(optimized, minimum_deployment_target=system, skip_model_load=True)
             found.append(priced(form, mlmodel))
