@@ -29,6 +29,8 @@ from frontend.structure import Flat, Structure, flatten
 
 # Key in ``program.graph_module.meta`` for the Structure that rebuilds the model's own result.
 RESULT_STRUCTURE = "ane_result_structure"
+# Key for the places, (module path, source line) each, where branches on tensors were merged.
+BRANCHES = "ane_branches"
 
 
 class LeftOutWarning(UserWarning):
@@ -85,12 +87,14 @@ def capture(
     ):
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        traced, results = _traceable(model, call.kwargs)
+        branches: list[tuple[str, str]] = []
+        traced, results = _traceable(model, call.kwargs, branches)
         try:
             program = torch.export.export(
                 traced, call.args, call.kwargs, dynamic_shapes=call.dynamic_shapes, strict=False
             )
             remember_symbols(program, call.axes)
+            program.graph_module.meta[BRANCHES] = tuple(dict.fromkeys(branches))
         except AnePassesError:
             raise
         except Exception as error:
@@ -155,7 +159,9 @@ def check_capturable(model: nn.Module) -> None:
             )
 
 
-def _traceable(model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[nn.Module, list[Flat]]:
+def _traceable(
+    model: nn.Module, kwargs: Mapping[str, Any], branches: list[tuple[str, str]]
+) -> tuple[nn.Module, list[Flat]]:
     """A shallow copy of ``model`` whose forward returns flat leaves; its last run's Flat."""
     results: list[Flat] = []
     traced = _shallow(model)
@@ -174,7 +180,12 @@ def _traceable(model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[nn.Module, 
             return flat.leaves, flat.structure
 
         given = torch.utils._pytree.tree_leaves((args, kwargs))
-        leaves, structure = run_all_paths(run, traced, inputs=given)
+        leaves, structure = run_all_paths(
+            run,
+            traced,
+            inputs=given,
+            decided=lambda site: branches.append((site.module, site.line)),
+        )
         settled = next(flat for flat in flats if flat.structure == structure)
         results.append(settled)
         return tuple(leaves)

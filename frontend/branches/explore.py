@@ -26,7 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from frontend.branches.ask import answering, is_deliberate, raising_line
+from frontend.branches.ask import Site, answering, is_deliberate, raising_line
 from frontend.branches.known_sizes import knowing_sizes
 from frontend.branches.merge import Decision, Outcome, merge
 from frontend.branches.path import Path
@@ -47,6 +47,7 @@ def run_all_paths(
     *,
     inputs: Iterable[Any] = (),
     max_paths: int = 32,
+    decided: Callable[[Site], None] = lambda site: None,
 ) -> tuple[list[Any], Hashable]:
     """Runs ``forward`` on every path through its branches on tensor values and merges them.
 
@@ -58,6 +59,7 @@ def run_all_paths(
         module: the model; its state is undone between runs and merged at the end.
         inputs: what ``forward`` is called with, flat, in case a branch writes it in place.
         max_paths: bound on the paths explored, those that raise not counted.
+        decided: told each line that asked, once.
 
     Returns:
         As ``forward``, merged over all paths.
@@ -65,7 +67,11 @@ def run_all_paths(
     Raises:
         BranchError: the branches cannot be merged, or are too many; names the source line.
     """
-    return _Explorer(forward, module, inputs, max_paths).explore()
+    explorer = _Explorer(forward, module, inputs, max_paths)
+    result = explorer.explore()
+    for site in explorer.sites.values():
+        decided(site)
+    return result
 
 
 class _Explorer:
@@ -78,6 +84,7 @@ class _Explorer:
         self._trace = Trace()
         self._state = State(module, inputs, self._trace)
         self._paths = 0
+        self.sites: dict[str, Site] = {}  # by line
         self._dropped: dict[str, str] = {}  # line that raises -> what, and the line that led there
 
     def explore(self) -> tuple[list[Any], Hashable]:
@@ -130,6 +137,7 @@ class _Explorer:
         try:
             with answering(run, self._trace), knowing_sizes(self._trace):
                 leaves, structure = self._forward()
+            self.sites |= {decision.site.line: decision.site for decision in run.decisions}
         except Exception as error:  # whatever the user's code raises, told apart below
             if run.refusal is not None:
                 raise run.refusal from error

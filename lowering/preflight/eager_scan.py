@@ -102,7 +102,9 @@ def _data(op: EagerOp, place: Place, found: EagerFindings) -> None:
         return
     truth = op.target in _NUMBERS and op.args[0].dtype is torch.bool
     if op.target in _TRUTH or truth:
-        found.always.add("branch-on-data", "Python asks for a truth value", op=name, place=place)
+        found.uncaptured.add(
+            "branch-on-data", "Python asks for a truth value", op=name, place=place
+        )
     elif op.target in _NUMBERS:
         # What capture lets pass, it computed from constants.
         found.uncaptured.add("value-in-python", "Python takes a number", op=name, place=place)

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils._pytree import tree_leaves
 
+from frontend.capture import BRANCHES
 from frontend.source import source_of
 from lowering.preflight.result import Findings, Place
 from lowering.preflight.rules import Severity
@@ -39,6 +40,8 @@ def scan_program(
     for node in program.graph.nodes:
         if node.op == "call_function":
             _operator(node, findings)
+    for module, line in program.graph_module.meta.get(BRANCHES, ()):
+        findings.add("branch-on-data", "Python asks for a truth value", place=Place(module, line))
     _inputs(program, findings)
     _outputs(program, findings)
     _states(program, findings, states)
