@@ -40,7 +40,7 @@ def facts(report: Report) -> list[Fact]:
         Fact(
             "on the Neural Engine",
             f"{share.ops:.1%}",
-            f"{on_ane} of {_count(len(plan.ops), 'operator')}, {share.cost:.1%} of the price",
+            f"{on_ane:,} of {_count(len(plan.ops), 'operator')}, {share.cost:.1%} of the price",
             PREDICTED,
             "good" if share.ops >= 0.95 else "bad" if share.ops < 0.5 else "",
         ),
@@ -114,8 +114,8 @@ def _placement(report: Report) -> str:
         return f"No operator is {where}."
     stretches = sum(segment.device == "ane" for segment in plan.segments)
     return (
-        f"{len(plan.ops) - len(rest)} of {_count(len(plan.ops), 'operator')} are {where}, "
-        f"in {_count(stretches, 'stretch', 'es')}; {len(rest)} stay on the CPU."
+        f"{len(plan.ops) - len(rest):,} of {_count(len(plan.ops), 'operator')} are {where}, "
+        f"in {_count(stretches, 'stretch', 'es')}; {len(rest):,} stay on the CPU."
     )
 
 

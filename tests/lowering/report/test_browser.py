@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from ablations import ablation
@@ -198,6 +199,25 @@ def test_colours_follow_the_scheme(ready, scheme):
     )
     light = [sum(map(int, colour[4:-1].split(","))) > 380 for colour in (page_colour, label)]
     assert light == ([True, False] if scheme == "light" else [False, True])
+
+
+def test_long_programs_are_drawn_on_a_canvas(driver, report, tmp_path):
+    """Thousands of SVG elements would be slow; colours and hints are the same."""
+    times = 15
+    long = replace(
+        report,
+        plan=replace(report.plan, ops=report.plan.ops * times),
+        input_shapes=report.input_shapes * times,
+    )
+    path = tmp_path / "long.html"
+    path.write_text(page(long), encoding="utf-8")
+    driver.get_log("browser")
+    opened(driver, path.as_uri())
+    canvas = driver.find_element("css selector", "#chart-placement canvas")
+    hover(driver, canvas)
+    tip = wait(lambda: driver.find_element("css selector", "#vg-tooltip-element.visible"))
+    assert "device (predicted)" in tip.text
+    assert driver.get_log("browser") == []
 
 
 def test_a_phone_scrolls_down_only(driver, address):

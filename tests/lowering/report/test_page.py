@@ -83,6 +83,7 @@ def test_names_cannot_leave_the_script(report):
     )
     found = Elements(page(broken))
     assert len(found.scripts) == 3
+    assert not any("<!--" in script for script in found.scripts)
     assert "b" not in [tag for tag, _ in found.tags]
     assert json.loads(found.scripts[0])["tables"]["operators"]["rows"][0][1] == evil
 
