@@ -61,6 +61,7 @@ class Summary:
         executed: cases that asked for a prediction (a conversion, in the suite ``optimized``),
             without those of ``beyond_fp16``.
         passed: executed cases whose comparisons held.
+        given_up: executed and passed among the cases that the tests themselves give up on.
         other_operators: those of them that then fail, since they look for operators that
             coremltools itself would have chosen.
         failed: executed cases that failed, with their reasons.
@@ -76,6 +77,7 @@ class Summary:
     suite: str
     executed: int
     passed: int
+    given_up: dict[str, int]
     other_operators: int
     failed: dict[str, str]
     unlisted: tuple[str, ...]
@@ -179,16 +181,19 @@ def summarize(records: Iterable[dict[str, Any]], suite: str = "ops") -> Summary:
         suite=suite,
         executed=len(executed),
         passed=len(executed) - len(failed),
+        given_up=_tally(r for r in executed if r.get("gave_up")),
         other_operators=sum(_passed(r) and r["outcome"] == "failed" for r in executed),
         failed=reasons,
         unlisted=tuple(unlisted),
         without_prediction=dict(idle),
         skipped=dict(skipped),
-        beyond_fp16={
-            "executed": len(beyond),
-            "passed": sum(_passed(r) for r in beyond),
-        },
+        beyond_fp16=_tally(beyond),
     )
+
+
+def _tally(records: Iterable[dict[str, Any]]) -> dict[str, int]:
+    held = [_passed(record) for record in records]
+    return {"executed": len(held), "passed": sum(held)}
 
 
 def _took_part(record: dict[str, Any], suite: str) -> bool:
@@ -264,6 +269,11 @@ def _print(summary: Summary) -> None:
         f"skipped by the tests {sum(summary.skipped.values())}, "
         f"without prediction: {idle or 'none'}"
     )
+    if summary.given_up["executed"]:
+        click.echo(
+            f"among these, cases that coremltools' tests give up on: "
+            f"{summary.given_up['executed']}, of which {summary.given_up['passed']} pass"
+        )
     if summary.other_operators:
         click.echo(
             f"of those that passed, {summary.other_operators} then look for operators that only "

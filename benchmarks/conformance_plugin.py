@@ -58,6 +58,7 @@ class _Log:
         self.precision = "fp16"
         self.declares_fp16 = False
         self.compared = self.held = 0
+        self.gave_up = False
 
     def write(self, record: dict[str, Any]) -> None:
         if self.path is not None:
@@ -117,6 +118,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     log.predictions = 0
     log.declares_fp16 = False
     log.compared = log.held = 0
+    log.gave_up = False
     log.precision = "fp32" if _FP32_CASE.search(item.nodeid) else "fp16"
 
 
@@ -137,6 +139,7 @@ def pytest_runtest_makereport(
                 "declares_fp16": log.declares_fp16,
                 "compared": log.compared,
                 "held": log.held,
+                "gave_up": log.gave_up,
                 "reason": _reason(report, call),
                 "seconds": round(report.duration, 3),
             }
