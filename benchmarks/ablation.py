@@ -74,8 +74,8 @@ def built(name: str) -> tuple[nn.Module, Inputs]:
 def brief(ablations: list[Ablation]) -> Table:
     """One row for each model: what all passes do, and which matter most by themselves."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("model", "ops", "price, ms", "latency, ms", "dearest to leave out"):
-        left = heading in ("model", "dearest to leave out")
+    for heading in ("model", "ops", "price, ms", "latency, ms", "dearest without", "cheapest form"):
+        left = heading in ("model", "dearest without", "cheapest form")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for ablation in ablations:
         ends = [ablation.variant(name).figures for name in ("original", ablation.baseline)]
@@ -89,7 +89,8 @@ def brief(ablations: list[Ablation]) -> Table:
             f"{before.mil.ops} → {after.mil.ops}",
             f"{one.dispatch_ms:.3g} → {other.dispatch_ms:.3g}",
             f"{_latency(one)} → {_latency(other)}",
-            ", ".join(_dearest(ablation)),
+            _dearest(ablation),
+            _cheapest(ablation),
         )
     return table
 
@@ -98,16 +99,24 @@ def _latency(predicted: Any) -> str:
     return "–" if predicted.latency_ms is None else f"{predicted.latency_ms:.2g}"
 
 
-def _dearest(ablation: Ablation) -> Iterator[str]:
-    """The two passes whose absence raises the price most, if by 1% at least."""
-    ratios = [
-        (ablation.difference(variant, CHIP).price_ratio or 0.0, variant.name)
-        for variant in ablation.variants
-        if variant.kind == "without"
-    ]
-    for ratio, name in sorted(ratios, reverse=True)[:2]:
-        if ratio >= 1.01:
-            yield f"{name.removeprefix('without ')} {ratio:.2f}×"
+def _dearest(ablation: Ablation) -> str:
+    """The pass whose absence raises the price most, if by 1% at least."""
+    ratio, name = max(_ratios(ablation, "without"), default=(0.0, ""))
+    return f"{name.removeprefix('without ')} {ratio:.2f}×" if ratio >= 1.01 else ""
+
+
+def _cheapest(ablation: Ablation) -> str:
+    """The form with the lowest price, or the default where that is within 5% of it."""
+    ratio, name = min(_ratios(ablation, "form"), default=(1.0, ""))
+    return f"{name} {ratio:.2f}×" if ratio <= 0.95 else "the default"
+
+
+def _ratios(ablation: Ablation, kind: str) -> Iterator[tuple[float, str]]:
+    """Price over the default's, and name, of the measured variants of one kind."""
+    for variant in ablation.variants:
+        ratio = ablation.difference(variant, CHIP).price_ratio
+        if variant.kind == kind and ratio is not None:
+            yield ratio, variant.name
 
 
 def write_reports(ablation: Ablation, folder: Path) -> None:
@@ -172,9 +181,9 @@ def main(
     console = stdout_console()
     console.print(brief(found))
     console.print(
-        f"\nWithout passes → with all, on {CHIP}, {DEPLOYMENT_TARGET}. Price (the dispatcher's) "
-        "and latency\nare predicted. Dearest to leave out: the price without the pass over the "
-        "default's."
+        f"\nWithout passes → with all, on {CHIP}, {DEPLOYMENT_TARGET}; the dispatcher's price "
+        "and the latency are predicted.\nDearest without: the price without this pass over the default's. "
+        "Cheapest form: likewise;\nthe default where it is within 5% of the cheapest."
     )
     if not is_brief:
         console.print(f"wrote {output}; the sweep took {seconds:.0f} s")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import JustifyMethod
 from rich.markup import escape
@@ -67,17 +68,38 @@ def versus(ablation: Ablation, variant: VariantResult, target: str) -> str:
 
 def notes(ablation: Ablation) -> Iterator[str]:
     """Which variants gave a program that another gave already."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[VariantResult]] = {}
     for variant in ablation.variants:
         if variant.same_as is not None:
-            groups.setdefault(variant.same_as, []).append(variant.name)
+            groups.setdefault(variant.same_as, []).append(variant)
     for name, others in groups.items():
-        yield f"Same program as {name}: {'; '.join(others)}."
+        yield f"Same program as {name}: {'; '.join(_grouped(others))}."
     if ablation.half_error is not None:
         yield (
             f"fp16 error of the original itself, run by torch in half precision: "
             f"{ablation.half_error:.1e}."
         )
+
+
+def _grouped(variants: Sequence[VariantResult]) -> Iterator[str]:
+    """Names, with what they have in common said once."""
+
+    def named(kind: str, start: str = "", end: str = "") -> str:
+        names = [variant.name for variant in variants if variant.kind == kind]
+        return ", ".join(name.removeprefix(start).removesuffix(end) for name in names)
+
+    kinds = [variant.kind for variant in variants]
+    if "original" in kinds:
+        yield "original"
+    if "without" in kinds:
+        yield f"without {named('without', 'without ')}"
+    if "alone" in kinds:
+        yield f"{named('alone', end=' alone')} alone"
+    counts = [len(variant.passes) for variant in variants if variant.kind == "prefix"]
+    for _, run in itertools.groupby(enumerate(counts), lambda pair: pair[1] - pair[0]):
+        numbers = [count for _, count in run]
+        yield "first " + (f"{numbers[0]} to " if len(numbers) > 1 else "") + f"{numbers[-1]} passes"
+    yield from (variant.name for variant in variants if variant.kind == "form")
 
 
 def ablation_text(ablation: Ablation) -> Iterator[Table | str]:
