@@ -182,8 +182,8 @@ def main(
     console.print(brief(found))
     console.print(
         f"\nWithout passes → with all, on {CHIP}, {DEPLOYMENT_TARGET}; the dispatcher's price "
-        "and the latency are predicted.\nDearest without: the price without this pass over the default's. "
-        "Cheapest form: likewise;\nthe default where it is within 5% of the cheapest."
+        "and the latency are predicted.\nDearest without: the price without this pass over the "
+        "default's. Cheapest form: likewise;\nthe default where it is within 5% of the cheapest."
     )
     if not is_brief:
         console.print(f"wrote {output}; the sweep took {seconds:.0f} s")
