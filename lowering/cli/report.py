@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import guarded, json_option, print_json, step
 from lowering.cli.load_model import TARGET_HELP, load_target
 
@@ -48,6 +49,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="What `ane-passes ablate` wrote about this model.",
 )
+@inputs_option
 @json_option
 @guarded
 def report(
@@ -57,11 +59,14 @@ def report(
     form: str | None,
     chip: str,
     ablation: Path | None,
+    inputs: Path | None,
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
     if package is None and ablation is None:
         raise click.UsageError("Give a PACKAGE, or --ablation for a page of ablations alone.")
+    if inputs is not None and target is None:
+        raise click.UsageError("--inputs are the original's: give its TARGET too.")
     if form is None:
         form = _SUFFIXES.get(output.suffix.lower(), "html") if output else "html"
     if package is None:
@@ -71,7 +76,7 @@ def report(
 
     name = None if target is None else target.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
-    made = _collected(package, target, chip, ablated)
+    made = _collected(package, target, inputs, chip, ablated)
     if output is None and (as_json or form != "html"):
         click.echo(written(made, "json" if as_json else form))
         return
@@ -100,7 +105,9 @@ def _ablations(file: Any, chip: str, form: str, output: Path, as_json: bool) -> 
     _write(ablations_page(read_ablations(file), chip), output, form, as_json)
 
 
-def _collected(package: Path, target: str | None, chip: str, ablation: Any) -> Any:
+def _collected(
+    package: Path, target: str | None, inputs: Path | None, chip: str, ablation: Any
+) -> Any:
     """The report's data; the original is loaded only where one is named."""
     if target is None:
         with step("Planning"):
@@ -113,5 +120,11 @@ def _collected(package: Path, target: str | None, chip: str, ablation: Any) -> A
         from lowering.report import collect
 
         return collect(
-            package, loaded.model, loaded.args, loaded.kwargs, target=chip, ablation=ablation
+            package,
+            loaded.model,
+            loaded.args,
+            loaded.kwargs,
+            inputs=None if inputs is None else read_arrays(inputs),
+            target=chip,
+            ablation=ablation,
         )

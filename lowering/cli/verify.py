@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import (
     EXIT_CHECK_FAILED,
     guarded,
@@ -39,11 +40,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 @click.command("verify", help=HELP, short_help="Hold a package against its original.")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.argument("target")
-@click.option(
-    "--inputs",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A .npz with arrays named after the model's inputs; others are the target's own.",
-)
+@inputs_option
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),
@@ -83,7 +80,7 @@ def verify(
         metadata = load(package, precision=precision).metadata
         original = Original.of(loaded.model, loaded.args, loaded.kwargs, metadata=metadata)
         if inputs is not None:
-            original = original.with_inputs(_arrays(inputs))
+            original = original.with_inputs(read_arrays(inputs))
     with step("Running both"):
         from lowering.verification import verify as verify_package
 
@@ -100,24 +97,6 @@ def verify(
         stdout_console().print(found)
     if not found.passed:
         raise SystemExit(EXIT_CHECK_FAILED)
-
-
-def _arrays(path: Path) -> dict[str, Any]:
-    import zipfile
-
-    import numpy as np
-
-    from lowering.verification import VerificationError
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise VerificationError("This is one array without a name", expected="a .npz file")
-            return dict(archive)
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise VerificationError(
-            "The inputs cannot be read", expected="a .npz file", found=f"{path}: {error}"
-        ) from error
 
 
 def _thresholds(threshold: float | None) -> Any:

@@ -26,6 +26,7 @@ def collect(
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
+    inputs: Mapping[str, Any] | None = None,
     target: str = "M4",
     ablation: Ablation | None = None,
 ) -> Report:
@@ -37,6 +38,7 @@ def collect(
             says nothing of errors.
         args: positional example inputs of ``model``.
         kwargs: keyword example inputs of ``model``.
+        inputs: arrays by the names of the model's inputs, in place of the example inputs.
         target: chip to plan for.
         ablation: what ``ane-passes ablate`` wrote about the same model.
 
@@ -51,6 +53,7 @@ def collect(
     original = accuracy = None
     if model is not None:
         original = Original.of(model, args, kwargs, metadata=program.metadata)
+        original = original.with_inputs(inputs or {})
         accuracy = _accuracy(path, original, program.ops)
     return Report(
         PackageFacts(

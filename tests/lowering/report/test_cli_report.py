@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ablations import ablation
 from click.testing import CliRunner
@@ -82,6 +83,20 @@ def test_errors_are_json_when_asked(tmp_path):
     result = run(tmp_path / "missing.mlpackage", "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"] == "ModelError"
+
+
+def test_inputs_from_a_file(package, tmp_path):
+    path = tmp_path / "inputs.npz"
+    np.savez(path, ids=np.zeros((1, 128), np.int64))
+    errors = []
+    for more in ((), ("--inputs", path)):
+        result = run(package, MODEL, "--format", "json", *more)
+        assert result.exit_code == 0, result.output
+        errors.append(json.loads(result.stdout)["accuracy"]["outputs"]["outputs"][0]["rel_l2"])
+    assert errors[0] != errors[1]
+    assert run(package, "--inputs", path).exit_code == 2  # there is nothing to give them to
+    path.write_text("no archive")
+    assert run(package, MODEL, "--inputs", path).exit_code == 2
 
 
 def test_ablations_alone(tmp_path):
