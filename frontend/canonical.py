@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -33,6 +35,9 @@ _IDENTITIES = (
     _aten.contiguous.default,
 )
 
+# These return their first argument where the second has no elements.
+_WRITES = (_aten.slice_scatter.default, _aten.select_scatter.default, _aten.copy.default)
+
 # These do where nothing changes.
 _CHANGES = (
     _aten._to_copy.default,
@@ -45,7 +50,10 @@ _CHANGES = (
 
 
 def canonical(program: ExportedProgram) -> ExportedProgram:
-    """The same program with ``view`` as ``reshape``, and identities and assertions dropped."""
+    """The same program with ``view`` as ``reshape``, without identities and assertions.
+
+    Tensors without elements, which Core ML does not have, are neither written nor joined.
+    """
     draft = Draft(program)
     for node in list(draft.graph.nodes):
         if node.op != "call_function":
@@ -53,15 +61,37 @@ def canonical(program: ExportedProgram) -> ExportedProgram:
         node.target = ATEN_NAMES.get(node.target, node.target)
         if node.target in _RESHAPES:
             node.target = _aten.reshape.default
+        if node.target is _aten.cat.default:
+            _join_what_is_there(node)
         if node.target in _ASSERTIONS:
             draft.graph.erase_node(node)
         elif node.target is _aten.copy.default and _copies_all(node):
             node.replace_all_uses_with(node.args[1])
             draft.graph.erase_node(node)
-        elif node.target in _IDENTITIES or (node.target in _CHANGES and _changes_nothing(node)):
+        elif (
+            node.target in _IDENTITIES
+            or (node.target in _WRITES and _is_empty(node.args[1]))
+            or (node.target in _CHANGES and _changes_nothing(node))
+        ):
             node.replace_all_uses_with(node.args[0])
             draft.graph.erase_node(node)
     return draft.close()
+
+
+def _is_empty(value: Any) -> bool:
+    tensor = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return isinstance(tensor, torch.Tensor) and any(
+        isinstance(size, int) and size == 0 for size in tensor.shape
+    )
+
+
+def _join_what_is_there(node: fx.Node) -> None:
+    """Leaves empty tensors out of a ``cat``, unless the result's dtype is theirs."""
+    parts: Any = node.args[0]
+    kept = [part for part in parts if not _is_empty(part)]
+    dtypes = {part.meta["val"].dtype for part in kept}
+    if len(kept) < len(parts) and dtypes == {node.meta["val"].dtype}:
+        node.args = (kept, *node.args[1:])
 
 
 def _copies_all(node: fx.Node) -> bool:
