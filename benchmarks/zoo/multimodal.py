@@ -31,13 +31,6 @@ _PAIR = both(masked_ids(64), image())
 
 MULTIMODAL: tuple[Entry, ...] = (
     hf("clip", "CLIPModel", _PAIR, text_config=_TEXT, vision_config=_VISION),
-    hf(
-        "chinese-clip",
-        "ChineseCLIPModel",
-        _PAIR,
-        text_config={"vocab_size": VOCABULARY, "num_hidden_layers": 2},
-        vision_config=_VISION,
-    ),
     hf("siglip", "SiglipModel", _PAIR, text_config=_TEXT, vision_config=_VISION),
     hf(
         "align",
@@ -46,14 +39,6 @@ MULTIMODAL: tuple[Entry, ...] = (
         text_config=_TEXT,
         vision_config={"num_block_repeats": [1] * 7},
     ),
-    hf(
-        "altclip",
-        "AltCLIPModel",
-        _PAIR,
-        text_config={**_TEXT, "pad_token_id": 1},
-        vision_config=_VISION,
-    ),
-    hf("blip-vision", "BlipVisionModel", image(), num_hidden_layers=2, image_size=224),
     hf(
         "blip2-qformer",
         "Blip2QFormerModel",
@@ -89,14 +74,6 @@ MULTIMODAL: tuple[Entry, ...] = (
         is_decoder=True,
     ),
     hf(
-        "idefics3-vision",
-        "Idefics3VisionTransformer",
-        image(224),
-        num_hidden_layers=2,
-        image_size=224,
-        patch_size=16,
-    ),
-    hf(
         "timesformer",
         "TimesformerModel",
         floats(pixel_values=(1, 4, 3, 112, 112)),
@@ -111,15 +88,6 @@ MULTIMODAL: tuple[Entry, ...] = (
         num_hidden_layers=2,
         image_size=112,
         num_frames=4,
-    ),
-    hf(
-        "vivit",
-        "VivitModel",
-        floats(pixel_values=(1, 4, 3, 112, 112)),
-        num_hidden_layers=2,
-        image_size=112,
-        num_frames=4,
-        tubelet_size=[2, 16, 16],
     ),
     hf(
         "decision-transformer",
@@ -141,14 +109,6 @@ MULTIMODAL: tuple[Entry, ...] = (
         num_input_channels=7,
         context_length=96,
         num_hidden_layers=2,
-    ),
-    hf(
-        "patchtsmixer",
-        "PatchTSMixerModel",
-        floats(past_values=(1, 96, 7)),
-        num_input_channels=7,
-        context_length=96,
-        num_layers=2,
     ),
 )
 

@@ -42,13 +42,6 @@ def _encoded(_: nn.Module) -> Inputs:
 
 
 SPEECH: tuple[Entry, ...] = (
-    hf(
-        "whisper-encoder",
-        "WhisperModel",
-        floats(input_features=(1, 80, 3000)),
-        part="encoder",
-        **_WHISPER,
-    ),
     hf("whisper-decoder", "WhisperModel", _encoded, part="decoder", **_WHISPER),
     hf(
         "whisper",
@@ -83,16 +76,7 @@ SPEECH: tuple[Entry, ...] = (
         num_attention_heads=8,
         intermediate_size=2048,
     ),
-    hf(
-        "wav2vec2-conformer",
-        "Wav2Vec2ConformerModel",
-        _WAVE,
-        **_LAYERS,
-        position_embeddings_type="rotary",
-    ),
-    hf("hubert", "HubertModel", _WAVE, **_LAYERS),
     hf("wavlm", "WavLMModel", _WAVE, **_LAYERS),
-    hf("sew", "SEWModel", _WAVE, **_LAYERS),
     hf("sew-d", "SEWDModel", _WAVE, **_LAYERS),
     hf(
         "speech-to-text",
@@ -117,20 +101,10 @@ SPEECH: tuple[Entry, ...] = (
         depths=[1, 1, 1, 1],
         enable_fusion=False,
     ),
-    hf(
-        "speecht5-encoder",
-        "SpeechT5ForSpeechToText",
-        _WAVE,
-        part="speecht5.encoder",
-        encoder_layers=2,
-        decoder_layers=2,
-    ),
     hf("encodec-encoder", "EncodecModel", floats(hidden_states=(1, 1, 24_000)), part="encoder"),
     hf("encodec-decoder", "EncodecModel", floats(hidden_states=(1, 128, 75)), part="decoder"),
     hf("dac-encoder", "DacModel", floats(hidden_state=(1, 1, 8192)), part="encoder"),
     hf("dac-decoder", "DacModel", floats(hidden_state=(1, 1024, 32)), part="decoder"),
-    hf("mimi-encoder", "MimiModel", floats(hidden_states=(1, 1, 24_000)), part="encoder"),
     hf("hifigan", "SpeechT5HifiGan", floats(spectrogram=(1, 64, 80))),
     hf("univnet", "UnivNetModel", floats(input_features=(1, 40, 100), noise_sequence=(1, 40, 64))),
-    hf("vits-decoder", "VitsModel", floats(spectrogram=(1, 192, 32)), part="decoder"),
 )
