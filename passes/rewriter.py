@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from frontend.program import Draft, FakeCalls
 from frontend.random_calls import draws_random
@@ -50,6 +51,7 @@ class Rewriter:
         self._constant: dict[fx.Node, bool] = {}
         self._values: dict[fx.Node, torch.Tensor] = {}
         self._fake_calls = FakeCalls(draft.fake_mode)
+        self._has_data_sizes = any("unbacked_bindings" in n.meta for n in draft.graph.nodes)
         self.graph = draft.graph
         self.rewrites = 0
         self.declined: list[Declined] = []
@@ -62,9 +64,18 @@ class Rewriter:
         return self._draft.root
 
     def find(self, *targets: Any) -> list[fx.Node]:
-        """Nodes that call one of ``targets``, in program order."""
+        """Nodes that call one of ``targets``, in program order.
+
+        Those whose sizes depend on data are declined: a rewrite cannot ask for such a size.
+        """
         wanted = set(targets)
-        return [n for n in self.graph.nodes if n.op == "call_function" and n.target in wanted]
+        found = [n for n in self.graph.nodes if n.op == "call_function" and n.target in wanted]
+        if not self._has_data_sizes:
+            return found
+        sized_by_data = [n for n in found if _is_sized_by_data(n)]
+        for node in sized_by_data:
+            self.decline(node, "its size is known only when the model runs")
+        return [node for node in found if node not in sized_by_data]
 
     @contextmanager
     def at(self, node: fx.Node) -> Iterator[None]:
@@ -200,6 +211,11 @@ class Rewriter:
     def user_inputs(self) -> list[fx.Node]:
         """Placeholders of the call's arguments, in order."""
         return self._draft.user_inputs()
+
+
+def _is_sized_by_data(node: fx.Node) -> bool:
+    values = [node.meta.get("val"), *(n.meta.get("val") for n in node.all_input_nodes)]
+    return any(free_unbacked_symbols(value) for value in values if value is not None)
 
 
 def _is_pure(node: fx.Node) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from passes.match import aten, dtype, shape
+from passes.match import aten, dtype, is_tensor, shape
 from passes.rewriter import Rewriter
 
 # operator -> the constant operand that leaves the other one as it is, on either side.
@@ -46,7 +46,7 @@ class SimplifyAlgebra:
             if rw.is_constant(node) or node.kwargs.get("alpha", 1) != 1:
                 continue
             kept = _kept(rw, node)
-            if not isinstance(kept, fx.Node) or dtype(kept) is not dtype(node):
+            if not is_tensor(kept) or dtype(kept) is not dtype(node):
                 continue
             with rw.at(node):
                 same = [str(n) for n in shape(kept)] == [str(n) for n in shape(node)]

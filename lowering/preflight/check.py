@@ -18,6 +18,7 @@ from lowering.convert import lowering_table, program_of
 from lowering.preflight.eager_scan import EagerFindings, scan_module, scan_run
 from lowering.preflight.program_scan import scan_program, scan_values
 from lowering.preflight.result import Findings, Place, Placement, Preflight
+from lowering.preflight.rules import Severity
 from lowering.preflight.trial import try_lowering
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.pipeline import Pass, PassReport, run
@@ -128,12 +129,13 @@ def _optimized(
 
 def _failed(error: AnePassesError, findings: Findings) -> None:
     """The error that ended capture, unless the run in torch has shown its places already."""
-    if error.rule and findings.has(error.rule):
+    if error.rule and findings.has(error.rule, Severity.FATAL):
         return
     details = error.details
     findings.add(
         error.rule or "pass-failed",
         error.message,
+        severity=Severity.FATAL,
         op=details["op"] or "",
         place=Place(details["module"] or "", details["source"] or ""),
         remedy=details["next step"],

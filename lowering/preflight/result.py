@@ -98,9 +98,9 @@ class Findings:
             )
         )
 
-    def has(self, rule: str) -> bool:
-        """A finding of ``rule`` is among them."""
-        return any(key[0] == rule for key in self._found)
+    def has(self, rule: str, severity: Severity = Severity.NOTE) -> bool:
+        """A finding of ``rule`` as bad as ``severity`` is among them."""
+        return any(f.rule == rule and f.severity >= severity for f in self._found.values())
 
     def take(self, others: Findings) -> None:
         """Adds what ``others`` found."""

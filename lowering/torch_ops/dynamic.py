@@ -1,5 +1,7 @@
 """Operators on sizes that are not known before the program runs.
 
+Sizes that follow from input sizes come first, sizes that follow from values last.
+
 coremltools 9.0 loses track of such sizes: each result of its ``expand``, ``slice`` and ``index``
 gets sizes of its own, even where torch knows that they equal another tensor's or a number, and
 what follows is refused because it seems not to fit. The forms here keep them.
@@ -10,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from coremltools.converters.mil.mil import Var
+from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic
 
+from lowering.errors import LoweringError
 from lowering.torch_ops.common import axis_of, size_vector, sizes_of
 
 aten = torch.ops.aten
@@ -90,7 +94,53 @@ def _slice(mb: Any, x: Var, dim: int = 0, start: Any = None, end: Any = None, st
     return mb.slice_by_size(x=x, begin=[0] * x.rank, size=size_vector(mb, sizes))
 
 
+def _masked_select(mb: Any, x: Var, mask: Var) -> Any:
+    """The elements under the mask; how many is known when the program runs."""
+    shape, other = (tuple(argument.meta["val"].shape) for argument in mb.node.args)
+    if shape != other:
+        if any_symbolic(x.shape) or any_symbolic(mask.shape):
+            return NotImplemented
+        sizes = list(np.broadcast_shapes(x.shape, mask.shape))
+        x, mask = _tiled(mb, x, sizes), _tiled(mb, mask, sizes)
+    return mb.gather_nd(x=x, indices=mb.non_zero(x=mb.cast(x=mask, dtype="int32")))
+
+
+def _tiled(mb: Any, x: Var, sizes: Sequence[int]) -> Var:
+    added = len(sizes) - x.rank
+    is_bool = types.is_bool(x.dtype)
+    x = mb.cast(x=x, dtype="int32") if is_bool else x
+    x = mb.expand_dims(x=x, axes=list(range(added))) if added else x
+    repeats = [new // old for old, new in zip(x.shape, sizes, strict=True)]
+    x = mb.tile(x=x, reps=repeats) if repeats != [1] * len(repeats) else x
+    return mb.cast(x=x, dtype="bool") if is_bool else x
+
+
+def _unique(
+    mb: Any,
+    x: Var,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+) -> tuple[Var, ...]:
+    """Of the sorted elements those that differ from the one before."""
+    if return_inverse or return_counts:
+        raise LoweringError(
+            "unique with return_inverse or return_counts cannot be lowered",
+            op=str(mb.node.target),
+            hint="compute them outside the model",
+        )
+    flat = mb.reshape(x=x, shape=[-1])
+    ordered = mb.gather(x=flat, indices=mb.argsort(x=flat, axis=0, ascending=True), axis=0)
+    later = mb.slice_by_index(x=ordered, begin=[1], end=[0], end_mask=[True])
+    earlier = mb.slice_by_index(x=ordered, begin=[0], end=[-1])
+    differs = mb.cast(x=mb.not_equal(x=later, y=earlier), dtype="int32")
+    first = mb.concat(values=[np.array([1], dtype=np.int32), differs], axis=0)
+    return (mb.gather_nd(x=ordered, indices=mb.non_zero(x=first)),)
+
+
 TABLE = {
+    aten._unique2.default: _unique,
+    aten.masked_select.default: _masked_select,
     aten.expand.default: _expand,
     aten.slice.Tensor: _slice,
 }

@@ -255,9 +255,14 @@ def _unfold(mb: Any, x: Var, dim: int, size: int, step: int) -> Any:
 
 
 def _repeat_positions(mb: Any, repeats: Var, *, output_size: int | None = None) -> Any:
-    """Positions, each as often as ``repeats`` says; the number of them must be known."""
+    """Positions, each as often as ``repeats`` says."""
     if repeats.val is None:
-        return NotImplemented
+        # As many positions as all repeats together; each lies behind the repeats that end before.
+        ends = mb.cumsum(x=repeats, axis=0)
+        total = mb.reduce_sum(x=repeats, axes=[0], keep_dims=False)
+        places = mb.expand_dims(x=mb.range_1d(start=0, end=total, step=1), axes=[1])
+        passed = mb.greater_equal(x=places, y=mb.expand_dims(x=ends, axes=[0]))
+        return mb.reduce_sum(x=mb.cast(x=passed, dtype="int32"), axes=[1], keep_dims=False)
     positions = np.repeat(np.arange(len(repeats.val)), repeats.val)
     return mb.const(val=positions.astype(np.int32))
 

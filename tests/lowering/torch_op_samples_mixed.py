@@ -18,5 +18,9 @@ SAMPLES = {
     aten.amax.default: [(B, [1]), (B,), (X, [0, 1], True)],
     aten.amin.default: [(B, [-1], True), (X, [1])],
     aten.expand.default: [(X[:1], [3, 4]), (X[:, :1], [2, 3, -1])],
+    aten.masked_select.default: [(X, B), (X, B[:1]), (N, X > 0)],
     aten.slice.Tensor: [(X, 1, 0, 2), (X, 0, -2)],
 }
+
+# Its other two results are empty unless asked for; test_data_sizes.py runs it.
+ELSEWHERE = {aten._unique2.default}
