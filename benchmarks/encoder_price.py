@@ -134,12 +134,13 @@ def _print(found: dict[int, list[Priced]], ratios: dict[int, float]) -> None:
     for count, rows in found.items():
         target = f"≥ {TARGETS[count]}" if count in TARGETS else ""
         cells = [f"{row.ms:.3g} ({row.ops})" for row in rows]
-        table.add_row(str(count), *cells, f"{ratios[count]:.1f}×", target)
+        mark = "[red]✗[/red] " if ratios[count] < TARGETS.get(count, 0) else ""
+        table.add_row(str(count), *cells, f"{mark}{ratios[count]:.2f}×", target)
     console = stdout_console()
     console.print(table)
     console.print(
         "\nMilliseconds of the dispatcher's price, predicted, all on the ANE; in brackets the "
-        "operators."
+        "operators; ✗ a missed target."
     )
 
 
