@@ -138,7 +138,7 @@ def _error(report: Report) -> str:
         else ""
     )
     return (
-        f"Run in the interpreter, output {worst.name} is {worst.rel_l2:.1e} from the original's "
+        f"Run in the interpreter, output {worst.name!r} is {worst.rel_l2:.1e} from the original's "
         f"(relative L2, {worst.threshold:.1e} allowed{yardstick}).{culprit}"
     )
 
