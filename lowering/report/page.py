@@ -14,6 +14,7 @@ from lowering.report import ablation as of_ablation
 from lowering.report.ablation_overview import overview as overview_chart
 from lowering.report.ablation_overview import overview_table
 from lowering.report.charts import CONFIG, charts
+from lowering.report.finite import finite
 from lowering.report.graph_layout import HEIGHT, WIDTH, layout
 from lowering.report.op_graph import OpGraph
 from lowering.report.result import Report, ReportError
@@ -108,7 +109,7 @@ def _rendered(
     return environment.get_template(template).render(
         title=title,
         css=_asset("report.css"),
-        data=_script_safe(json.dumps(data, ensure_ascii=False, separators=(",", ":"))),
+        data=_script_safe(json.dumps(finite(data), ensure_ascii=False, separators=(",", ":"))),
         library=_script_safe(_library()),
         script=_asset("report.js"),
         **values,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 from lowering.ablation.result import Ablation
+from lowering.report.finite import finite
 from lowering.report.model_explorer import graph_json
 from lowering.report.page import page
 from lowering.report.result import Report, ReportError
@@ -33,7 +32,7 @@ def written(report: Report, form: str) -> str:
     if form == "csv":
         return csv_text(report)
     value = graph_json(report) if form == "graph-json" else report.to_json()
-    return json.dumps(_finite(value), indent=1, ensure_ascii=False)
+    return json.dumps(finite(value), indent=1, ensure_ascii=False)
 
 
 def read_ablations(path: Path) -> list[Ablation]:
@@ -74,14 +73,3 @@ def read_ablation(path: Path, model: str | None = None) -> Ablation:
             hint="name the model's function as TARGET",
         )
     return named[0]
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with NaN and infinities as text: JSON has no number for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

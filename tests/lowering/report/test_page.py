@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -106,6 +107,16 @@ def test_an_empty_program_has_a_page(report):
     plan = replace(report.plan, ops=(), segments=(), advice=())
     text = page(replace(report, plan=plan, edges=(), block=None, accuracy=None))
     assert "The program has no operators." in text
+
+
+def test_infinite_errors_are_no_numbers(report):
+    outputs = report.accuracy.outputs
+    broken = replace(outputs.outputs[0], rel_l2=math.inf, max_abs=math.nan)
+    accuracy = replace(report.accuracy, outputs=replace(outputs, outputs=(broken,)))
+    text = page(replace(report, accuracy=accuracy))
+    script = Elements(text).scripts[0]
+    data = json.loads(script, parse_constant=lambda name: pytest.fail(name))
+    assert data["tables"]["outputs"]["rows"][0][1:3] == ["inf", "nan"]
 
 
 @pytest.mark.parametrize("module", ["jinja2", "vl_convert"])
