@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.export._remove_effect_tokens_pass import _remove_effect_tokens
 
 from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
 from frontend.branches import run_all_paths
@@ -231,7 +232,11 @@ def _normalise(program: ExportedProgram, result: Flat | None) -> ExportedProgram
     with warnings.catch_warnings():
         # torch's own pytree code warns of itself.
         warnings.filterwarnings("ignore", category=FutureWarning)
-        program = to_cpu_float32(program.run_decompositions(decomposition_table()))
+        program = program.run_decompositions(decomposition_table())
+        if program.graph_signature.input_tokens:
+            # They keep run-time checks in order, and a package checks nothing.
+            program = _remove_effect_tokens(program)
+        program = to_cpu_float32(program)
         program = canonical(program)
     draft = Draft(program)
     taken = [node.name for node in draft.user_inputs()]

@@ -46,3 +46,16 @@ def test_what_computes_nothing_is_gone(name):
     assert [node.target for node in program.graph.nodes if node.op == "call_function"] == left
     (found,) = program.module()(X)
     torch.testing.assert_close(found, function(X), rtol=0, atol=0)
+
+
+def test_checks_that_keep_an_order_are_gone():
+    class Model(nn.Module):
+        def forward(self, x):
+            return torch.linalg.inv(x)
+
+    square = X[:, :3] + 4 * torch.eye(3)
+    program = capture(Model(), (square,))
+    assert not program.graph_signature.input_tokens
+    assert [n.name for n in program.graph.find_nodes(op="placeholder")] == ["x"]
+    (found,) = program.module()(square)
+    torch.testing.assert_close(found, torch.linalg.inv(square))

@@ -20,7 +20,7 @@ from lowering.composites import Composite
 from lowering.convert import convert
 from lowering.errors import LoweringError
 from lowering.reference import predict
-from lowering.torch_ops import TORCH_OPS, draws
+from lowering.torch_ops import TORCH_OPS, draws, inverses
 
 FLOAT32 = ct.precision.FLOAT32
 SAMPLES = {**PLAIN, **MIXED}
@@ -135,6 +135,23 @@ def test_singular_values(shape):
             np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_small_systems(size):
+    class Systems(nn.Module):
+        def forward(self, a, b, v):
+            solve, inverse = torch.linalg.solve, torch.linalg.inv(a)
+            right = solve(a, b.mT, left=False)
+            return torch.linalg.det(a), inverse, solve(a, b), solve(a, v), right
+
+    generator = torch.Generator().manual_seed(size)
+    shapes = ((3, size, size), (3, size, 2), (3, size))
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+    mlmodel = convert(Systems(), tuple(inputs), compute_precision=FLOAT32, skip_model_load=True)
+    given = dict(zip("abv", (x.numpy() for x in inputs), strict=True))
+    for got, want in zip(predict(mlmodel, given).values(), Systems()(*inputs), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+
+
 def test_singular_vectors_are_refused():
     class Vectors(nn.Module):
         def forward(self, x):
@@ -147,6 +164,6 @@ def test_singular_vectors_are_refused():
 def test_every_lowering_has_samples():
     # Lowered in part: without the results for the backward pass (test_embedding_bag.py calls it),
     # and without the singular vectors (tested above).
-    in_part = {aten._embedding_bag.default, aten._linalg_svd.default}
+    in_part = {aten._embedding_bag.default, aten._linalg_svd.default, *inverses.TABLE}
     drawn = set(draws.TABLE)  # test_draws.py
     assert set(TORCH_OPS) == set(SAMPLES) | VALUELESS | IDENTITIES | ELSEWHERE | in_part | drawn
