@@ -34,6 +34,20 @@ class Conv(nn.Module):
         return self.head(x.mean((2, 3))), nn.functional.interpolate(x, scale_factor=2.0)
 
 
+class UNet(nn.Module):
+    """A group norm over dynamic sizes, and a resize to a size that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(4, 8)
+        self.head = nn.Conv2d(11, 3, 1)
+
+    def forward(self, x):
+        inner = nn.functional.silu(self.norm(self.down(x)))
+        outer = nn.functional.interpolate(inner, size=x.shape[-2:], mode="bilinear")
+        return self.head(torch.cat([outer, x], 1))
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind):
         super().__init__()
@@ -95,6 +109,16 @@ CASES = {
         Conv,
         lambda b, t: {"x": torch.randn(1, 3, 16 + 4 * b, 16 + 2 * t)},
         {"x": {2: 2 * Dim("rows", min=8, max=32), 3: 2 * Dim("columns", min=8, max=48)}},
+    ),
+    "unet": (
+        UNet,
+        lambda b, t: {"x": torch.randn(b, 3, 16 + 4 * b, 16 + 2 * t)},
+        {"x": {0: BATCH, 2: Dim("height", min=16, max=64), 3: Dim("width", min=16, max=96)}},
+    ),
+    "windows": (
+        lambda: nn.Sequential(nn.AdaptiveAvgPool2d((3, 2)), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
+        lambda b, t: {"input": torch.randn(b, 4, 7, 5)},
+        {"input": {0: BATCH}},
     ),
     "lstm": (lambda: Recurrent(nn.LSTM), features, {"x": BOTH}),
     "gru": (lambda: Recurrent(nn.GRU), features, {"x": BOTH}),

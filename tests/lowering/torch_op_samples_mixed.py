@@ -4,6 +4,7 @@ import torch
 
 aten = torch.ops.aten
 
+IMAGE = torch.linspace(-2, 2, 2 * 4 * 6 * 5).reshape(2, 4, 6, 5)
 X = torch.linspace(-3, 3, 12).reshape(3, 4)
 N = torch.arange(-6, 6).reshape(3, 4)
 B = torch.tensor([[True, False, False, True], [False] * 4, [True] * 4])
@@ -18,6 +19,10 @@ SAMPLES = {
     aten.amax.default: [(B, [1]), (B,), (X, [0, 1], True)],
     aten.amin.default: [(B, [-1], True), (X, [1])],
     aten.expand.default: [(X[:1], [3, 4]), (X[:, :1], [2, 3, -1])],
+    aten.group_norm.default: [(IMAGE, 2, torch.arange(4.0), torch.ones(4)), (IMAGE, 4)],
+    aten.adaptive_avg_pool1d.default: [(IMAGE[0], [3]), (IMAGE[0], [1])],
+    aten.adaptive_avg_pool2d.default: [(IMAGE, [3, 2]), (IMAGE, [1, 1])],
+    aten.upsample_bilinear2d.vec: [(IMAGE, [12, 10], False, None), (IMAGE, [12, 10], True, None)],
     aten.masked_select.default: [(X, B), (X, B[:1]), (N, X > 0)],
     aten.slice.Tensor: [(X, 1, 0, 2), (X, 0, -2)],
 }
