@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,20 @@ def _grouped_mm(
     return grouped_mm(x, weight, offs).to(out_dtype or x.dtype)
 
 
+def as_strided(
+    x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Any:
+    """Elements of ``x`` by their place in memory, which is known where ``x`` is contiguous."""
+    numbers = (*x.shape, *size, *stride, storage_offset or 0)
+    if not all(isinstance(n, int) for n in numbers) or not x.is_contiguous() or x.storage_offset():
+        return NotImplemented
+    places = torch.full([1] * len(size), storage_offset or 0, device=x.device)
+    for axis, (count, step) in enumerate(zip(size, stride, strict=True)):
+        along = [count if index == axis else 1 for index in range(len(size))]
+        places = places + (torch.arange(count, device=x.device) * step).reshape(along)
+    return x.reshape(-1).index_select(0, places.reshape(-1)).reshape(size)
+
+
 def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     """Operator to function, for the operators that are there.
 
@@ -55,6 +69,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     """
     table: dict[Any, Callable[..., Any]] = dict(torch._decomp.get_decompositions(_TORCHS_OWN))
     table[_aten._grouped_mm.default] = _grouped_mm
+    table[_aten.as_strided.default] = as_strided
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):
         table[torch.ops.transformers.grouped_mm_fallback.default] = grouped_mm
     return table

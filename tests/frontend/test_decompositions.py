@@ -85,3 +85,34 @@ def test_torchs_own_decompositions(name):
     y = rand(8, 8)
     (found,) = program.module()(X, y)
     torch.testing.assert_close(found, Model()(X, y))
+
+
+class Strided(nn.Module):
+    def __init__(self, *arguments):
+        super().__init__()
+        self.arguments = arguments
+
+    def forward(self, x):
+        return (x + 1).as_strided(*self.arguments) * 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [((3, 4), (8, 1)), ((5, 4, 2), (8, 2, 3), 3), ((7,), (0,)), ((), ())],
+    ids=str,
+)
+def test_strided_views_of_contiguous_tensors(arguments):
+    model = Strided(*arguments)
+    program = capture(model, (X,))
+    assert not program.graph.find_nodes(op="call_function", target=aten.as_strided.default)
+    (found,) = program.module()(X)
+    torch.testing.assert_close(found, model(X), rtol=0, atol=0)
+
+
+def test_strided_views_of_other_tensors_stay():
+    class Turned(nn.Module):
+        def forward(self, x):
+            return x.T.as_strided((3, 4), (1, 8))
+
+    program = capture(Turned(), (X,))
+    assert program.graph.find_nodes(op="call_function", target=aten.as_strided.default)
