@@ -51,9 +51,10 @@ class AnePassesError(Exception):
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, str]:
-        """The same as a flat dictionary: ``error``, ``message`` and the details that are set."""
+        """The same as a flat dictionary: ``error``, ``message``, ``rule`` and details, if set."""
+        rule = {"rule": self.rule} if self.rule else {}
         found = {key.replace(" ", "_"): text for key, text in self.details.items() if text}
-        return {"error": type(self).__name__, "message": self.message, **found}
+        return {"error": type(self).__name__, "message": self.message, **rule, **found}
 
 
 class CaptureError(AnePassesError):

@@ -61,6 +61,7 @@ class UnsupportedOpsError(LoweringError):
         unsupported: one entry for each operator.
     """
 
+    rule = "unsupported-op"
     # Enough to find each kind of use; a 48-layer model repeats the rest.
     MAX_PLACES = 4
 

@@ -94,6 +94,12 @@ def test_user_errors(run):
     assert unknown.exit_code == 2 and "M99" in unknown.output
 
 
+def test_errors_of_other_verbs_name_their_rule(run):
+    result = run("convert", "checknet.py:missing", "-o", "a.mlpackage", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["rule"] == "unsupported-op"
+
+
 def test_explain(run):
     text = run("explain", "value-in-python").stdout
     assert "What you can do" in text and "fatal" in text
