@@ -25,6 +25,18 @@ class UnboundedSizeError(LoweringError):
     rule = "unbounded-size"
 
 
+class ComplexError(LoweringError):
+    """An input or output is complex."""
+
+    rule = "complex-numbers"
+
+
+class NumberInputError(LoweringError):
+    """An input that the program reads is a Python number."""
+
+    rule = "number-input"
+
+
 class CompositeError(AnePassesError):
     """A composite is wrong: its definition, or what it computes."""
 

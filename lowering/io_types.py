@@ -11,7 +11,7 @@ import torch
 from coremltools.converters.mil.mil import types
 from torch.export import ExportedProgram
 
-from lowering.errors import LoweringError
+from lowering.errors import ComplexError, LoweringError
 from lowering.prepare import Prepared
 from lowering.sizes import InputShapes, Sizes
 
@@ -109,7 +109,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _package_type(name: str, dtype: torch.dtype, float_type: type) -> type:
     if dtype.is_complex:
-        raise LoweringError(
+        raise ComplexError(
             f"{name!r} is complex, and Core ML has real numbers only",
             found=str(dtype),
             hint="pass and return real and imaginary parts, as torch.view_as_real gives them",

@@ -19,7 +19,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from lowering.errors import LoweringError
+from lowering.errors import LoweringError, NumberInputError
 
 # Input types that coremltools does not know, and what a package takes in their place.
 _INPUT_DTYPES = {
@@ -112,7 +112,7 @@ def _constant_inputs(program: ExportedProgram) -> set[str]:
             continue
         node = placeholders[spec.arg.name]
         if node.users:
-            raise LoweringError(
+            raise NumberInputError(
                 f"Input {spec.arg.name!r} is a {type(node.meta.get('val')).__name__}, "
                 "and a Core ML package takes tensors only",
                 hint="pass the number as a tensor, or fix it before capturing the model",
