@@ -16,6 +16,12 @@ from passes.pipeline import Pass
 By = Literal["price", "latency"]
 # A variant must cost this much less than the default to be worth a departure from it.
 MIN_GAIN = 0.02
+_NATIVE = "scaled_dot_product_attention"
+# *Measured* of the price (dispatcher dumps of an M4), by construction of our latency.
+_NATIVE_CAVEAT = (
+    f"caution: price and latency count what {_NATIVE} reads and writes and not the scores inside "
+    "it, which flatters it the more the longer the sequence is; time it on a device"
+)
 
 
 class TuneError(AnePassesError):
@@ -185,6 +191,8 @@ def _reasons(found: Ablation, rule: _Rule, chosen: VariantResult) -> Iterator[st
         yield f"could not be measured: {'; '.join(failed)}"
     if chosen is found.variants[0]:
         yield f"the default is best by {rule.by}, or within {MIN_GAIN:.0%} of the best"
+    if chosen.figures is not None and chosen.figures.mil.count(_NATIVE):
+        yield _NATIVE_CAVEAT
     if chosen.figures is not None and chosen.figures.on(rule.target).ane_ops == 0:
         yield "nothing of it runs on the ANE: the dispatcher prices the CPU lower for this model"
 
