@@ -90,6 +90,8 @@ def _max_pool(spatial: int) -> Callable[..., Any]:
             for user in mb.node.users
         )
         if set(dilation) == {1} and not positions_read:
+            if spatial == 3:
+                return NotImplemented  # coremltools pads for ceil_mode, which MIL lacks there
             pads = [edge for edge in padding for _ in range(2)]
             return mb.max_pool(
                 x=x,

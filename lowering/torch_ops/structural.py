@@ -5,6 +5,7 @@ coremltools 9.0 has no ``alias`` (apple/coremltools#2517).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,13 @@ def _to_dtype(mb: Any, x: Var, *_: Any, **__: Any) -> Var:
 
 def _nothing(mb: Any, *_: Any, **__: Any) -> None:
     """Assertions about sizes and values were true for the example; a package has no way to fail."""
+
+
+def _reshape(mb: Any, x: Var, shape: Sequence[Any]) -> Any:
+    """To no axes at all: coremltools leaves one."""
+    if list(shape) or not x.rank:
+        return NotImplemented
+    return mb.squeeze(x=x, axes=list(range(x.rank)))
 
 
 def _diff(
@@ -82,5 +90,7 @@ TABLE = {
     aten._assert_scalar.default: _nothing,
     aten.sym_constrain_range.default: _nothing,
     aten.sym_constrain_range_for_size.default: _nothing,
+    aten.reshape.default: _reshape,
+    aten.view.default: _reshape,
     aten.diff.default: _diff,
 }

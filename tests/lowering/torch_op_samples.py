@@ -59,6 +59,7 @@ SHIFTS_TENSOR = [(N, const(torch.tensor(2))), (N, J.abs()), (N[:, :1], J.abs())]
 AXES = torch.tensor([[0.0, 0.0, 1.0, -1.0, 0.0, -2.0], [1.0, -1.0, 0.0, 0.0, 0.0, -1.0]])
 SORTED = const(torch.tensor([-1.0, 0.0, 0.0, 0.5]))
 WHOLE_SORTED = const(torch.tensor([-2, 0, 3]))
+TO_SHAPES = [(rand(1), []), (rand(1, 1), []), (X, [6, 4]), (X, [-1])]
 TIES = whole(2, 5, 7, low=0, high=4)
 UNARY = ("exp", "exp2", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan", "erf", "sigmoid")
 ORDER = ("gt", "ge", "lt", "le", "eq", "ne")
@@ -252,6 +253,7 @@ SAMPLES = {
     ],
     aten.max_pool3d_with_indices.default: [
         (rand(1, 2, 5, 6, 7), [2, 2, 3], [2, 1, 2], [1, 1, 0], [1, 2, 1]),
+        (rand(1, 2, 5, 6, 7), [2, 2, 3], [2, 2, 2], [0, 1, 0], [1, 1, 1], True),
     ],
     # products
     aten.matmul.default: [(X, rand(4)), (rand(3), X), (rand(4), rand(4)), (X, rand(4, 5))],
@@ -346,6 +348,8 @@ SAMPLES = {
         (N, {"dtype": torch.float32}),
         (X.round(), {"dtype": torch.bool}),
     ],
+    aten.reshape.default: TO_SHAPES,
+    aten.view.default: TO_SHAPES,
     aten.diff.default: [(X,), (B, 1, 1), (X, 2, 1, X[:, :1]), (N, 1, 0)],
 }
 
