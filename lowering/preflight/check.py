@@ -120,6 +120,8 @@ def _optimized(
             captured = capture(model, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
             return run(captured, pipeline)
         except AnePassesError as error:
+            if not isinstance(model, nn.Module | ExportedProgram):
+                raise  # there is nothing else to look at
             findings.take(eager.uncaptured)
             _failed(error, findings)
             return None, ()

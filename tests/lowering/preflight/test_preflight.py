@@ -198,6 +198,8 @@ def test_optimized_models_and_programs_are_taken():
 def test_without_inputs_there_is_nothing_to_look_at():
     with pytest.raises(CaptureError, match="example inputs are needed"):
         preflight(nn.Linear(4, 4))
+    with pytest.raises(CaptureError, match="only modules"):
+        preflight(torch.relu, (X,))
 
 
 def test_own_rules_are_all_explained(obstacles):
