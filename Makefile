@@ -14,13 +14,14 @@ WORKERS ?= 2
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TESTS ?= tests
 
-.PHONY: help demo test lint conformance ablation benchmarks readme clean
+.PHONY: help demo test lint conformance zoo ablation benchmarks readme clean
 
 help:
 	@echo "make demo         optimise and convert a real MiniLM, and compare it with the original"
 	@echo "make test         run the tests (TESTS=tests/passes for a part)"
 	@echo "make lint         ruff, formatting, types"
 	@echo "make conformance  coremltools' own op tests against our interpreter and lowerings"
+	@echo "make zoo          many architectures through the whole tool, stock coremltools beside"
 	@echo "make ablation     what each pass does to five models: tables and reports in out/ablation"
 	@echo "make benchmarks   acceptance counts and the cost of optimising"
 	@echo "make readme       run the commands whose output README.md shows"
@@ -38,6 +39,9 @@ lint: .venv/test.stamp
 
 conformance: .venv/test.stamp
 	$(BIN)/python -m benchmarks.conformance
+
+zoo: .venv/zoo.stamp
+	$(BIN)/python -m benchmarks.zoo --jobs $(WORKERS)
 
 ablation: .venv/test.stamp
 	$(SINGLE) $(BIN)/python -m benchmarks.ablation --jobs $(WORKERS)
@@ -65,4 +69,14 @@ clean:
 
 .venv/test.stamp: pyproject.toml .venv/demo.stamp
 	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[test,dev]"
+	@touch $@
+
+# These three declare torchvision, and it the newest torch. Its Python part is all they need: see
+# benchmarks/zoo/torchvision_python.py.
+.venv/zoo.stamp: pyproject.toml .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --no-deps "timm==1.0.31" "diffusers==0.42.1" \
+		"ultralytics==8.4.190" "ultralytics-thop==2.2.3"
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[zoo-models]"
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/torchvision-python \
+		"torchvision==0.28.0"
 	@touch $@

@@ -16,6 +16,10 @@ MASKED_SCORE = -1e4
 ml-ane-transformers). A row with every key masked gets equal weights instead of NaN."""
 
 
+_FAR = 8.0
+"""From here on neighbouring fp16 numbers are 2^-7 apart, which a softmax turns into 1 %."""
+
+
 def additive_mask(rw: Rewriter, mask: Any, is_causal: bool, scores: tuple[Any, ...]) -> Any:
     """An additive mask that broadcasts against ``scores`` (B, H, Sq, Sk), or ``None``.
 
@@ -34,11 +38,25 @@ def additive_mask(rw: Rewriter, mask: Any, is_causal: bool, scores: tuple[Any, .
     if dtype(mask) is torch.bool:
         zero, blocked = (rw.emit(aten.scalar_tensor.default, v) for v in (0.0, MASKED_SCORE))
         mask = rw.emit(aten.where.self, mask, zero, blocked)
-    elif not rw.is_constant(mask) or bool((rw.value(mask) < MASKED_SCORE).any()):
-        mask = rw.emit(aten.clamp.default, mask, MASKED_SCORE)
+    else:
+        if rw.is_constant(mask) and _is_far_from_zero(rw.value(mask)):
+            highest = rw.emit(aten.amax.default, mask, [-1], True)
+            mask = rw.emit(aten.sub.Tensor, mask, highest)
+        if not rw.is_constant(mask) or bool((rw.value(mask) < MASKED_SCORE).any()):
+            mask = rw.emit(aten.clamp.default, mask, MASKED_SCORE)
     while len(shape(mask)) < 4:
         mask = rw.emit(aten.unsqueeze.default, mask, 0)
     return mask
+
+
+def _is_far_from_zero(mask: torch.Tensor) -> bool:
+    """True if the largest number of some row swamps scores in fp16: ALiBi counted from the end.
+
+    A softmax does not notice when all scores of a row move together.
+    """
+    highest = mask.amax(-1)
+    far = (highest.abs() >= _FAR) & (highest > MASKED_SCORE)
+    return mask.is_floating_point() and bool(far.any() and (highest > MASKED_SCORE).all())
 
 
 def masks_nothing(rw: Rewriter, mask: Any) -> bool:

@@ -344,4 +344,4 @@ def test_a_query_without_keys_weighs_all_alike(biased):
     inputs = (q, k, v, padding[:, 0, 0].long())
     _, after, (report,) = run_pass(Masked(), inputs, FuseAttention())
     assert report.rewrites == 1
-    assert_same(Masked(), after, *inputs)
+    assert_same(Masked(), after, inputs)
