@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
-from util import assert_same, count, run_pass, seeded
+from util import Function, assert_same, count, run_pass, seeded
 
 from frontend.capture import capture
 from passes import DEFAULT_PIPELINE, InvariantError, OrderError, default_pipeline, optimize_for_ane
@@ -295,3 +295,21 @@ def test_the_program_given_is_left_alone():
     run(program, DEFAULT_PIPELINE)
     assert str(program.graph) == text
     assert all(program.state_dict[name] is tensor for name, tensor in weights.items())
+
+
+@dataclass(frozen=True)
+class AsksForASize:
+    name: ClassVar[str] = "asks_for_a_size"
+
+    def apply(self, rw):
+        """Rewrites nothing, but branches on sizes."""
+        for node in rw.graph.nodes:
+            if isinstance(node.meta.get("val"), torch.Tensor) and node.meta["val"].numel() > 1:
+                rw.note("large")
+
+
+def test_a_pass_that_asks_for_a_size_that_depends_on_data_is_left_out():
+    program = capture(Function(lambda m, x: x[x > 0] * 2), (torch.tensor([1.0, -1.0, 2.0]),))
+    after, (report,) = run(program, (AsksForASize(),))
+    assert report.rewrites == 0 and "depends on data" in report.notes[0]
+    assert_same(Function(lambda m, x: x[x > 0] * 2), after, torch.tensor([1.0, 1.0, 2.0]))

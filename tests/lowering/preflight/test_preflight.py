@@ -75,7 +75,7 @@ def test_it_is_json(obstacles):
 
 def test_a_program_that_converts():
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         found = preflight(Convertible().eval(), (X, IDS))
     assert found and found.captured
     assert {"fp16-overflow", "fp16-tiny-constant", "branch-on-data", "value-baked-in"} <= rules(
