@@ -104,8 +104,9 @@ VISION: tuple[Entry, ...] = (
     hf(
         "dpt-depth",
         "DPTForDepthEstimation",
-        image(384),
+        image(128),
         num_hidden_layers=4,
+        image_size=128,
         backbone_out_indices=[0, 1, 2, 3],
     ),
     hf(
@@ -135,8 +136,6 @@ VISION: tuple[Entry, ...] = (
         decoder_layers=2,
         num_queries=100,
         encoder_layers=1,
-        eval_size=[320, 320],
-        anchor_image_size=[320, 320],
         backbone_config={
             "model_type": "rt_detr_resnet",
             "depths": [1, 1, 1, 1],
