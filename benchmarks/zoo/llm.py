@@ -36,7 +36,6 @@ _EXPERTS: dict[str, Any] = {
 
 LLM: tuple[Entry, ...] = (
     hf("gpt2", "GPT2LMHeadModel", ids(), **_GPT),
-    hf("gpt2-mask", "GPT2LMHeadModel", masked_ids(), **_GPT),
     hf(
         "gpt-neox",
         "GPTNeoXForCausalLM",
@@ -48,7 +47,6 @@ LLM: tuple[Entry, ...] = (
         intermediate_size=3072,
         use_cache=False,
     ),
-    hf("bloom", "BloomForCausalLM", ids(), **_GPT, hidden_size=1024, n_head=16),
     hf(
         "mpt",
         "MptForCausalLM",
@@ -73,19 +71,12 @@ LLM: tuple[Entry, ...] = (
     _decoder("llama-mask", "LlamaForCausalLM", masked_ids()),
     _decoder("mistral-window", "MistralForCausalLM", sliding_window=64),
     _decoder("qwen2", "Qwen2ForCausalLM"),
-    _decoder("qwen2-mask", "Qwen2ForCausalLM", masked_ids()),
     _decoder("qwen3", "Qwen3ForCausalLM"),
     _decoder("qwen3-mask", "Qwen3Model", masked_ids()),
     _decoder("gemma2-softcap", "Gemma2ForCausalLM", head_dim=64, sliding_window=64),
     _decoder("gemma3", "Gemma3ForCausalLM", head_dim=64, sliding_window=64),
-    _decoder("phi", "PhiForCausalLM", num_key_value_heads=16),
     _decoder("phi3", "Phi3ForCausalLM"),
     _decoder("olmo2", "Olmo2ForCausalLM"),
-    _decoder("stablelm", "StableLmForCausalLM"),
-    _decoder("cohere2", "Cohere2ForCausalLM", sliding_window=64),
-    _decoder("granite", "GraniteForCausalLM"),
-    _decoder("exaone4", "Exaone4ForCausalLM", sliding_window=64),
-    _decoder("lfm2", "Lfm2ForCausalLM", layer_types=["conv", "full_attention"]),
     _decoder("mixtral-moe", "MixtralForCausalLM", intermediate_size=512, num_local_experts=8),
     _decoder("qwen3-moe", "Qwen3MoeForCausalLM", **_EXPERTS, head_dim=64),
     _decoder(
@@ -118,14 +109,5 @@ LLM: tuple[Entry, ...] = (
         n_groups=1,
         chunk_size=32,
         use_cache=False,
-    ),
-    _decoder(
-        "recurrent-gemma",
-        "RecurrentGemmaForCausalLM",
-        ids(32),
-        lru_width=1024,
-        attention_window_size=64,
-        num_key_value_heads=1,
-        num_hidden_layers=3,
     ),
 )

@@ -33,26 +33,10 @@ MULTIMODAL: tuple[Entry, ...] = (
     hf("clip", "CLIPModel", _PAIR, text_config=_TEXT, vision_config=_VISION),
     hf("siglip", "SiglipModel", _PAIR, text_config=_TEXT, vision_config=_VISION),
     hf(
-        "align",
-        "AlignModel",
-        _PAIR,
-        text_config=_TEXT,
-        vision_config={"num_block_repeats": [1] * 7},
-    ),
-    hf(
         "blip2-qformer",
         "Blip2QFormerModel",
         floats(query_embeds=(1, 32, 768), encoder_hidden_states=(1, 257, 1408)),
         num_hidden_layers=2,
-    ),
-    hf(
-        "git",
-        "GitModel",
-        both(masked_ids(32), image()),
-        vocab_size=VOCABULARY,
-        num_hidden_layers=2,
-        vision_config=_VISION,
-        use_cache=False,
     ),
     hf(
         "vilt",
@@ -63,7 +47,6 @@ MULTIMODAL: tuple[Entry, ...] = (
         image_size=224,
         max_image_length=-1,
     ),
-    hf("groupvit-vision", "GroupViTVisionModel", image(), depths=[1, 1, 1], num_hidden_layers=3),
     hf(
         "trocr-decoder",
         "TrOCRForCausalLM",
@@ -72,14 +55,6 @@ MULTIMODAL: tuple[Entry, ...] = (
         decoder_layers=2,
         use_cache=False,
         is_decoder=True,
-    ),
-    hf(
-        "timesformer",
-        "TimesformerModel",
-        floats(pixel_values=(1, 4, 3, 112, 112)),
-        num_hidden_layers=2,
-        image_size=112,
-        num_frames=4,
     ),
     hf(
         "videomae",

@@ -59,15 +59,6 @@ SPEECH: tuple[Entry, ...] = (
     ),
     hf("wav2vec2", "Wav2Vec2Model", _WAVE, **_LAYERS),
     hf(
-        "wav2vec2-ctc",
-        "Wav2Vec2ForCTC",
-        _WAVE,
-        **_LAYERS,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-        conv_bias=True,
-    ),
-    hf(
         "wav2vec2-bert",
         "Wav2Vec2BertModel",
         _mel(100, 160),
@@ -77,16 +68,6 @@ SPEECH: tuple[Entry, ...] = (
         intermediate_size=2048,
     ),
     hf("wavlm", "WavLMModel", _WAVE, **_LAYERS),
-    hf("sew-d", "SEWDModel", _WAVE, **_LAYERS),
-    hf(
-        "speech-to-text",
-        "Speech2TextModel",
-        both(_mel(256, 80), decoder_ids(32)),
-        vocab_size=VOCABULARY,
-        encoder_layers=2,
-        decoder_layers=2,
-        use_cache=False,
-    ),
     hf(
         "audio-spectrogram-transformer",
         "ASTModel",
@@ -103,8 +84,6 @@ SPEECH: tuple[Entry, ...] = (
     ),
     hf("encodec-encoder", "EncodecModel", floats(hidden_states=(1, 1, 24_000)), part="encoder"),
     hf("encodec-decoder", "EncodecModel", floats(hidden_states=(1, 128, 75)), part="decoder"),
-    hf("dac-encoder", "DacModel", floats(hidden_state=(1, 1, 8192)), part="encoder"),
     hf("dac-decoder", "DacModel", floats(hidden_state=(1, 1024, 32)), part="decoder"),
     hf("hifigan", "SpeechT5HifiGan", floats(spectrogram=(1, 64, 80))),
-    hf("univnet", "UnivNetModel", floats(input_features=(1, 40, 100), noise_sequence=(1, 40, 64))),
 )

@@ -57,7 +57,6 @@ TEXT: tuple[Entry, ...] = (
         num_attention_heads=12,
         intermediate_size=3072,
     ),
-    hf("electra", "ElectraForPreTraining", masked_ids(), **_SHORT),
     hf("mpnet", "MPNetModel", masked_ids(), **_SHORT),
     hf(
         "deberta",
@@ -109,7 +108,6 @@ TEXT: tuple[Entry, ...] = (
         attention_window=[64, 64],
         pad_token_id=1,
     ),
-    hf("roformer", "RoFormerModel", masked_ids(), **_SHORT),
     hf(
         "xlnet",
         "XLNetModel",
@@ -123,19 +121,6 @@ TEXT: tuple[Entry, ...] = (
     ),
     hf("xlm", "XLMModel", masked_ids(), vocab_size=VOCABULARY, n_layers=2, emb_dim=768, n_heads=12),
     hf(
-        "esm",
-        "EsmModel",
-        masked_ids(vocabulary=33),
-        vocab_size=33,
-        num_hidden_layers=2,
-        hidden_size=480,
-        num_attention_heads=20,
-        intermediate_size=1920,
-        pad_token_id=1,
-        mask_token_id=32,
-        position_embedding_type="rotary",
-    ),
-    hf(
         "nystromformer",
         "NystromformerModel",
         ids(),
@@ -143,7 +128,6 @@ TEXT: tuple[Entry, ...] = (
         segment_means_seq_len=TOKENS,
         num_landmarks=32,
     ),
-    hf("canine", "CanineModel", masked_ids(512, 60_000), num_hidden_layers=2),
     hf(
         "clip-text",
         "CLIPTextModel",
@@ -154,11 +138,8 @@ TEXT: tuple[Entry, ...] = (
         eos_token_id=2,
     ),
     hf("t5-encoder", "T5EncoderModel", masked_ids(), **_T5),
-    hf("umt5-encoder", "UMT5EncoderModel", masked_ids(), **_T5),
     hf("t5", "T5Model", _BOTH, **_T5),
     hf("longt5", "LongT5Model", _BOTH, **_T5),
     hf("bart", "BartModel", _BOTH, **_SEQ2SEQ),
-    hf("bart-decoder", "BartForCausalLM", ids(), **_SEQ2SEQ),
     hf("pegasus", "PegasusModel", _BOTH, **_SEQ2SEQ),
-    hf("marian", "MarianMTModel", _BOTH, **_SEQ2SEQ, pad_token_id=0, decoder_start_token_id=0),
 )
