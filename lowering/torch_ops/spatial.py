@@ -85,12 +85,12 @@ def _resized_sequence(linear: bool) -> Callable[..., Any]:
         if factor is None:
             return NotImplemented
         image = mb.expand_dims(x=x, axes=[2])
+        # Both are given: one left to its default would stay float32 where the other is rounded.
+        factors = {"scale_factor_height": 1.0, "scale_factor_width": float(factor)}
         if linear:
-            wide = mb.upsample_bilinear(
-                x=image, scale_factor_width=float(factor), align_corners=bool(options[0])
-            )
+            wide = mb.upsample_bilinear(x=image, align_corners=bool(options[0]), **factors)
         else:
-            wide = mb.upsample_nearest_neighbor(x=image, scale_factor_width=float(factor))
+            wide = mb.upsample_nearest_neighbor(x=image, **factors)
         return mb.squeeze(x=wide, axes=[2])
 
     return lower
