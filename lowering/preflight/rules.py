@@ -150,8 +150,9 @@ _RULES = (
         "complex-numbers",
         _FATAL,
         "Core ML has real numbers only.",
-        "torch.polar(r, angle)",
-        remedy="Carry real and imaginary parts as two real tensors; rotary tables as cos and sin.",
+        "return torch.fft.fft(x)",
+        "Complex values inside the model become pairs of real ones, transforms matrix products.",
+        "Carry real and imaginary parts as two real tensors; rotary tables as cos and sin.",
     ),
     Rule(
         "control-flow-op",
@@ -165,7 +166,7 @@ _RULES = (
         "lowering-failed",
         _FATAL,
         "The operator has a lowering, but not for these shapes, dtypes or arguments.",
-        "torch.nn.functional.max_pool2d(x, 2, return_indices=True)",
+        'torch.nn.functional.grid_sample(x, grid, mode="bicubic")',
         remedy="Use other arguments, or bind a lowering of your own with @composite.",
     ),
     Rule(
@@ -180,8 +181,9 @@ _RULES = (
         "rank-above-5",
         _FATAL,
         "A tensor has more than five axes, and Core ML takes five at most.",
-        "x.view(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5)",
-        remedy="Merge axes that stay together before the permutation, or do it in two steps.",
+        "x.view(2, 2, 2, 2, 2, 2).logcumsumexp(3)",
+        "Moves, elementwise operators, reductions and products run with axes merged (LimitRank).",
+        "Merge axes that stay together before the permutation, or do it in two steps.",
     ),
     Rule(
         "random-op",
