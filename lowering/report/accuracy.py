@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from lowering.reference import LoadedModel
 from lowering.verification import Original, Verification, fx_values, package_values
+from lowering.verification.image_inputs import with_nearest_images
 from lowering.verification.package_values import in_form_of
 from lowering.verification.parity import rel_l2
 
@@ -79,6 +80,7 @@ def error_growth(
     Returns:
         The points, and how many values were left out (see :class:`Accuracy`).
     """
+    original = with_nearest_images(model, original)
     feed = package_values.feed_of(model, original.inputs())
     run = package_values.run(model, feed, original.initial_states())
     matched = package_values.matches(model, original.program)

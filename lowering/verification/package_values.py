@@ -18,6 +18,7 @@ from lowering.reference.program import Op, Value
 from lowering.reference.states import State
 from lowering.sources import SourceTable
 from lowering.verification import fx_values
+from lowering.verification.image_inputs import image_of
 from lowering.verification.original import VerificationError
 
 # What coremltools' casting passes append to the name of a value they give another type.
@@ -82,8 +83,10 @@ def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
 def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     """The program's inputs as the package takes them: by name, else by position.
 
+    Where the package takes an image, the nearest one is made, see ``image_inputs``.
+
     Raises:
-        VerificationError: the package takes other inputs, or images.
+        VerificationError: the package takes other inputs.
     """
     names = list(model.inputs)
     if len(names) != len(inputs):
@@ -93,15 +96,13 @@ def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
             found=", ".join(names) or "none",
         )
     by_name = set(names) == set(inputs)
-    feed = {}
+    feed: dict[str, Any] = {}
     for name, (own, tensor) in zip(names, inputs.items(), strict=True):
         feature = model.inputs[name]
-        if feature.image is not None:
-            raise VerificationError(
-                f"Input {name!r} of the package is an image",
-                hint="verify a package with tensor inputs; images change its inputs only",
-            )
         given = inputs[name] if by_name else tensor
+        if feature.image is not None:
+            feed[name] = image_of(model, name, given)
+            continue
         if feature.ranges is not None and len(feature.ranges) not in (given.ndim, given.ndim or 1):
             raise VerificationError(
                 f"Input {name!r} of the package does not fit the model's {own!r}",

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from frontend.source import Source, source_of
 from lowering.reference import ExecutionError, ModelLike, Precision, load
 from lowering.verification import fx_values, package_values
+from lowering.verification.image_inputs import with_nearest_images
 from lowering.verification.original import Original, VerificationError
 from lowering.verification.package_values import in_form_of
 from lowering.verification.parity import Parity, parity
@@ -74,6 +75,7 @@ def probe(
     """
     model = load(package, precision=precision)
     original = Original.of(against, inputs, kwargs, pipeline=pipeline, metadata=model.metadata)
+    original = with_nearest_images(model, original)
     feed = package_values.feed_of(model, original.inputs())
     run = package_values.run(model, feed, original.initial_states())
     if isinstance(run.error, ExecutionError):

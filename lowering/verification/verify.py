@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from lowering.reference import LoadedModel, ModelLike, Precision, load
 from lowering.verification import package_values
 from lowering.verification.divergence import Walk
+from lowering.verification.image_inputs import with_nearest_images
 from lowering.verification.original import Original
 from lowering.verification.package_values import PackageRun, declares_fp16, feed_of
 from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
@@ -58,6 +59,7 @@ def verify(
     precision = Precision.of(precision)
     model = load(package, precision=precision)
     original = Original.of(against, inputs, kwargs, pipeline=pipeline, metadata=model.metadata)
+    original = with_nearest_images(model, original)
     feed = feed_of(model, original.inputs())
     run = package_values.run(model, feed, original.initial_states())
     outputs = _parities(model, run, original, thresholds or Thresholds())
