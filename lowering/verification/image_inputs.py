@@ -1,4 +1,4 @@
-"""Packages that take images: the tensor that an image becomes, and the image nearest to a tensor."""
+"""Packages that take images: the tensor an image becomes, and the image nearest to a tensor."""
 
 from __future__ import annotations
 
