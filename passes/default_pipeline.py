@@ -19,6 +19,7 @@ from passes.fuse_rms_norm import FuseRmsNorm
 from passes.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
+from passes.rank_logits import RankLogits
 from passes.remove_dropout import RemoveDropout
 from passes.rms_norm_form import RmsNormForm
 from passes.simplify_algebra import SimplifyAlgebra
@@ -50,6 +51,7 @@ def default_pipeline(
         SimplifyViews(),
         EliminateCommon(),
         FuseActivations(),
+        RankLogits(),
         CanonicalLinear(),
         FoldBatchNorm(),
         FuseRmsNorm(),
