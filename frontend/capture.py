@@ -17,8 +17,10 @@ from torch.export._remove_effect_tokens_pass import _remove_effect_tokens
 
 from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
 from frontend.branches import run_all_paths
+from frontend.branches.state import ValueInPythonError
 from frontend.canonical import canonical
-from frontend.dynamic_shapes import remember_symbols, settle_call, signature_of
+from frontend.constant_buffers import numbers_as_constants
+from frontend.dynamic_shapes import Call, remember_symbols, settle_call, signature_of
 from frontend.errors import AnePassesError, CaptureError
 from frontend.example_inputs import infer_inputs
 from frontend.export_errors import explain_export_error
@@ -88,27 +90,41 @@ def capture(
     ):
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        branches: list[tuple[str, str]] = []
-        traced, results = _traceable(model, call.kwargs, branches)
         try:
-            program = torch.export.export(
-                traced, call.args, call.kwargs, dynamic_shapes=call.dynamic_shapes, strict=False
-            )
-            remember_symbols(program, call.axes)
-            program.graph_module.meta[BRANCHES] = tuple(dict.fromkeys(branches))
-        except AnePassesError:
-            raise
-        except Exception as error:
-            raise explain_export_error(error, model, call.args, call.kwargs) from error
-    if results[-1].dropped:
+            program, result = _exported(model, call)
+        except ValueInPythonError as error:
+            # Only then: a buffer keeps its name in the program where it can.
+            try:
+                with numbers_as_constants(model):
+                    program, result = _exported(model, call)
+                    program = program.run_decompositions({})
+            except (AnePassesError, RuntimeError):  # torch refuses constants that are written
+                raise error from None
+    if result.dropped:
         warnings.warn(
             "parts of the result are left out, since they are no tensors: "
-            + "; ".join(results[-1].dropped)
+            + "; ".join(result.dropped)
             + ". Return tensors to keep them.",
             LeftOutWarning,
             stacklevel=2,
         )
-    return _normalise(program, results[-1])
+    return _normalise(program, result)
+
+
+def _exported(model: nn.Module, call: Call) -> tuple[ExportedProgram, Flat]:
+    branches: list[tuple[str, str]] = []
+    traced, results = _traceable(model, call.kwargs, branches)
+    try:
+        program = torch.export.export(
+            traced, call.args, call.kwargs, dynamic_shapes=call.dynamic_shapes, strict=False
+        )
+    except AnePassesError:
+        raise
+    except Exception as error:
+        raise explain_export_error(error, model, call.args, call.kwargs) from error
+    remember_symbols(program, call.axes)
+    program.graph_module.meta[BRANCHES] = tuple(dict.fromkeys(branches))
+    return program, results[-1]
 
 
 def result_structure(program: ExportedProgram) -> Structure | None:
