@@ -35,7 +35,7 @@ _PRECISIONS = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
 _STATES_SINCE = ct.target.iOS18
 
 
-def measure(name: str, stock: bool) -> dict[str, Any]:
+def measure(name: str, *, ours: bool, stock: bool) -> dict[str, Any]:
     """Every stage of one model: its seconds and errors, and what stock makes of it."""
     entry = entries()[name][1]
     torch.manual_seed(WEIGHTS_SEED)
@@ -47,14 +47,19 @@ def measure(name: str, stock: bool) -> dict[str, Any]:
     torch.manual_seed(CHECK_SEED)
     check = entry.draw(module)
     result: dict[str, Any] = {"parameters": sum(p.numel() for p in module.parameters())}
+    if ours:
+        _ours(result, module, example, check)
+    if stock:
+        result["stock"] = stock_side(module, example, check)
+    return result
+
+
+def _ours(result: dict[str, Any], module: nn.Module, example: Any, check: Any) -> None:
     optimized = _stage(result, "optimize", lambda: passes.optimize_for_ane(module, kwargs=example))
     if optimized is not None:
         result["rewrites"] = sum(report.rewrites for report in optimized.reports)
         _lower(result, module, optimized, check)
     result["peak_mb"] = _peak_mb()
-    if stock:
-        result["stock"] = stock_side(module, example, check)
-    return result
 
 
 def _lower(result: dict[str, Any], module: nn.Module, optimized: Any, check: Any) -> None:
@@ -129,10 +134,11 @@ def _peak_mb() -> float:
 
 @click.command()
 @click.argument("name")
-@click.option("--stock/--no-stock", default=True, help="Measure stock coremltools too.")
-def main(name: str, stock: bool) -> None:
+@click.option("--ours/--no-ours", default=True, help="Measure ane-passes.")
+@click.option("--stock/--no-stock", default=True, help="Measure stock coremltools.")
+def main(name: str, ours: bool, stock: bool) -> None:
     """Measure one model and print it as JSON."""
-    print(json.dumps(measure(name, stock)))
+    print(json.dumps(measure(name, ours=ours, stock=stock)))
 
 
 if __name__ == "__main__":

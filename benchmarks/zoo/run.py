@@ -79,7 +79,9 @@ def run(
         else:
             missing.append(name)
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_measured, name, key, stock, fresh): name for name in missing}
+        waiting = {
+            pool.submit(_measured, name, key, stock, fresh, resume): name for name in missing
+        }
         for future in as_completed(waiting):
             name = waiting[future]
             results[name] = future.result()
@@ -87,20 +89,22 @@ def run(
     return {name: results[name] for name in names}
 
 
-def _measured(name: str, key: str, stock: bool, fresh: bool) -> dict[str, Any]:
+def _measured(name: str, key: str, stock: bool, fresh: bool, resume: bool) -> dict[str, Any]:
     last = None if fresh else kept(name)
     known = last.get("stock") if last and last.get("versions") == versions() else None
-    result = _in_a_process(name, stock and known is None)
+    ours = last if last and (resume or last.get("key") == key) else None
+    result = _in_a_process(name, ours is None, stock and known is None)
     if known is not None:
         result["stock"] = known
-    result.update(key=key, versions=versions())
+    # A kept result stays one of the sources that made it.
+    result = {**(ours or {"key": key, "versions": versions()}), **result}
     _write(_path(name), json.dumps(result, indent=1))
     return result
 
 
-def _in_a_process(name: str, stock: bool) -> dict[str, Any]:
+def _in_a_process(name: str, ours: bool, stock: bool) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo.measure", name]
-    command.append("--stock" if stock else "--no-stock")
+    command += ["--ours" if ours else "--no-ours", "--stock" if stock else "--no-stock"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     try:
         process = subprocess.run(

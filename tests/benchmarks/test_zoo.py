@@ -95,7 +95,9 @@ def test_one_model_is_measured_kept_and_measured_again(tmp_path, monkeypatch):
     assert again.exit_code == 0 and os.stat(kept).st_mtime_ns == written
     kept.write_text(json.dumps({**result, "key": "of other sources", "failed": {"optimize": "x"}}))
     assert runner.invoke(main, ["mlp", "--no-stock", "--resume"]).exit_code == 1
-    monkeypatch.setattr(zoo_run, "_in_a_process", lambda name, stock: {"fp32": GOOD, "fp16": GOOD})
+    monkeypatch.setattr(
+        zoo_run, "_in_a_process", lambda name, ours, stock: {"fp32": GOOD, "fp16": GOOD}
+    )
     assert runner.invoke(main, ["mlp", "--no-stock"]).exit_code == 0
 
 
