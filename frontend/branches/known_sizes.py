@@ -1,8 +1,8 @@
 """Results whose size follows from values, where the values are constants: the size is known.
 
 ``torch.export`` gives them a size of their own (``u0``), which nothing can fold later. While it
-records, ``repeat_interleave`` is told its ``output_size``, and ``nonzero`` and masks used as an
-index are constants.
+records, ``repeat_interleave`` is told its ``output_size``, ``nonzero`` and masks used as an index
+are constants, and widths of ``pad`` are numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import _disable_current_modes
 
 from frontend.branches.ask import replaced
@@ -30,6 +31,7 @@ def knowing_sizes(trace: Trace) -> Iterator[None]:
             (Tensor, "nonzero", _nonzero),
             (torch, "nonzero", _nonzero),
             (Tensor, "__getitem__", _getitem),
+            (functional, "pad", _pad),
         ):
             original = getattr(owner, name)
             new = functools.wraps(original)(wrap(original, trace))
@@ -100,6 +102,22 @@ def _getitem(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
         return original(input, tuple(spelled))
 
     return getitem
+
+
+def _pad(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
+    """Widths may be tensors; torch's own reading of them would not ask us."""
+
+    def number(width: Any) -> Any:
+        known = _known(trace, width)
+        if known is None:
+            return width
+        with _disable_current_modes():
+            return int(known)
+
+    def pad(input: Tensor, pad: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return original(input, [number(width) for width in pad], *args, **kwargs)
+
+    return pad
 
 
 def _mask(trace: Trace, part: Any) -> Tensor | None:

@@ -21,6 +21,12 @@ class Cut(nn.Module):
         return x[..., :end] * self.scale[: int(self.width)].sum()
 
 
+class Padded(Cut):
+    def forward(self, x):
+        y = torch.nn.functional.pad(x, (self.stride, self.width - self.stride))
+        return y[..., : self.width + y.shape[-1] // 2]
+
+
 class Counter(Cut):
     def forward(self, x):
         self.width += 1
@@ -33,6 +39,14 @@ def test_buffers_may_be_the_ends_of_slices():
     torch.testing.assert_close(found, model(x))
     assert list(model._buffers) == ["stride", "scale", "width"]
     assert list(model.state_dict()) == ["scale", "width"] and "stride" not in model.__dict__
+
+
+def test_buffers_may_be_widths_of_padding():
+    model, x = Padded(), torch.randn(1, 2, 11)
+    program = capture(model, (x,))
+    (found,) = program.module()(x)
+    torch.testing.assert_close(found, model(x))
+    assert all(isinstance(size, int) for size in found.shape) and not program.range_constraints
 
 
 def test_buffers_that_are_written_are_no_constants():
