@@ -1,6 +1,7 @@
-"""Order and counting: running extremes, ranks, the k-th value, histograms.
+"""Order and counting: running sums and extremes, ranks, the k-th value, histograms.
 
-coremltools 9.0 has none of them but ``searchsorted``, and that only for equal ranks.
+coremltools 9.0 has none of them but ``searchsorted``, for equal ranks only, and ``cumsum``, for
+no negative axis but the last.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from coremltools.converters.mil.mil import Var, types
 from lowering.torch_ops.common import axis_of, cast
 
 aten = torch.ops.aten
+
+
+def _cumsum(mb: Any, x: Var, dim: int, dtype: Any = None) -> Var:
+    x = cast(mb, x, mb.result.dtype)
+    return mb.cumsum(x=x, axis=axis_of(dim, x.rank)) if x.rank else x
 
 
 def _running(better: str) -> Callable[..., Any]:
@@ -153,6 +159,7 @@ def _histc(mb: Any, x: Var, bins: int = 100, low: float = 0, high: float = 0) ->
 
 
 TABLE = {
+    aten.cumsum.default: _cumsum,
     aten.cummax.default: _running("greater_equal"),
     aten.cummin.default: _running("less_equal"),
     aten.bucketize.Tensor: _bucketize,

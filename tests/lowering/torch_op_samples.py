@@ -219,6 +219,7 @@ SAMPLES = {
     aten.__lshift__.Scalar: SHIFTS,
     aten.__rshift__.Scalar: SHIFTS,
     # ordering
+    aten.cumsum.default: [(X, -2), (X, 0), (N, -1), (B, 1)],
     aten.cummax.default: [(X, 1), (X, -1), (TIES, 2)],
     aten.cummin.default: [(X, 1), (TIES, 1)],
     aten.bucketize.Tensor: [(X, SORTED), (N, WHOLE_SORTED, {"right": True})],
