@@ -28,15 +28,6 @@ def _torchvision(name: str, size: int = 224) -> Entry:
     return Entry(f"torchvision:{name}", build, image(size, name="x"), ("torchvision",))
 
 
-def _segmentation(name: str, size: int = 224) -> Entry:
-    def build() -> nn.Module:
-        with importable_torchvision():
-            from torchvision import models
-        return models.get_model(name, weights=None, weights_backbone=None)
-
-    return Entry(f"torchvision:{name}", build, image(size, name="input"), ("torchvision",))
-
-
 def _yolo(name: str, size: int = 320) -> Entry:
     def build() -> nn.Module:
         with importable_torchvision():
@@ -60,20 +51,12 @@ _NAMES: tuple[str, ...] = (
     "xcit_nano_12_p16_224",
     "mixer_s16_224",
     "swin_tiny_patch4_window7_224",
-    "halonet26t",
 )
-_SIZES = {
-    "halonet26t": 256,
-}
 
 TIMM: tuple[Entry, ...] = (
-    *(_timm(name, _SIZES.get(name, 224)) for name in _NAMES),
+    *(_timm(name) for name in _NAMES),
     _torchvision("mobilenet_v3_small"),
     _torchvision("shufflenet_v2_x0_5"),
-    _torchvision("swin_v2_t", 256),
-    _segmentation("deeplabv3_mobilenet_v3_large"),
     _yolo("yolov8n"),
     _yolo("yolo11n"),
-    _yolo("yolov8n-seg"),
-    _yolo("yolov10n"),
 )

@@ -74,14 +74,6 @@ VISION: tuple[Entry, ...] = (
     hf("mobilenet-v2", "MobileNetV2ForImageClassification", image()),
     hf("mobilevit", "MobileViTModel", image(256)),
     hf(
-        "dpt-depth",
-        "DPTForDepthEstimation",
-        image(128),
-        num_hidden_layers=4,
-        image_size=128,
-        backbone_out_indices=[0, 1, 2, 3],
-    ),
-    hf(
         "depth-anything",
         "DepthAnythingForDepthEstimation",
         image(252),
