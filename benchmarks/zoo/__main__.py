@@ -104,24 +104,21 @@ def _kept(outcomes: dict[str, Outcome]) -> bool:
 
 
 def _counts(outcomes: list[Outcome]) -> list[int]:
+    """Models, those that pass each stage, and of stock: measured, converted, right."""
     reached = [sum(each.reached > stage for each in outcomes) for stage in range(1, len(STAGES))]
     stock = [each for each in outcomes if each.stock]
-    return [
-        len(outcomes),
-        *reached,
-        sum(each.stock_converts for each in stock),
-        sum(each.stock_right for each in stock),
-    ]
+    converted = sum(each.stock_converts for each in stock)
+    return [len(outcomes), *reached, len(stock), converted, sum(e.stock_right for e in stock)]
 
 
 def _summary(outcomes: dict[str, Outcome]) -> dict[str, int]:
-    names = ("models", *STAGES[1:], "stock converted", "stock right")
+    names = ("models", *STAGES[1:], "stock measured", "stock converted", "stock right")
     return dict(zip(names, _counts(list(outcomes.values())), strict=True))
 
 
 def _families(outcomes: dict[str, Outcome]) -> Table:
     table = Table("family", box=None)
-    for heading in ("models", *STAGES[1:], "stock: converts", "and is right"):
+    for heading in ("models", *STAGES[1:], "stock: tried", "converts", "is right"):
         table.add_column(heading, justify="right")
     known = entries()
     for family in FAMILIES:
