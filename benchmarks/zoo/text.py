@@ -121,14 +121,6 @@ TEXT: tuple[Entry, ...] = (
     ),
     hf("xlm", "XLMModel", masked_ids(), vocab_size=VOCABULARY, n_layers=2, emb_dim=768, n_heads=12),
     hf(
-        "nystromformer",
-        "NystromformerModel",
-        ids(),
-        **_SHORT,
-        segment_means_seq_len=TOKENS,
-        num_landmarks=32,
-    ),
-    hf(
         "clip-text",
         "CLIPTextModel",
         masked_ids(77),
