@@ -21,7 +21,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import fx
 
-from passes.match import aten, is_tensor, shape
+from passes.match import aten, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
 _COND = torch.ops.higher_order.cond
@@ -46,7 +46,9 @@ class BranchesToWhere:
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites every cond of the program."""
-        for node in rw.find(_COND):
+        # Not rw.find: branches of two shapes have a size that only the run knows, and are declined
+        # with both shapes.
+        for node in [node for node in rw.graph.nodes if is_call(node, _COND)]:
             try:
                 with rw.at(node):
                     results = _select(rw, rw.root, *node.args)
