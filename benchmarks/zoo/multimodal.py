@@ -110,6 +110,12 @@ def _step(*shape: int, width: int = 0) -> Draw:
 
 
 _BLOCKS: dict[str, Any] = {"block_out_channels": (64, 128), "layers_per_block": 1}
+_VAE: dict[str, Any] = {
+    **_BLOCKS,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+}
 
 
 def _dit(_: nn.Module) -> Inputs:
@@ -165,20 +171,14 @@ DIFFUSION: tuple[Entry, ...] = (
         "AutoencoderKL",
         floats(sample=(1, 3, 128, 128)),
         part="encoder",
-        **_BLOCKS,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        **_VAE,
     ),
     _diffusers(
         "vae-decoder",
         "AutoencoderKL",
         floats(sample=(1, 4, 32, 32)),
         part="decoder",
-        **_BLOCKS,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        **_VAE,
     ),
     _diffusers("vae-tiny", "AutoencoderTiny", floats(x=(1, 4, 32, 32)), part="decoder"),
     _diffusers(

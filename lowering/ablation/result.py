@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lowering.finite import finite
 from lowering.mil_stats import MilStats
 from lowering.planner.result import Plan
 
@@ -123,8 +123,8 @@ class Figures:
             "transposes": self.mil.count("transpose"),
             "reshapes": self.mil.count("reshape"),
             "weight_bytes": self.weight_bytes,
-            "rel_l2": _finite(self.rel_l2),
-            "max_abs": _finite(self.max_abs),
+            "rel_l2": finite(self.rel_l2),
+            "max_abs": finite(self.max_abs),
             "predicted": [entry.to_json() for entry in self.predicted],
             "observed": {"kind": "observed", **vars(self.observed)},
         }
@@ -282,8 +282,3 @@ class Ablation:
             raw["half_error"],
             tuple(VariantResult.from_json(entry) for entry in raw["variants"]),
         )
-
-
-def _finite(value: float) -> float | str:
-    """``value`` for JSON, which has no infinity and no NaN: as text, which ``float`` reads."""
-    return value if math.isfinite(value) else str(value)

@@ -14,12 +14,12 @@ from lowering.cli.common import (
     stdout_console,
     step,
 )
+from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import TARGET_HELP, load_target
 from lowering.cli.pipeline import composites_option
 
 _LEVELS = ("fatal", "wrong", "off-ane", "slow")
-_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 
 HELP = f"""List everything that is in the way of converting a model, at once.
 
@@ -55,14 +55,7 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
     show_default=True,
     help="Exit with 1 if there is a finding as bad as this.",
 )
-@click.option(
-    "--target",
-    "deployment_target",
-    type=click.Choice(_TARGETS, case_sensitive=False),
-    default="iOS17",
-    show_default=True,
-    help="Oldest system that must run the package.",
-)
+@deployment_target_option()
 @click.option("--chip", default="M4", show_default=True, help="Chip to predict placement for.")
 @click.option("--quick", is_flag=True, help="Do not lower the program for trial.")
 @composites_option

@@ -10,12 +10,12 @@ import click
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import TARGET_HELP, Target, load_target
 from lowering.cli.pipeline import attention_option, composites_option, optimized, pipeline_option
 from lowering.cli.sizes import sizes_option
 
-_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 _PRECISIONS = ("float16", "float32")
 _UNITS = ("all", "cpu-and-ne", "cpu-and-gpu", "cpu-only")
 
@@ -39,14 +39,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 @click.command("convert", help=HELP, short_help="Write a Core ML package.")
 @click.argument("target")
 @click.option("-o", "--output", required=True, metavar="PACKAGE", help="Where to write it.")
-@click.option(
-    "--target",
-    "deployment_target",
-    type=click.Choice(_TARGETS, case_sensitive=False),
-    default="iOS17",
-    show_default=True,
-    help="Oldest system that must run the package. Models that write buffers need iOS18.",
-)
+@deployment_target_option(". Models that write buffers need iOS18")
 @click.option(
     "--precision",
     type=click.Choice(_PRECISIONS),

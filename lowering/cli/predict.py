@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +98,10 @@ def predict(
         _write(outputs, output_dir)
     origins = watcher.origins if watcher else []
     if as_json:
+        from lowering.finite import finite
+
         print_json(
-            json_numbers(
+            finite(
                 {
                     "package": str(package),
                     "precision": precision,
@@ -115,21 +116,6 @@ def predict(
         _print(model, outputs, seconds, origins if watcher else None)
     if origins:
         raise SystemExit(_EXIT_FOUND)
-
-
-def json_numbers(value: Any) -> Any:
-    """``value`` for JSON: numpy numbers as Python's, NaN and infinity as text."""
-    import numpy as np
-
-    if isinstance(value, dict):
-        return {key: json_numbers(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_numbers(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def _summary(value: Any) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lowering.cli.common import Command
-
-_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+from lowering.cli.deployment_target import deployment_target_option
 
 
 def sweep_options(function: Command) -> Command:
@@ -28,14 +27,7 @@ def sweep_options(function: Command) -> Command:
             show_default=True,
             help="Chip to predict for, such as M1 or 'A17 Pro'; may be repeated.",
         ),
-        click.option(
-            "--target",
-            "deployment_target",
-            type=click.Choice(_TARGETS, case_sensitive=False),
-            default="iOS17",
-            show_default=True,
-            help="Oldest system that must run the package; native attention needs iOS18.",
-        ),
+        deployment_target_option("; native attention needs iOS18"),
         click.option(
             "--jobs",
             type=click.IntRange(min=1),

@@ -10,11 +10,11 @@ from importlib import resources
 from typing import Any
 
 from lowering.ablation.result import Ablation
+from lowering.finite import finite
 from lowering.report import ablation as of_ablation
 from lowering.report.ablation_overview import overview as overview_chart
 from lowering.report.ablation_overview import overview_table
 from lowering.report.charts import CONFIG, charts
-from lowering.report.finite import finite
 from lowering.report.graph_layout import HEIGHT, WIDTH, layout
 from lowering.report.op_graph import OpGraph
 from lowering.report.result import Report, ReportError

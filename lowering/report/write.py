@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lowering.ablation.result import Ablation
-from lowering.report.finite import finite
+from lowering.finite import finite
 from lowering.report.model_explorer import graph_json
 from lowering.report.page import page
 from lowering.report.result import Report, ReportError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from frontend.source import Source
+from lowering.finite import finite
 from lowering.verification.parity import Parity
 
 
@@ -58,9 +58,9 @@ class Divergence:
             "line": self.source.line,
             "passes": list(self.source.passes),
             "between": list(self.between),
-            "own_error": _number(self.own_error),
-            "effect": _number(self.effect),
-            "growth": [{"value": name, "rel_l2": _number(e)} for name, e in self.growth],
+            "own_error": finite(self.own_error),
+            "effect": finite(self.effect),
+            "growth": [{"value": name, "rel_l2": finite(e)} for name, e in self.growth],
             "reason": self.reason,
         }
 
@@ -90,8 +90,8 @@ class PassFault:
         return {
             "name": self.name,
             "position": self.position,
-            "rel_l2_before": _number(self.before),
-            "rel_l2_after": _number(self.after),
+            "rel_l2_before": finite(self.before),
+            "rel_l2_after": finite(self.after),
             "node": self.node,
             "module": self.source.module,
             "line": self.source.line,
@@ -134,7 +134,7 @@ class Verification:
             "precision": self.precision,
             "error": self.error,
             "outputs": [
-                {key: _number(value) for key, value in output.to_json().items()}
+                {key: finite(value) for key, value in output.to_json().items()}
                 for output in self.outputs
             ],
             "kind": self.kind,
@@ -180,10 +180,3 @@ class Verification:
         if self.kind == "rounding":
             lines.append("computed without fp16 rounding the package passes")
         return lines
-
-
-def _number(value: Any) -> Any:
-    """``value``, as text where JSON has no number for it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
