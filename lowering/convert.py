@@ -20,6 +20,7 @@ from lowering.builder import Lowering
 from lowering.composites import Composite
 from lowering.composites_ane import ANE_COMPOSITES
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
+from lowering.exact_batch_norm import exact_batch_norms
 from lowering.io_types import check_states, input_types, output_types
 from lowering.metadata import describe
 from lowering.prepare import Prepared, prepare
@@ -212,7 +213,7 @@ def lower(
     with _CONVERSION, quiet_coremltools(progress=progress):
         Builder.name_count.clear()  # a failed conversion leaves its counts behind
         try:
-            with installed(graph, table, by_node):
+            with installed(graph, table, by_node), exact_batch_norms():
                 return ct.convert(prepared.program, **options)
         except AnePassesError:
             raise

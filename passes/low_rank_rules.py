@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from passes import low_rank_products as products
 from passes.elementwise import ELEMENTWISE
 from passes.low_rank import LowRank, Value
 from passes.match import argument, aten, axis, is_tensor, shape
@@ -152,12 +153,6 @@ def _index(low: LowRank, node: Any) -> Value | None:
     return low.rw.emit(aten.index.Tensor, low.around(source, place), [None, index])
 
 
-def _linear(low: LowRank, node: Any) -> Value:
-    source, *rest = node.args
-    x = low.view(source, [math.prod(shape(source)[:-1]), shape(source)[-1]])
-    return low.rw.emit(node.target, x, *rest, **node.kwargs)
-
-
 def _norm(low: LowRank, node: Any) -> Value | None:
     """Norms over the last axes."""
     source, normalized, *rest = node.args
@@ -168,90 +163,76 @@ def _norm(low: LowRank, node: Any) -> Value | None:
     return low.rw.emit(node.target, x, normalized, *rest, **node.kwargs)
 
 
-def _matmul(low: LowRank, node: Any) -> Value | None:
-    a, b = node.args
-    if len(shape(a)) < 2 or len(shape(b)) < 2:
-        return None
-    batch = list(shape(node)[:-2])
-    wide = []
-    for side in (a, b):
-        own = list(shape(side)[:-2])
-        same = math.prod(own) == math.prod(batch)
-        whole = side if same else low.expanded(side, shape(side), [*batch, *shape(side)[-2:]])
-        wide.append(low.view(whole, [math.prod(batch), *shape(side)[-2:]]))
-    return low.rw.emit(aten.matmul.default, *wide)
+def _sides_along(low: LowRank, node: Any) -> Value | None:
+    """Operators of several tensors that differ in size along one axis only."""
+    source = node.args[0]
+    dim = axis(argument(node, *_DIM_OF[node.target], 0), len(shape(source)))
+    rest = (*shape(source)[:dim], *shape(source)[dim + 1 :])
+    stand_ins: dict[fx.Node, fx.Node] = {}
+    for operand in node.all_input_nodes:
+        sizes = shape(operand)
+        if sizes == rest:  # select_scatter writes a tensor without the axis
+            stand_ins[operand] = low.view(operand, [math.prod(sizes[:dim]), math.prod(sizes[dim:])])
+        elif (*sizes[:dim], *sizes[dim + 1 :]) == rest:
+            stand_ins[operand] = low.around(operand, dim)
+        elif sizes:
+            return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
+    args, kwargs = list(args), dict(kwargs)
+    position, name = _DIM_OF[node.target]
+    if position < len(args):
+        args[position] = 1
+    else:
+        kwargs[name] = 1
+    return low.rw.emit(node.target, *args, **kwargs)
 
 
-def _attention(low: LowRank, node: Any) -> Value | None:
-    """Leading axes merge to one batch."""
-    query, key, value, *rest = node.args
-    batch = shape(query)[:-3]
-    mask = rest[0] if rest else node.kwargs.get("attn_mask")
-    if shape(key)[:-3] != batch or shape(value)[:-3] != batch:
-        return None
-    if mask is not None and len(shape(mask)) > 2:
-        sizes = [*shape(mask)[-3:]]
-        if math.prod(shape(mask)[:-3]) != 1:
-            mask = low.expanded(mask, shape(mask), [*batch, *sizes])
-            mask = low.view(mask, [math.prod(batch), *sizes])
-        else:
-            mask = low.view(mask, sizes)
-    q, k, v = (low.view(n, [math.prod(batch), *shape(n)[-3:]]) for n in (query, key, value))
-    kwargs = dict(node.kwargs)
-    if rest:
-        rest[0] = mask
-    elif mask is not None:
-        kwargs["attn_mask"] = mask
-    return low.rw.emit(node.target, q, k, v, *rest, **kwargs)
+# Where these say which axis they work along.
+_DIM_OF = {
+    aten.gather.default: (1, "dim"),
+    aten.scatter.src: (1, "dim"),
+    aten.scatter.value: (1, "dim"),
+    aten.scatter_add.default: (1, "dim"),
+    aten.slice_scatter.default: (2, "dim"),
+    aten.select_scatter.default: (2, "dim"),
+}
 
 
-def _einsum(low: LowRank, node: Any) -> Value | None:
-    """Two operands as one batched product; one operand as a sum and a permutation."""
-    equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
-    left, arrow, out = equation.partition("->")
-    terms = left.split(",")
-    if "." in equation or not arrow or len(operands) > 2:
-        return None
-    if any(len(set(term)) != len(term) for term in (*terms, out)):
-        return None
-    size = {
-        letter: n
-        for term, operand in zip(terms, operands, strict=True)
-        for letter, n in zip(term, shape(operand), strict=True)
-    }
-    # A letter that only one operand has and the result lacks is summed beforehand.
-    for place, term in enumerate(terms):
-        others = set(out).union(*terms[:place], *terms[place + 1 :])
-        kept = "".join(letter for letter in term if letter in others)
-        rest = [letter for letter in term if letter not in others]
-        order = [term.index(letter) for letter in (*kept, *rest)]
-        operands[place] = low.permuted(operands[place], [size[c] for c in term], order)
-        if rest:
-            view = [math.prod(size[c] for c in letters) for letters in (kept, rest)]
-            summed = low.view(operands[place], view)
-            operands[place] = low.rw.emit(aten.sum.dim_IntList, summed, [1])
-        terms[place] = kept
-    if len(operands) == 1:
-        (term,) = terms
-        return low.permuted(operands[0], [size[c] for c in term], [term.index(c) for c in out])
-    a, b = terms
-    batch = [c for c in a if c in b and c in out]
-    summed_over = [c for c in a if c in b and c not in out]
-    rows, columns = ([c for c in term if c not in other] for term, other in ((a, b), (b, a)))
-    lhs = _blocks(low, operands[0], a, (batch, rows, summed_over), size)
-    rhs = _blocks(low, operands[1], b, (batch, summed_over, columns), size)
-    product = low.rw.emit(aten.matmul.default, lhs, rhs)
-    have = [*batch, *rows, *columns]
-    return low.permuted(product, [size[c] for c in have], [have.index(c) for c in out])
+def _pad(low: LowRank, node: Any) -> Value | None:
+    """Axes that are not padded merge with their neighbours."""
+    source, widths, *rest = node.args
+    sizes = shape(source)
+    padded = {len(sizes) - 1 - i for i in range(len(widths) // 2) if any(widths[2 * i : 2 * i + 2])}
+    x, now = source, list(sizes)
+    for place in sorted(padded):
+        i = 2 * (len(sizes) - 1 - place)
+        view = [math.prod(now[:place]), now[place], math.prod(now[place + 1 :])]
+        x = low.rw.emit(node.target, low.view(x, view), [0, 0, *widths[i : i + 2]], *rest)
+        now[place] += sum(widths[i : i + 2])
+    return x
 
 
-def _blocks(
-    low: LowRank, x: fx.Node, term: str, blocks: tuple[list[str], ...], size: dict[str, int]
-) -> fx.Node:
-    """``x`` with its letters gathered in three axes."""
-    order = [term.index(letter) for block in blocks for letter in block]
-    moved = low.permuted(x, [size[letter] for letter in term], order)
-    return low.view(moved, [math.prod(size[letter] for letter in block) for block in blocks])
+def _repeat(low: LowRank, node: Any) -> Value:
+    source, repeats = node.args
+    rank = max(len(repeats), len(shape(source)))
+    sizes = [1] * (rank - len(shape(source))) + list(shape(source))
+    repeats = [1] * (rank - len(repeats)) + list(repeats)
+    pairs = [pair for size in sizes for pair in (1, size)]
+    wanted = [pair for count, size in zip(repeats, sizes, strict=True) for pair in (count, size)]
+    return low.expanded(source, pairs, wanted)
+
+
+def _embedding(low: LowRank, node: Any) -> Value:
+    table, indices, *rest = node.args
+    flat = low.view(indices, [math.prod(shape(indices))])
+    return low.rw.emit(node.target, table, flat, *rest, **node.kwargs)
+
+
+def _group_norm(low: LowRank, node: Any) -> Value:
+    source, *rest = node.args
+    batch, channels, *spatial = shape(source)
+    x = low.view(source, [batch, channels, math.prod(spatial)])
+    return low.rw.emit(node.target, x, *rest, **node.kwargs)
 
 
 _RULES: dict[Any, Rule] = {
@@ -292,6 +273,10 @@ _RULES: dict[Any, Rule] = {
     aten._softmax.default: _along(1),
     aten.log_softmax.int: _along(1),
     aten.cumsum.default: _along(1),
+    aten.cumprod.default: _along(1),
+    aten.logcumsumexp.default: _along(1),
+    aten.max.dim: _along(1),
+    aten.min.dim: _along(1),
     aten.sort.default: _along(1, -1),
     aten.glu.default: _along(1, -1),
     aten.split.Tensor: _along(2),
@@ -301,10 +286,16 @@ _RULES: dict[Any, Rule] = {
     aten.stack.default: _concat,
     aten.flip.default: _flip,
     aten.index.Tensor: _index,
-    aten.linear.default: _linear,
+    **dict.fromkeys(_DIM_OF, _sides_along),
+    aten.constant_pad_nd.default: _pad,
+    aten.pad.default: _pad,
+    aten.repeat.default: _repeat,
+    aten.embedding.default: _embedding,
+    aten.group_norm.default: _group_norm,
+    aten.linear.default: products.linear,
     aten.layer_norm.default: _norm,
     aten.rms_norm.default: _norm,
-    aten.matmul.default: _matmul,
-    aten.scaled_dot_product_attention.default: _attention,
-    aten.einsum.default: _einsum,
+    aten.matmul.default: products.matmul,
+    aten.scaled_dot_product_attention.default: products.attention,
+    aten.einsum.default: products.einsum,
 }

@@ -1,0 +1,71 @@
+"""Keeps coremltools from changing a scale when it makes a ``batch_norm`` of ``mul`` and ``add``.
+
+coremltools 9.0 gives that ``batch_norm`` a variance of one and its default epsilon, 1e-5, so that
+the scale becomes 1 / sqrt(1 + 1e-5) of what it was: an error of 5e-6 of the scaled value, which a
+shift that nearly cancels it makes ten times larger, relative to the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb  # noqa: N813
+from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+_FUSION = "common::fuse_elementwise_to_batchnorm"
+
+
+@contextmanager
+def exact_batch_norms() -> Iterator[None]:
+    """Correct that pass for the time of one conversion; restores coremltools' own on exit.
+
+    The caller holds the conversion lock: the table of passes is shared by the whole process.
+    """
+    theirs: Any = PASS_REGISTRY.passes[_FUSION]
+
+    class Exact(theirs):  # type: ignore[misc]
+        def apply(self, prog: Any) -> None:
+            before = {op.name for op in _batch_norms(prog)}
+            super().apply(prog)
+            for op in _batch_norms(prog):
+                if op.name not in before:
+                    _undo_epsilon(op)
+
+    PASS_REGISTRY.passes[_FUSION] = Exact
+    try:
+        yield
+    finally:
+        PASS_REGISTRY.passes[_FUSION] = theirs
+
+
+def _batch_norms(prog: Any) -> list[Any]:
+    def inside(block: Any) -> Iterator[Any]:
+        for op in block.operations:
+            if op.op_type == "batch_norm":
+                yield op
+            for inner in op.blocks:
+                yield from inside(inner)
+
+    return [op for function in prog.functions.values() for op in inside(function)]
+
+
+def _undo_epsilon(op: Any) -> None:
+    """Multiply gamma by what dividing by sqrt(variance + epsilon) takes away."""
+    block = op.enclosing_block
+    lost = np.sqrt(op.variance.val.astype(np.float64) + op.epsilon.val)
+    with block:
+        exact = mb.batch_norm(
+            x=op.x,
+            mean=op.mean.val,
+            variance=op.variance.val,
+            gamma=(op.gamma.val * lost).astype(op.gamma.val.dtype),
+            beta=op.beta.val,
+            epsilon=op.epsilon.val,
+            name=op.name,
+            before_op=op,
+        )
+    block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=exact)
+    block.remove_ops([op])

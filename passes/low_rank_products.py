@@ -1,0 +1,108 @@
+"""How products of tensors held with few axes run: linear, matmul, attention, einsum.
+
+Rules as in ``low_rank_rules``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import fx
+
+from passes.low_rank import LowRank, Value
+from passes.match import aten, shape
+
+
+def linear(low: LowRank, node: Any) -> Value:
+    """Leading axes merge to one."""
+    source, *rest = node.args
+    x = low.view(source, [math.prod(shape(source)[:-1]), shape(source)[-1]])
+    return low.rw.emit(node.target, x, *rest, **node.kwargs)
+
+
+def matmul(low: LowRank, node: Any) -> Value | None:
+    """Leading axes merge to one batch; None for vectors."""
+    a, b = node.args
+    if len(shape(a)) < 2 or len(shape(b)) < 2:
+        return None
+    batch = list(shape(node)[:-2])
+    wide = []
+    for side in (a, b):
+        own = list(shape(side)[:-2])
+        same = math.prod(own) == math.prod(batch)
+        whole = side if same else low.expanded(side, shape(side), [*batch, *shape(side)[-2:]])
+        wide.append(low.view(whole, [math.prod(batch), *shape(side)[-2:]]))
+    return low.rw.emit(aten.matmul.default, *wide)
+
+
+def attention(low: LowRank, node: Any) -> Value | None:
+    """Leading axes merge to one batch."""
+    query, key, value, *rest = node.args
+    batch = shape(query)[:-3]
+    mask = rest[0] if rest else node.kwargs.get("attn_mask")
+    if shape(key)[:-3] != batch or shape(value)[:-3] != batch:
+        return None
+    if mask is not None and len(shape(mask)) > 2:
+        sizes = [*shape(mask)[-3:]]
+        if math.prod(shape(mask)[:-3]) != 1:
+            mask = low.expanded(mask, shape(mask), [*batch, *sizes])
+            mask = low.view(mask, [math.prod(batch), *sizes])
+        else:
+            mask = low.view(mask, sizes)
+    q, k, v = (low.view(n, [math.prod(batch), *shape(n)[-3:]]) for n in (query, key, value))
+    kwargs = dict(node.kwargs)
+    if rest:
+        rest[0] = mask
+    elif mask is not None:
+        kwargs["attn_mask"] = mask
+    return low.rw.emit(node.target, q, k, v, *rest, **kwargs)
+
+
+def einsum(low: LowRank, node: Any) -> Value | None:
+    """Two operands as one batched product; one operand as a sum and a permutation."""
+    equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
+    left, arrow, out = equation.partition("->")
+    terms = left.split(",")
+    if "." in equation or not arrow or len(operands) > 2:
+        return None
+    if any(len(set(term)) != len(term) for term in (*terms, out)):
+        return None
+    size = {
+        letter: n
+        for term, operand in zip(terms, operands, strict=True)
+        for letter, n in zip(term, shape(operand), strict=True)
+    }
+    # A letter that only one operand has and the result lacks is summed beforehand.
+    for place, term in enumerate(terms):
+        others = set(out).union(*terms[:place], *terms[place + 1 :])
+        kept = "".join(letter for letter in term if letter in others)
+        rest = [letter for letter in term if letter not in others]
+        order = [term.index(letter) for letter in (*kept, *rest)]
+        operands[place] = low.permuted(operands[place], [size[c] for c in term], order)
+        if rest:
+            view = [math.prod(size[c] for c in letters) for letters in (kept, rest)]
+            summed = low.view(operands[place], view)
+            operands[place] = low.rw.emit(aten.sum.dim_IntList, summed, [1])
+        terms[place] = kept
+    if len(operands) == 1:
+        (term,) = terms
+        return low.permuted(operands[0], [size[c] for c in term], [term.index(c) for c in out])
+    a, b = terms
+    batch = [c for c in a if c in b and c in out]
+    summed_over = [c for c in a if c in b and c not in out]
+    rows, columns = ([c for c in term if c not in other] for term, other in ((a, b), (b, a)))
+    lhs = _blocks(low, operands[0], a, (batch, rows, summed_over), size)
+    rhs = _blocks(low, operands[1], b, (batch, summed_over, columns), size)
+    product = low.rw.emit(aten.matmul.default, lhs, rhs)
+    have = [*batch, *rows, *columns]
+    return low.permuted(product, [size[c] for c in have], [have.index(c) for c in out])
+
+
+def _blocks(
+    low: LowRank, x: fx.Node, term: str, blocks: tuple[list[str], ...], size: dict[str, int]
+) -> fx.Node:
+    """``x`` with its letters gathered in three axes."""
+    order = [term.index(letter) for block in blocks for letter in block]
+    moved = low.permuted(x, [size[letter] for letter in term], order)
+    return low.view(moved, [math.prod(size[letter] for letter in block) for block in blocks])
