@@ -26,7 +26,7 @@ def exact_batch_norms() -> Iterator[None]:
     """
     theirs: Any = PASS_REGISTRY.passes[_FUSION]
 
-    class Exact(theirs):  # type: ignore[misc]
+    class Exact(theirs):
         def apply(self, prog: Any) -> None:
             before = {op.name for op in _batch_norms(prog)}
             super().apply(prog)

@@ -1,8 +1,9 @@
 """Tensors that are asked for their value while an export records: who asks, and the answer.
 
 ``bool(t)`` and what amounts to it (``t.item()`` of a bool, ``torch.equal``, ``x in t``) is a
-decision the explorer can take both ways. A number (``int(t)``, ``t.item()``, ``range(t)``) has
-too many values to explore and is refused, unless it depends on constants alone.
+decision the explorer can take both ways. ``t.item()`` of a number stays a tensor in disguise (see
+``data_number``). A number that Python itself needs (``int(t)``, ``range(t)``) has too many values
+to explore and is refused, unless it depends on constants alone.
 
 The questions are caught on ``torch.Tensor`` itself: a ``TorchFunctionMode`` is off inside
 ``torch.nn.functional``, so that it would miss those that torch's own Python code asks.
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from frontend.branches.data_number import DataNumber, making_tensors
 from frontend.branches.state import BranchError
 from frontend.branches.trace import Trace
 
@@ -77,6 +79,14 @@ def find_site(module: nn.Module) -> Site:
         frame = frame.f_back
     assert theirs is not None, "asked from outside any model"
     return _site(theirs, module)
+
+
+def calling_line() -> str:
+    """``file.py:41 code`` of the innermost frame outside torch and this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_inside(frame.f_code.co_filename, _TORCH, _OURS):
+        frame = frame.f_back
+    return _line(frame, frame.f_lineno) if frame is not None else ""
 
 
 def _runs_the_model(frame: FrameType) -> bool:
@@ -145,6 +155,8 @@ def answering(answers: Answers, trace: Trace) -> Iterator[None]:
             for name, answer in names.items():
                 new = _if_unknown(getattr(owner, name), answer, trace)
                 stack.enter_context(replaced(owner, name, new))
+        for name in ("tensor", "as_tensor"):
+            stack.enter_context(replaced(torch, name, making_tensors(getattr(torch, name))))
         stack.enter_context(replaced(torch, "cond", _cond(torch.cond, answers, trace)))
         yield
 
@@ -165,9 +177,20 @@ def _questions(answers: Answers) -> list[tuple[Any, _Names]]:
         def answer(tensor: Tensor) -> Any:
             if tensor.dtype is torch.bool and tensor.numel() == 1:
                 return convert(answers.decide(tensor))
-            raise answers.refuse(f"{name} takes a number out of a tensor that depends on data")
+            raise taken(name)
 
         return answer
+
+    def taken(name: str) -> BranchError:
+        return answers.refuse(f"{name} takes a number out of a tensor that depends on data")
+
+    def item(tensor: Tensor) -> Any:
+        if tensor.dtype is torch.bool:
+            return truth(tensor)
+        if tensor.numel() != 1 or tensor.is_complex():
+            raise taken("item()")
+        # A copy, for the tensor may be written later.
+        return DataNumber(tensor.reshape(()).clone(), taken)
 
     def refused(name: str) -> Callable[..., Any]:
         def answer(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -184,7 +207,7 @@ def _questions(answers: Answers) -> list[tuple[Any, _Names]]:
     methods: _Names = {
         "__bool__": truth,
         "is_nonzero": truth,
-        "item": number("item()", bool),
+        "item": item,
         "__int__": number("int()", int),
         "__float__": number("float()", float),
         "__index__": number("using it as an index or a range()", int),

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.branches.ask import Site, answering, is_deliberate, raising_line
+from frontend.branches.data_index import gathering
 from frontend.branches.known_sizes import knowing_sizes
 from frontend.branches.merge import Decision, Outcome, merge
 from frontend.branches.path import Path
@@ -135,7 +136,7 @@ class _Explorer:
         """One path; None if it ends in an exception of the user's own."""
         start = self._trace.position()
         try:
-            with answering(run, self._trace), knowing_sizes(self._trace):
+            with answering(run, self._trace), knowing_sizes(self._trace), gathering(self._trace):
                 leaves, structure = self._forward()
             self.sites |= {decision.site.line: decision.site for decision in run.decisions}
         except Exception as error:  # whatever the user's code raises, told apart below

@@ -25,7 +25,7 @@ def refusal(function, **options):
 
 
 NUMBERS = {
-    "item()": lambda self, x: x * x.sum().item(),
+    "item() as an index, a size or a range()": lambda self, x: x[: x.long().sum().item()],
     "int()": lambda self, x: x * int(x.sum()),
     "float()": lambda self, x: x * float(x.sum()),
     "complex()": lambda self, x: x * complex(x.sum()),
