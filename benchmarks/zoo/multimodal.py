@@ -39,15 +39,6 @@ MULTIMODAL: tuple[Entry, ...] = (
         num_hidden_layers=2,
     ),
     hf(
-        "vilt",
-        "ViltModel",
-        both(masked_ids(32), image(224)),
-        vocab_size=VOCABULARY,
-        num_hidden_layers=2,
-        image_size=224,
-        max_image_length=-1,
-    ),
-    hf(
         "trocr-decoder",
         "TrOCRForCausalLM",
         masked_ids(32),

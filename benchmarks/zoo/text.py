@@ -103,7 +103,7 @@ TEXT: tuple[Entry, ...] = (
     hf(
         "longformer",
         "LongformerModel",
-        masked_ids(256),
+        ids(256),  # a mask may hold 2, for tokens that see all: how many would follow from data
         **_SHORT,
         attention_window=[64, 64],
         pad_token_id=1,

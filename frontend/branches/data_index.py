@@ -204,9 +204,9 @@ def _positions(trace: Trace, part: Any) -> Tensor | None:
 def _scalar(trace: Trace, part: Any) -> Tensor | None:
     """An integer of shape () that depends on data, else None."""
     part = part.tensor if isinstance(part, DataNumber) else part
-    if not isinstance(part, Tensor) or part.numel() != 1:
+    if not isinstance(part, Tensor) or part.ndim:
         return None
-    if part.ndim or part.is_floating_point() or part.dtype is torch.bool:
+    if part.is_floating_point() or part.dtype is torch.bool:
         return None
     return part if trace.is_recording() and trace.known_value(part) is None else None
 

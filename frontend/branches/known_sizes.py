@@ -2,7 +2,7 @@
 
 ``torch.export`` gives them a size of their own (``u0``), which nothing can fold later. While it
 records, ``repeat_interleave`` is told its ``output_size``, ``nonzero`` and masks used as an index
-are constants, and widths of ``pad`` are numbers.
+are constants, and widths of ``pad`` and sizes of ``interpolate`` are numbers.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def knowing_sizes(trace: Trace) -> Iterator[None]:
             (torch, "nonzero", _nonzero),
             (Tensor, "__getitem__", _getitem),
             (functional, "pad", _pad),
+            (functional, "interpolate", _interpolate),
         ):
             original = getattr(owner, name)
             new = functools.wraps(original)(wrap(original, trace))
@@ -107,17 +108,33 @@ def _getitem(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
 def _pad(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
     """Widths may be tensors; torch's own reading of them would not ask us."""
 
-    def number(width: Any) -> Any:
-        known = _known(trace, width)
-        if known is None:
-            return width
-        with _disable_current_modes():
-            return int(known)
-
     def pad(input: Tensor, pad: Any, *args: Any, **kwargs: Any) -> Tensor:
-        return original(input, [number(width) for width in pad], *args, **kwargs)
+        return original(input, _numbers(trace, pad), *args, **kwargs)
 
     return pad
+
+
+def _interpolate(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
+    """Sizes and scales may be tensors, as in ``pad``."""
+
+    def interpolate(
+        input: Tensor, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        wanted = _numbers(trace, size), _numbers(trace, scale_factor)
+        return original(input, *wanted, *args, **kwargs)
+
+    return interpolate
+
+
+def _numbers(trace: Trace, value: Any) -> Any:
+    """``value`` with numbers in the place of tensors of one element whose values are constants."""
+    if isinstance(value, tuple | list):
+        return [_numbers(trace, part) for part in value]
+    known = _known(trace, value)
+    if known is None or known.numel() != 1:
+        return value
+    with _disable_current_modes():
+        return known.item()
 
 
 def _mask(trace: Trace, part: Any) -> Tensor | None:

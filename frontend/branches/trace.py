@@ -11,6 +11,7 @@ them only once a tensor has been asked for its truth value:
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
@@ -60,7 +61,10 @@ class Trace:
         self._epoch: dict[fx.Node, int] = {}
         self._number: dict[fx.Node, int] = {}
         self._numbers: dict[Hashable, int] = {}
-        self._constant: set[fx.Node] = set()
+        # What does not depend on data, with the number of writes to its memory before it: the
+        # node holds the tensor's value until the next one.
+        self._constant: dict[fx.Node, int] = {}
+        self._writes_to: Counter[int] = Counter()  # by storage
 
     def is_recording(self) -> bool:
         """Whether operators called now are recorded in this graph."""
@@ -95,9 +99,7 @@ class Trace:
             return tensor.constant
         self._scan()
         node = self.node_of(tensor)
-        if node is None or node not in self._constant or self._epoch[node] != self._writes:
-            return None
-        return self._evaluate(node)
+        return self._evaluate(node) if node is not None and self._is_known(node) else None
 
     def before(self, tensor: Tensor, node: fx.Node | None) -> Tensor:
         """A copy of ``tensor`` as it was at construction, when ``node`` computed it.
@@ -139,7 +141,7 @@ class Trace:
             # The tracer keeps the nodes of sizes for later use.
             if node not in kept and not node.users and _holds_tensors(node):
                 self._tracer.graph.erase_node(node)
-                self._constant.discard(node)
+                self._constant.pop(node, None)
                 del self._epoch[node], self._number[node]
         self._scanned = self._last_node()
 
@@ -189,16 +191,19 @@ class Trace:
             node = node.next
 
     def _visit(self, node: fx.Node) -> None:
+        constant = node.op == "get_attr" or self._computes_constant(node)
         if _writes_in_place(node):
             self._writes += 1
+            for written in _written_arguments(node):
+                self._writes_to.update(_storages(written))
         self._epoch[node] = self._writes
         if not _is_pure(node):
             self._number[node] = self._intern(node)
         else:
             key = _frozen((node.args, node.kwargs), lambda arg: self._argument(arg, node))
             self._number[node] = self._intern((node.target, key, self._writes))
-        if node.op == "get_attr" or self._computes_constant(node):
-            self._constant.add(node)
+        if constant:
+            self._constant[node] = self._writes_before(node)
 
     def _argument(self, argument: fx.Node, user: fx.Node) -> Hashable:
         # Across a write, equal expressions may have come apart: only the node itself is itself.
@@ -208,8 +213,15 @@ class Trace:
     def _intern(self, key: Hashable) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
 
+    def _is_known(self, node: fx.Node) -> bool:
+        """Whether the node's tensor does not depend on data and holds the node's value still."""
+        return self._constant.get(node) == self._writes_before(node)
+
+    def _writes_before(self, node: fx.Node) -> int:
+        return sum(self._writes_to[storage] for storage in _storages(node))
+
     def _computes_constant(self, node: fx.Node) -> bool:
-        if not _is_pure(node):
+        if not _is_pure(node) and not _writes_tensors(node):
             return False
         value = node.meta.get("val")
         sizes = value.shape if isinstance(value, Tensor) else ()
@@ -217,11 +229,7 @@ class Trace:
             return False
         if isinstance(value, Tensor) and value.numel() > LARGEST_CONSTANT:
             return False
-        return all(
-            argument in self._constant
-            and (argument.op == "get_attr" or self._epoch[argument] == self._epoch[node])
-            for argument in node.all_input_nodes
-        )
+        return all(self._is_known(argument) for argument in node.all_input_nodes)
 
     def _evaluate(self, node: fx.Node) -> Tensor:
         needed, stack = {node}, [node]
@@ -239,7 +247,8 @@ class Trace:
 
     def _evaluate_step(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(self._tracer.root)
+            value = operator.attrgetter(str(node.target))(self._tracer.root)
+            return value.clone() if isinstance(value, Tensor) else value  # a step may write to it
         if node.target in (aten.lift_fresh_copy.default, aten.detach_.default):
             return values[node.all_input_nodes[0]].clone()
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda arg: values[arg])
@@ -292,6 +301,17 @@ def _writes_in_place(node: fx.Node) -> bool:
         return node.target._schema.is_mutable and _packet(node) not in _HARMLESS_WRITES
     # A higher-order operator may hold a write.
     return isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def _writes_tensors(node: fx.Node) -> bool:
+    """Whether it writes in place, and nothing that it computes is unknown."""
+    is_operator = isinstance(node.target, torch._ops.OpOverload)
+    return is_operator and _writes_in_place(node) and not _is_random(node)
+
+
+def _storages(node: fx.Node) -> list[int]:
+    leaves = torch.utils._pytree.tree_leaves(node.meta.get("val"))
+    return [storage_id(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _is_pure(node: fx.Node) -> bool:

@@ -39,6 +39,40 @@ def test_a_constant_that_was_written_is_data():
     assert count(assert_same(function_module(forward), cases), WHERE) == 1
 
 
+WRITTEN_CONSTANTS = {
+    "through_an_index": lambda mask, x: mask.__setitem__(mask == 1, -5.0),
+    "itself": lambda mask, x: mask.mul_(-1).add_(torch.zeros(3)),
+    "another": lambda mask, x: (mask.neg_(), x.clone().add_(1)),
+    "by_a_view_whose_value_is_read": lambda mask, x: mask[0].fill_(-1),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_CONSTANTS)
+def test_a_constant_that_was_written_with_constants(name):
+    def forward(self, x):
+        mask = torch.ones(2, 3)
+        before = mask + 1
+        WRITTEN_CONSTANTS[name](mask, x)
+        return x + 1 if (before * 2 + mask > 4).any() else x - 1
+
+    program = assert_same(function_module(forward), CASES)
+    # What a view wrote is found by asking the tensor itself only as data.
+    assert count(program, WHERE) == ("view" in name)
+
+
+def test_a_literal_of_the_model_is_not_written():
+    def forward(self, x):
+        mask = self.literal.clone()
+        mask.mul_(-1)
+        other = torch.tensor([1.0, 2.0])
+        other.add_(1)
+        return x + 1 if other.sum() > 4 else x - 1
+
+    module = function_module(forward, literal=torch.ones(3))
+    assert_same(module, CASES)
+    assert_same(module, CASES)
+
+
 def test_a_written_condition_is_asked_again():
     def forward(self, x):
         done = x.sum() > 0
