@@ -50,15 +50,28 @@ def _grouped_mm(
 def as_strided(
     x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Any:
-    """Elements of ``x`` by their place in memory, which is known where ``x`` is contiguous."""
+    """Elements of ``x`` by their place in memory, known where ``x`` fills its memory.
+
+    Trailing axes that lie in memory as they are taken are taken as whole rows.
+    """
     numbers = (*x.shape, *size, *stride, storage_offset or 0)
-    if not all(isinstance(n, int) for n in numbers) or not x.is_contiguous() or x.storage_offset():
+    if not all(isinstance(n, int) for n in numbers) or x.storage_offset():
         return NotImplemented
-    places = torch.full([1] * len(size), storage_offset or 0, device=x.device)
-    for axis, (count, step) in enumerate(zip(size, stride, strict=True)):
-        along = [count if index == axis else 1 for index in range(len(size))]
-        places = places + (torch.arange(count, device=x.device) * step).reshape(along)
-    return x.reshape(-1).index_select(0, places.reshape(-1)).reshape(size)
+    in_memory = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
+    if not in_memory.is_contiguous():
+        return NotImplemented
+    offset, row, axes = storage_offset or 0, 1, len(size)
+    while axes and stride[axes - 1] == row:
+        wider = row * size[axes - 1]
+        if any(step % wider for step in (offset, x.numel(), *stride[: axes - 1])):
+            break
+        row, axes = wider, axes - 1
+    places = torch.full([1] * axes, offset // row, device=x.device)
+    for axis in range(axes):
+        along = [size[axis] if index == axis else 1 for index in range(axes)]
+        steps = torch.arange(size[axis], device=x.device) * (stride[axis] // row)
+        places = places + steps.reshape(along)
+    return in_memory.reshape(-1, row).index_select(0, places.reshape(-1)).reshape(size)
 
 
 def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:

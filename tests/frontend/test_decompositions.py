@@ -98,7 +98,13 @@ class Strided(nn.Module):
 
 @pytest.mark.parametrize(
     "arguments",
-    [((3, 4), (8, 1)), ((5, 4, 2), (8, 2, 3), 3), ((7,), (0,)), ((), ())],
+    [
+        ((3, 4), (8, 1)),
+        ((3, 3, 2, 4), (16, 8, 4, 1)),
+        ((5, 4, 2), (8, 2, 3), 3),
+        ((7,), (0,)),
+        ((), ()),
+    ],
     ids=str,
 )
 def test_strided_views_of_contiguous_tensors(arguments):
@@ -109,10 +115,20 @@ def test_strided_views_of_contiguous_tensors(arguments):
     torch.testing.assert_close(found, model(X), rtol=0, atol=0)
 
 
-def test_strided_views_of_other_tensors_stay():
+def test_strided_views_of_a_transposed_tensor():
     class Turned(nn.Module):
         def forward(self, x):
-            return x.T.as_strided((3, 4), (1, 8))
+            return (x + 1).T.as_strided((3, 4), (1, 8))
 
     program = capture(Turned(), (X,))
+    assert not program.graph.find_nodes(op="call_function", target=aten.as_strided.default)
+    torch.testing.assert_close(program.module()(X)[0], Turned()(X), rtol=0, atol=0)
+
+
+def test_strided_views_of_part_of_a_memory_stay():
+    class Part(nn.Module):
+        def forward(self, x):
+            return x[1:].as_strided((3, 4), (1, 8))
+
+    program = capture(Part(), (X,))
     assert program.graph.find_nodes(op="call_function", target=aten.as_strided.default)
