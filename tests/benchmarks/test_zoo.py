@@ -2,18 +2,23 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
+from benchmarks.zoo import measure
 from benchmarks.zoo import run as zoo_run
 from benchmarks.zoo.__main__ import main
 from benchmarks.zoo.catalog import FAMILIES, entries
-from benchmarks.zoo.entry import settle_batch_norms
+from benchmarks.zoo.entry import Entry, settle_batch_norms
 from benchmarks.zoo.outcome import outcome
 from benchmarks.zoo.stock_side import stock_side
+from lowering import convert
+from lowering.verification import Original
+from passes import optimize_for_ane
 
 GOOD = {"passed": True, "rel_l2": 1e-6, "half": 1e-3, "allowed": 1e-4}
 STOCK = {"trace": "RuntimeError: no", "export": "ok", "trace seconds": 1.0, "export seconds": 1.0}
@@ -70,6 +75,31 @@ class Baked(nn.Module):
 
     def forward(self, x):
         return x + 1 if x.sum() > 0 else x - 1
+
+
+class Best(nn.Module):
+    """One of two far apart, whichever is larger: rounding may choose the other."""
+
+    def forward(self, x):
+        return torch.where((x[:, :1] - x[:, 1:]) > 0, x + 10, x - 10)
+
+
+def test_chance_is_judged_over_more_inputs():
+    def draw(_):
+        return {"x": torch.randn(64, 1) + torch.randn(64, 2) * 1e-3}
+
+    model = Best().eval()
+    optimized = optimize_for_ane(model, kwargs=draw(model))
+    mlmodel = convert(optimized, skip_model_load=True)
+    found = measure._over_more_inputs(
+        mlmodel,
+        Entry("best", lambda: model, draw, ()),
+        model,
+        lambda inputs: replace(Original.of(optimized, (), inputs), module=model),
+    )
+    assert found["inputs"] == 8
+    assert found["half"] > 0.01  # some fall to the other side in torch's half precision too
+    assert found["passed"] == (found["rel_l2"] <= found["allowed"])
 
 
 def test_stock_packages_are_executed():
