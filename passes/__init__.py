@@ -1,6 +1,7 @@
 """Rewrites that shape a captured program for the Apple Neural Engine."""
 
 from passes.api import optimize_for_ane
+from passes.at_sites import AtSites
 from passes.default_pipeline import DEFAULT_PIPELINE, default_pipeline
 from passes.errors import InvariantError, LayoutError, OrderError, PassError
 from passes.optimized_model import InputError, OptimizedModel
@@ -9,6 +10,7 @@ from passes.rewriter import Declined, Rewriter
 
 __all__ = [
     "DEFAULT_PIPELINE",
+    "AtSites",
     "Declined",
     "InputError",
     "InvariantError",

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
@@ -22,7 +22,9 @@ from passes.rewriter import Declined, Rewriter
 class Pass(Protocol):
     """A rewrite; ours are frozen dataclasses whose fields are their options."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """Of the pass, in reports and in order checks."""
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites what it can and declines the rest with a reason."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,7 @@ class Rewriter:
         self._values: dict[fx.Node, torch.Tensor] = {}
         self._fake_calls = FakeCalls(draft.fake_mode)
         self._has_data_sizes = any("unbacked_bindings" in n.meta for n in draft.graph.nodes)
+        self._sites: Callable[[str], bool] = lambda module: True
         self.graph = draft.graph
         self.rewrites = 0
         self.declined: list[Declined] = []
@@ -69,13 +70,27 @@ class Rewriter:
         Those whose sizes depend on data are declined: a rewrite cannot ask for such a size.
         """
         wanted = set(targets)
-        found = [n for n in self.graph.nodes if n.op == "call_function" and n.target in wanted]
+        found = [
+            n
+            for n in self.graph.nodes
+            if n.op == "call_function" and n.target in wanted and self._sites(source_of(n).module)
+        ]
         if not self._has_data_sizes:
             return found
         sized_by_data = [n for n in found if _is_sized_by_data(n)]
         for node in sized_by_data:
             self.decline(node, "its size is known only when the model runs")
         return [node for node in found if node not in sized_by_data]
+
+    @contextmanager
+    def limited_to(self, modules: Collection[str], *, inverted: bool = False) -> Iterator[None]:
+        """Inside, ``find`` finds operators of these modules only, or of all others."""
+        before = self._sites
+        self._sites = lambda module: (module in modules) != inverted
+        try:
+            yield
+        finally:
+            self._sites = before
 
     @contextmanager
     def at(self, node: fx.Node) -> Iterator[None]:

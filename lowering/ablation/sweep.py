@@ -42,6 +42,7 @@ class Model:
         args: positional example inputs; inferred where ``None``.
         kwargs: keyword example inputs.
         pipeline: the default that variants are made of.
+        dynamic_shapes: as for ``torch.export.export``.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Model:
     args: Any = None
     kwargs: Mapping[str, Any] | None = None
     pipeline: tuple[Pass, ...] = DEFAULT_PIPELINE
+    dynamic_shapes: Any = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Sweep:
         self.chips = settings.chips  # raises for a chip that is not known, before any work
         self._work = Work(settings.engine or InProcess(), settings.cache, settings.progress)
         self._sources: list[Source] = []
+        self.programs: list[ExportedProgram] = []  # of the models, as captured
 
     def __enter__(self) -> Sweep:
         self._folder = tempfile.TemporaryDirectory(prefix="ane-passes-")
@@ -173,10 +176,13 @@ class Sweep:
         ]
 
     def _source(self, model: Model, path: Path) -> Source:
-        program = capture(model.model, model.args, kwargs=model.kwargs)
+        program = capture(
+            model.model, model.args, kwargs=model.kwargs, dynamic_shapes=model.dynamic_shapes
+        )
         composites = self.settings.composites
         _check_operators(program, composites() if composites is not None else ())
         torch.export.save(program, path)
+        self.programs.append(program)
         digest = Digester().program(program)
         return Source(digest, str(path), composites, self.settings.composites_digest)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from frontend.errors import AnePassesError
 from lowering.ablation.result import Ablation, VariantResult
+from lowering.ablation.sites import Sites, sites_of
 from lowering.ablation.sweep import Model, Settings, Sweep
 from lowering.ablation.variants import CHOICES, Variant, choices_of, variant_with
 from lowering.verification.parity import Thresholds
@@ -85,13 +88,18 @@ class _Rule:
         return found.variants[min(costs)[1]] if costs else None
 
     def choice(self, found: Ablation) -> VariantResult | None:
-        """The cheapest variant, or the default where it is hardly dearer."""
-        best, default = self.best(found), found.variants[0]
+        """The cheapest variant, or the plainest that is hardly dearer; the default is plainest."""
+        best = self.best(found)
         if best is None:
             return None
-        least, now = self.cost(best), self.cost(default)
+        least = self.cost(best)
         assert least is not None  # it is the best
-        return best if now is None or least < now * (1 - MIN_GAIN) else default
+        near = [
+            (len(v.settings), cost, place)
+            for place, v in enumerate(found.variants)
+            if (cost := self.cost(v)) is not None and cost * (1 - MIN_GAIN) <= least
+        ]
+        return found.variants[min(near)[2]]
 
 
 def tune(
@@ -104,8 +112,9 @@ def tune(
     """Chooses the forms of the passes for one model, by what is *predicted* for one chip.
 
     Starts with the default, tries every choice of attention, norms, linears and layout by itself,
-    goes on from the best, and ends where no single change is better. A departure from the
-    default must save at least ``MIN_GAIN``.
+    goes on from the best, and ends where no single change is better. Where sites differ in size,
+    it then changes those of one size at a time in the same way (see ``sites``). A departure from
+    the default must save at least ``MIN_GAIN``.
 
     Args:
         model: what to tune.
@@ -121,18 +130,25 @@ def tune(
     tried: dict[str, Variant] = {}
     best = variant_with(model.pipeline, {})
     with Sweep([model], settings) as sweep:
+        everywhere = partial(_changes, model.pipeline, settings.deployment_target)
+        sites = sites_of(sweep.programs[0], model.pipeline)
+        at_sites = partial(_site_changes, model.pipeline, settings.deployment_target, sites)
+        changes = [everywhere, at_sites] if sites else [everywhere]
         # Ends: the cost falls with each round, and there are finitely many variants.
         while True:
-            for variant in (best, *_changes(best, model.pipeline, settings.deployment_target)):
+            for variant in (best, *changes[0](best)):
                 tried.setdefault(variant.name, variant)
             (found,) = sweep.run([list(tried.values())])
             rule = _Rule(sweep.chips[0], by, _bound(found, bound))
             better = rule.best(found)
             if better is None:
                 raise _nothing(found, rule)
-            if better.name == best.name:
+            if better.name != best.name:
+                best = tried[better.name]
+            elif len(changes) > 1:
+                del changes[0]
+            else:
                 break
-            best = tried[better.name]
     chosen = rule.choice(found)
     assert chosen is not None  # there is a best one
     return Tuning(
@@ -142,17 +158,27 @@ def tune(
         rule.bound,
         chosen.name,
         tried[chosen.name].pipeline,
-        tuple(_reasons(found, rule, chosen)),
+        tuple(_reasons(found, rule, chosen, sites)),
     )
 
 
 def _changes(
-    variant: Variant, pipeline: tuple[Pass, ...], deployment_target: str
+    pipeline: tuple[Pass, ...], deployment_target: str, variant: Variant
 ) -> Iterator[Variant]:
     """``variant`` with one setting changed, in every way."""
     for option in CHOICES:
         for choice in choices_of(option, deployment_target):
             yield variant_with(pipeline, {**variant.settings, option: choice})
+
+
+def _site_changes(
+    pipeline: tuple[Pass, ...], deployment_target: str, sites: Sites, variant: Variant
+) -> Iterator[Variant]:
+    """``variant`` with one setting changed at the sites of one size, in every way."""
+    for option, groups in sites.items():
+        for group, choice in itertools.product(groups, choices_of(option, deployment_target)):
+            settings = {**variant.settings, f"{option} at {group}": choice}
+            yield variant_with(pipeline, settings, sites)
 
 
 def _bound(found: Ablation, bound: float | None) -> float:
@@ -177,9 +203,14 @@ def _nothing(found: Ablation, rule: _Rule) -> TuneError:
     )
 
 
-def _reasons(found: Ablation, rule: _Rule, chosen: VariantResult) -> Iterator[str]:
+def _reasons(found: Ablation, rule: _Rule, chosen: VariantResult, sites: Sites) -> Iterator[str]:
     programs = sum(variant.same_as is None for variant in found.variants)
     yield f"{len(found.variants)} variants were tried; they gave {programs} different programs"
+    for option, groups in sites.items():
+        count = sum(map(len, groups.values()))
+        yield f"{option}: {count} sites of {len(groups)} sizes were tried size by size"
+    if not sites:
+        yield "the sites of attention, norms and linears are of one size each: one form for all"
     measures: tuple[By, ...] = ("price", "latency")
     for by in measures:
         yield _winner(found, _Rule(rule.target, by, rule.bound))

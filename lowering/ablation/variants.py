@@ -9,7 +9,9 @@ from typing import Any
 
 from frontend.errors import AnePassesError
 from lowering.ablation.result import Kind
+from lowering.ablation.sites import Sites
 from passes.assign_layout import AssignLayout
+from passes.at_sites import AtSites
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
 from passes.rms_norm_form import RmsNormForm
@@ -139,25 +141,63 @@ def choices_of(option: str, deployment_target: str) -> list[str]:
     ]
 
 
-def variant_with(pipeline: tuple[Pass, ...], settings: Mapping[str, str]) -> Variant:
-    """``pipeline`` with these choices; named after those that change it."""
-    changing = {
-        option: choice
-        for option, choice in settings.items()
-        if _chosen(pipeline, *CHOICES[option][choice]) != pipeline
-    }
-    for option, choice in changing.items():
-        pipeline = _chosen(pipeline, *CHOICES[option][choice])
+def variant_with(
+    pipeline: tuple[Pass, ...], settings: Mapping[str, str], sites: Sites | None = None
+) -> Variant:
+    """``pipeline`` with these choices; named after those that change it.
+
+    Args:
+        pipeline: the default.
+        settings: option to choice, and ``option at group`` to the choice there.
+        sites: the modules of each group of each option.
+    """
+    changing: dict[str, str] = {}
+    changed = pipeline
+    for option in CHOICES:
+        general = settings.get(option)
+        at = {
+            group: settings.get(f"{option} at {group}") for group in (sites or {}).get(option, {})
+        }
+        formed = _formed(changed, option, general, {}, sites)
+        if general is not None and formed != changed:
+            changing[option] = general
+        special = {
+            group: choice
+            for group, choice in at.items()
+            if choice is not None and _formed(changed, option, choice, {}, sites) != formed
+        }
+        changing |= {f"{option} at {group}": choice for group, choice in special.items()}
+        changed = _formed(changed, option, general, special, sites)
     name = ", ".join(f"{option}={choice}" for option, choice in sorted(changing.items()))
-    return Variant(name or DEFAULT, "form" if name else "default", pipeline, changing)
+    return Variant(name or DEFAULT, "form" if name else "default", changed, changing)
 
 
-def _chosen(
-    pipeline: tuple[Pass, ...], kind: type[Any], options: Mapping[str, Any] | None
+def _formed(
+    pipeline: tuple[Pass, ...],
+    option: str,
+    general: str | None,
+    special: Mapping[str, str],
+    sites: Sites | None,
 ) -> tuple[Pass, ...]:
-    if options is None:
-        return tuple(step for step in pipeline if not isinstance(step, kind))
-    return tuple(replace(step, **options) if isinstance(step, kind) else step for step in pipeline)
+    """``pipeline`` with one choice everywhere, and others at some groups of sites."""
+    choices = CHOICES[option]
+    kind = next(iter(choices.values()))[0]
+    found: list[Pass] = []
+    for step in pipeline:
+        if not isinstance(step, kind):
+            found.append(step)
+            continue
+        taken: tuple[str, ...] = ()
+        for group, choice in special.items():
+            modules = (sites or {})[option][group]
+            taken += modules
+            if (options := choices[choice][1]) is not None:
+                found.append(AtSites(replace(step, **options), modules))
+        options = {} if general is None else choices[general][1]
+        if options is not None:
+            rest = replace(step, **options)
+            found.append(AtSites(rest, taken, elsewhere=True) if taken else rest)
+    return tuple(found)
 
 
 def system_number(deployment_target: str) -> int:

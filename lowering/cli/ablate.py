@@ -107,5 +107,7 @@ def models_of(targets: tuple[str, ...], pipeline: tuple[Any, ...]) -> list[Any]:
             torch.manual_seed(0)
             found = load_target(text)
         name = found.name if found.name not in [model.name for model in models] else text
-        models.append(Model(name, found.model, found.args, found.kwargs, pipeline))
+        models.append(
+            Model(name, found.model, found.args, found.kwargs, pipeline, found.dynamic_shapes)
+        )
     return models

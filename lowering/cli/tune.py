@@ -22,9 +22,10 @@ from lowering.errors import SaveError
 
 HELP = f"""Choose the forms of attention, norms, linears and layout for one model.
 
-Tries one change of the default at a time, goes on from the best, and says why it chose what it
-chose; that may be the default. The dispatcher's price and the latency are predicted, not
-measured. Variants whose fp16 error is above the bound are left out.
+Tries one change of the default at a time, for the whole model and then for sites of one size,
+goes on from the best, and says why it chose what it chose; that may be the default. The
+dispatcher's price and the latency are predicted, not measured. Variants whose fp16 error is above
+the bound are left out.
 
 {TARGET_HELP}
 \b
@@ -125,7 +126,11 @@ def _save(found: Any, model: Any, settings: Any, output: Path) -> Path:
         from lowering.convert import convert
 
         optimized = passes.optimize_for_ane(
-            model.model, model.args, kwargs=model.kwargs, pipeline=found.pipeline
+            model.model,
+            model.args,
+            kwargs=model.kwargs,
+            dynamic_shapes=model.dynamic_shapes,
+            pipeline=found.pipeline,
         )
         mlmodel = convert(
             optimized,

@@ -22,6 +22,7 @@ from frontend.legalize import to_cpu_float32
 from frontend.structure import flatten
 from lowering.metadata import PREFIX
 from lowering.verification import fx_values
+from passes.at_sites import AtSites
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.pipeline import Pass, PassReport
 from passes.pipeline import run as run_passes
@@ -154,14 +155,21 @@ def passes_named(metadata: Mapping[str, str]) -> tuple[Pass, ...]:
     Raises:
         VerificationError: it names a pass that is not among the default ones.
     """
-    known = {type(step).__name__: type(step) for step in DEFAULT_PIPELINE}
+    known: dict[str, type[Any]] = {type(step).__name__: type(step) for step in DEFAULT_PIPELINE}
+    known[AtSites.__name__] = AtSites
+
+    def value(spelled: ast.expr) -> Any:
+        if not isinstance(spelled, ast.Call):
+            return ast.literal_eval(spelled)
+        assert isinstance(spelled.func, ast.Name)
+        return known[spelled.func.id](**{k.arg: value(k.value) for k in spelled.keywords if k.arg})
+
     steps = []
     for spelled in json.loads(metadata.get(PREFIX + "pipeline", "[]")):
         try:
             call = ast.parse(spelled, mode="eval").body
-            assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-            options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-            steps.append(known[call.func.id](**options))
+            assert isinstance(call, ast.Call)
+            steps.append(value(call))
         except (SyntaxError, AssertionError, KeyError, ValueError, TypeError) as error:
             raise VerificationError(
                 "The package was made with a pass that is not known here",

@@ -11,6 +11,8 @@ from lowering.ablation import tune as tuning
 from lowering.ablation.result import Ablation, VariantResult
 from lowering.ablation.sweep import Model, Settings, Sweep
 from lowering.ablation.tune import TuneError, tune
+from passes.at_sites import AtSites
+from passes.split_attention import SplitAttention
 
 
 class Priced(Sweep):
@@ -22,6 +24,7 @@ class Priced(Sweep):
     asked: list[str]
 
     def __enter__(self) -> Sweep:
+        self.programs.append(None)  # ``sites_of`` is replaced as well
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -39,7 +42,9 @@ class Priced(Sweep):
                 self.errors.get(variant.name, 1e-3),
                 *(found.max_abs, found.predicted, found.observed),
             )
-            results.append(VariantResult(variant.name, variant.kind, (), figures=found))
+            results.append(
+                VariantResult(variant.name, variant.kind, (), variant.settings, figures=found)
+            )
         return [Ablation("tiny", ("M4",), "iOS18", "default", 1e-3, tuple(results))]
 
 
@@ -48,7 +53,8 @@ def priced(monkeypatch):
     monkeypatch.setattr(tuning, "Sweep", Priced)
     Priced.latencies, Priced.errors = {}, {}
 
-    def tuned(prices, **options):
+    def tuned(prices, *, sites=None, **options):
+        monkeypatch.setattr(tuning, "sites_of", lambda program, pipeline: sites or {})
         Priced.prices = prices
         model = Model("tiny", None, pipeline=passes.DEFAULT_PIPELINE)
         return tune(model, Settings(deployment_target="iOS18"), **options)
@@ -71,6 +77,32 @@ def test_goes_on_from_the_best(priced):
     assert steps["rms_norm_form"].form == "layer_norm"
     assert "by price: attention=native, rms_norm=layer_norm, 2 ms predicted" in str(found.reasons)
     assert found.to_json()["pipeline"][0] == "BranchesToWhere()"
+
+
+SITES = {"attention": {"wide": ("a", "b"), "narrow": ("c",)}}
+
+
+def test_sites_of_one_size_may_differ(priced):
+    prices = {
+        "default": 4.0,
+        "attention=batched": 3.0,
+        "attention=batched, attention at narrow=split": 2.0,
+        "attention at narrow=native": 1.0,  # is not on the way
+    }
+    found = priced(prices, sites=SITES)
+    assert found.chosen == "attention=batched, attention at narrow=split"
+    steps = [step for step in found.pipeline if step.name == "split_attention"]
+    assert steps == [
+        AtSites(SplitAttention("split"), ("c",)),
+        AtSites(SplitAttention("batched"), ("c",), elsewhere=True),
+    ]
+    assert any("3 sites of 2 sizes" in reason for reason in found.reasons)
+
+
+def test_what_hardly_gains_is_not_worth_two_forms(priced):
+    prices = {"default": 4.0, "attention=batched": 3.0}
+    prices["attention=batched, attention at wide=native"] = 2.99
+    assert priced(prices, sites=SITES).chosen == "attention=batched"
 
 
 def test_the_default_can_be_best(priced):
