@@ -124,6 +124,7 @@ def _collected(
             loaded.model,
             loaded.args,
             loaded.kwargs,
+            dynamic_shapes=loaded.dynamic_shapes,
             inputs=None if inputs is None else read_arrays(inputs),
             target=chip,
             ablation=ablation,

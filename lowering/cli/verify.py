@@ -78,7 +78,13 @@ def verify(
         from lowering.verification import Original
 
         metadata = load(package, precision=precision).metadata
-        original = Original.of(loaded.model, loaded.args, loaded.kwargs, metadata=metadata)
+        original = Original.of(
+            loaded.model,
+            loaded.args,
+            loaded.kwargs,
+            metadata=metadata,
+            dynamic_shapes=loaded.dynamic_shapes,
+        )
         if inputs is not None:
             original = original.with_inputs(read_arrays(inputs))
     with step("Running both"):

@@ -26,6 +26,7 @@ def collect(
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
+    dynamic_shapes: Any = None,
     inputs: Mapping[str, Any] | None = None,
     target: str = "M4",
     ablation: Ablation | None = None,
@@ -38,6 +39,7 @@ def collect(
             says nothing of errors.
         args: positional example inputs of ``model``.
         kwargs: keyword example inputs of ``model``.
+        dynamic_shapes: of ``model``, as for ``capture``.
         inputs: arrays by the names of the model's inputs, in place of the example inputs.
         target: chip to plan for.
         ablation: what ``ane-passes ablate`` wrote about the same model.
@@ -52,7 +54,9 @@ def collect(
     made = plan(program, target=target)
     original = accuracy = None
     if model is not None:
-        original = Original.of(model, args, kwargs, metadata=program.metadata)
+        original = Original.of(
+            model, args, kwargs, metadata=program.metadata, dynamic_shapes=dynamic_shapes
+        )
         original = original.with_inputs(inputs or {})
         accuracy = _accuracy(path, original, program.ops)
     return Report(

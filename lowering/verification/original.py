@@ -24,6 +24,7 @@ from lowering.metadata import PREFIX
 from lowering.verification import fx_values
 from passes.at_sites import AtSites
 from passes.default_pipeline import DEFAULT_PIPELINE
+from passes.match import is_tensor
 from passes.pipeline import Pass, PassReport
 from passes.pipeline import run as run_passes
 
@@ -64,6 +65,7 @@ class Original:
         *,
         pipeline: Sequence[Pass] | None = None,
         metadata: Mapping[str, str] | None = None,
+        dynamic_shapes: Any = None,
     ) -> Original:
         """The original of a package.
 
@@ -75,6 +77,7 @@ class Original:
             pipeline: the passes the package was made with; by default those that ``metadata``
                 names.
             metadata: user-defined metadata of the package.
+            dynamic_shapes: as for ``capture``, for a package whose sizes are not all fixed.
 
         Raises:
             VerificationError: inputs do not fit, or the passes cannot be told from the metadata.
@@ -85,7 +88,7 @@ class Original:
         if isinstance(optimized, ExportedProgram):
             program = to_cpu_float32(optimized)
             return cls(program, None, None, (), _leaves(program, inputs, kwargs))
-        captured = capture(against, inputs, kwargs=kwargs)
+        captured = capture(against, inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
         steps = tuple(pipeline) if pipeline is not None else passes_named(metadata or {})
         program, reports = run_passes(captured, steps) if steps else (captured, ())
         if isinstance(against, nn.Module):
@@ -220,21 +223,29 @@ def _replaced(
             expected=f"among {', '.join(names)}",
             found=", ".join(sorted(set(arrays) - set(names))),
         )
+    placeholders = program.graph.find_nodes(op="placeholder")
+    sizes = {node.name: node.meta["val"].shape for node in placeholders if is_tensor(node)}
     result = list(leaves)
     for position, name in enumerate(names):
         if name in arrays:
-            result[position] = _like(name, arrays[name], leaves[position])
+            result[position] = _like(name, arrays[name], leaves[position], sizes.get(name))
     return tuple(result)
 
 
-def _like(name: str, given: Any, leaf: Any) -> Any:
+def _like(name: str, given: Any, leaf: Any, sizes: Sequence[Any] | None) -> Any:
+    """``given`` in the dtype of ``leaf``, if it has a shape that the program takes."""
     if not isinstance(leaf, Tensor):
         raise VerificationError(f"Input {name!r} is fixed", expected=repr(leaf))
     tensor = given.detach() if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
-    if tensor.shape != leaf.shape:
+    wanted = tuple(leaf.shape if sizes is None else sizes)
+    fits = len(wanted) == tensor.ndim and all(
+        not isinstance(size, int) or size == found
+        for size, found in zip(wanted, tensor.shape, strict=True)
+    )
+    if not fits:
         raise VerificationError(
             f"Input {name!r} has the wrong shape",
-            expected=str(tuple(leaf.shape)),
+            expected=str(wanted),
             found=str(tuple(tensor.shape)),
         )
     return tensor.to(leaf.dtype)

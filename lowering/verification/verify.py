@@ -30,6 +30,7 @@ def verify(
     thresholds: Thresholds | None = None,
     precision: str | Precision = "fp16",
     pipeline: Sequence[Pass] | None = None,
+    dynamic_shapes: Any = None,
     locate: bool = True,
 ) -> Verification:
     """Run a package on any OS and hold it against its original.
@@ -45,6 +46,7 @@ def verify(
         thresholds: what is close enough, see :class:`Thresholds`.
         precision: how the package is computed, see :func:`lowering.load`.
         pipeline: the passes the package was made with, if it does not name them.
+        dynamic_shapes: as for ``capture``, for a package whose sizes are not all fixed.
         locate: on failure, look for the op and the pass at fault.
 
     Returns:
@@ -58,7 +60,14 @@ def verify(
     """
     precision = Precision.of(precision)
     model = load(package, precision=precision)
-    original = Original.of(against, inputs, kwargs, pipeline=pipeline, metadata=model.metadata)
+    original = Original.of(
+        against,
+        inputs,
+        kwargs,
+        pipeline=pipeline,
+        metadata=model.metadata,
+        dynamic_shapes=dynamic_shapes,
+    )
     original = with_nearest_images(model, original)
     feed = feed_of(model, original.inputs())
     run = package_values.run(model, feed, original.initial_states())

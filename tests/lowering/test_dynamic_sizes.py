@@ -13,6 +13,7 @@ from frontend.errors import AnePassesError
 from lowering.convert import convert
 from lowering.errors import LoweringError
 from lowering.reference import load
+from lowering.verification import Original, VerificationError, verify
 from passes import optimize_for_ane
 
 FP32 = {"compute_precision": ct.precision.FLOAT32, "skip_model_load": True}
@@ -177,6 +178,18 @@ def test_half_precision_keeps_the_sizes():
     for batch, tokens in SIZES:
         inputs = draw(batch, tokens)
         assert_close(run(package, inputs), tensors(model(**inputs)), 1e-2)
+
+
+def test_verify_at_another_size():
+    model, tokens = nn.Sequential(nn.Linear(8, 8), nn.GELU()).eval(), Dim("tokens", min=2, max=64)
+    options = {"dynamic_shapes": {"input": {1: tokens}}}
+    x = torch.randn(1, 24, 8)
+    mlmodel = convert(optimize_for_ane(model, (x,), **options), skip_model_load=True)
+    original = Original.of(model, (x,), metadata=mlmodel.user_defined_metadata, **options)
+    assert verify(mlmodel, original.with_inputs({"input": torch.randn(1, 40, 8)}))
+    assert verify(mlmodel, model, (torch.randn(1, 7, 8),), **options)
+    with pytest.raises(VerificationError, match="wrong shape"):
+        original.with_inputs({"input": torch.randn(1, 40, 9)})
 
 
 def enumerated(mlmodel):
