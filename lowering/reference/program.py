@@ -15,6 +15,7 @@ from typing import Any
 from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
 from lowering.reference.dtypes import DType
 from lowering.reference.errors import PackageError, UnknownOpsError
+from lowering.reference.kept import kept_as_stored
 from lowering.reference.package import Package
 from lowering.reference.precision import Precision, needs_rounding, settle
 from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
@@ -176,26 +177,6 @@ def _check_supported(block: Any) -> None:
         )
 
 
-def _tables(body: Any) -> set[str]:
-    """Names that are read by ``gather`` alone, as the tensor it takes rows from."""
-    reads: dict[str, set[bool]] = {}
-
-    def visit(block: Any) -> None:
-        for operation in block.operations:
-            for key, argument in operation.inputs.items():
-                for item in argument.arguments:
-                    if item.HasField("name"):
-                        only_rows = operation.type == "gather" and key == "x"
-                        reads.setdefault(item.name, set()).add(only_rows)
-            for inner in operation.blocks:
-                visit(inner)
-        for name in block.outputs:
-            reads.setdefault(name, set()).add(False)
-
-    visit(body)
-    return {name for name, ways in reads.items() if ways == {True}}
-
-
 @dataclass
 class _Scope:
     """Names visible in a block; registers defined in it."""
@@ -218,10 +199,10 @@ class _Compiler:
         self._weights = package.weights
         self._precision = precision
         self._registers = 0
-        self._tables: set[str] = set()
+        self._kept: set[str] = set()
 
     def function(self, spec: Any, body: Any) -> Function:
-        self._tables = _tables(body)
+        self._kept = kept_as_stored(body)
         scope = _Scope(None)
         inputs = tuple(declared(item) for item in spec.inputs)
         for item in inputs:
@@ -257,8 +238,8 @@ class _Compiler:
             spec = operation.attributes["val"]
         else:
             spec = operation.inputs["val"].arguments[0].value
-        table = self._weights.as_stored(spec) if output.name in self._tables else None
-        value = self._weights.carried(spec) if table is None else table
+        kept = self._weights.as_stored(spec) if output.name in self._kept else None
+        value = self._weights.carried(spec) if kept is None else kept
         scope.names[output.name] = (Constant(value), declared(output))
 
     def _constexpr(self, operation: Any, scope: _Scope) -> None:

@@ -108,7 +108,7 @@ def conv(
     windows = windows.reshape(batch, groups, -1, *windows.shape[2:])
     order = [0, 1, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank)]
     patches = windows.permute(order).flatten(2 + rank).flatten(2, 1 + rank)
-    filters = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2)
+    filters = weight.to(x.dtype).reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2)
     y = _product(patches, filters).transpose(2, 3).reshape(batch, weight.shape[0], *sizes)
     return y if bias is None else y + bias.reshape(1, -1, *[1] * rank)
 

@@ -156,10 +156,7 @@ class Weights:
         return self._carried[key].reshape(shape)
 
     def as_stored(self, value: Any) -> torch.Tensor | None:
-        """fp16 numbers of a weights file as they lie there, never decoded; ``None`` for others.
-
-        For tables that rows are taken from: what is not read takes no memory.
-        """
+        """fp16 numbers of a weights file as they lie there, never decoded; ``None`` for others."""
         if value.type.WhichOneof("type") != "tensorType":
             return None
         dtype, _ = tensor_type(value.type)

@@ -31,7 +31,8 @@ def conv(
     padding = symmetric(pads)
     if padding is None:
         x, padding = pad_spatial(x, pads), [0] * len(pads)
-    return _CONV[x.ndim](x, weight, bias, strides, padding, dilations, groups)
+    # Weights that meet many positions stay in fp16 until here, see ``kept``.
+    return _CONV[x.ndim](x, weight.to(x.dtype), bias, strides, padding, dilations, groups)
 
 
 def conv_transpose(
