@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frontend import packed
+from frontend.packed import Lengths
+
 _aten = torch.ops.aten
 
 _OPTIONS = (
@@ -64,14 +67,17 @@ for _op, _plain in ATEN_NAMES.items():
 def recurrent_layers_whole() -> Iterator[None]:
     """Inside, torch's recurrent functions are the operators of this file."""
     module: Any = torch._VF
-    names = [op.overloadpacket.__name__ for op in ATEN_NAMES]
-    for name in names:
+    functions = {
+        op.overloadpacket.__name__: _whole(op.overloadpacket.__name__) for op in ATEN_NAMES
+    }
+    functions |= {"_pack_padded_sequence": packed.pack, "_pad_packed_sequence": packed.pad}
+    for name, function in functions.items():
         # Instance attributes; without them the module looks into torch's own table.
-        setattr(module, name, _whole(name))
+        setattr(module, name, function)
     try:
         yield
     finally:
-        for name in names:
+        for name in functions:
             delattr(module, name)
 
 
@@ -79,8 +85,24 @@ def _whole(name: str) -> Any:
     original, ours = getattr(torch._VF, name), getattr(_ane, name)
 
     def call(x: Tensor, second: Any, *rest: Any) -> Any:
+        if isinstance(second, Lengths):
+            return _packed(ours, x, second, *rest)
         # A packed sequence has its batch sizes before the state, which moves the weights.
         is_packed = isinstance(rest[1], list | tuple)
         return (original if is_packed else ours)(x, second, *rest)
 
     return call
+
+
+def _packed(
+    op: Any, data: Tensor, sizes: Lengths, hx: Any, params: Sequence[Tensor], has_biases: bool,
+    num_layers: int, dropout: float, train: bool, bidirectional: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    is_lstm = isinstance(hx, tuple | list)
+
+    def layer(x: Tensor, states: list[Tensor], own: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        start = states if is_lstm else states[0]
+        return op(x, start, list(own), has_biases, 1, 0.0, False, False, True)
+
+    states = list(hx) if is_lstm else [hx]
+    return packed.run(layer, data, sizes, states, params, has_biases, num_layers, bidirectional)

@@ -95,6 +95,11 @@ PLAIN: tuple[Entry, ...] = (
         lambda: nn.LSTM(128, 128, 2, bidirectional=True, batch_first=True),
         input=(1, 48, 128),
     ),
+    _drawn(
+        "lstm-packed",
+        signal.PackedLstm,
+        lambda: {"x": torch.randn(3, 24, 64), "lengths": torch.randint(1, 25, (3,))},
+    ),
     _entry("lstm-cell-loop", lambda: signal.CellLoop(nn.LSTMCell(64, 128)), x=(1, 12, 64)),
     _entry("gru", lambda: _first(nn.GRU(128, 256, batch_first=True)), **_SEQUENCE),
     _entry("gru-bidirectional", lambda: nn.GRU(64, 64, bidirectional=True), input=(24, 1, 64)),
@@ -194,6 +199,11 @@ PLAIN: tuple[Entry, ...] = (
         "cache-index-copy",
         own.CacheIndexCopy,
         lambda: {"x": torch.randn(1, 4, 1, 16), "position": torch.randint(0, 32, (1,))},
+    ),
+    _drawn(
+        "cache-at-position",
+        own.CacheAtPosition,
+        lambda: {"x": torch.randn(1, 1, 64), "position": torch.randint(0, 32, ())},
     ),
     _entry("running-average", own.RunningAverage, x=(1, 16)),
     _entry("topk-router", own.Router, x=(1, 16, 64)),

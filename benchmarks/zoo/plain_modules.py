@@ -261,6 +261,28 @@ class CacheIndexCopy(nn.Module):
         return x @ cache.mT
 
 
+class CacheAtPosition(nn.Module):
+    """A decoder step as people write it: keys and values go into a cache at a position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
+        self.register_buffer("keys", torch.zeros(1, 4, 32, 16))
+        self.register_buffer("values", torch.zeros(1, 4, 32, 16))
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """One token (1, 1, 64) at ``position`` () to (1, 1, 64)."""
+        keys: Any = self.keys
+        values: Any = self.values
+        query, key, value = self.qkv(x).view(1, 3, 4, 16).unbind(1)
+        keys[:, :, position], values[:, :, position] = key, value
+        seen = torch.arange(32) <= position
+        found = F.scaled_dot_product_attention(
+            query[:, :, None], keys, values, attn_mask=seen[None]
+        )
+        return self.out(found.reshape(1, 1, 64))
+
+
 class RunningAverage(nn.Module):
     """A buffer that every call moves."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class CellLoop(nn.Module):
@@ -25,6 +26,21 @@ class CellLoop(nn.Module):
             state = self.cell(step, state)
             found.append(state[0])
         return torch.stack(found, 1)
+
+
+class PackedLstm(nn.Module):
+    """Sequences of unequal length, packed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.LSTM(64, 128, 2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, C) and (B) to (B, S, 2 H), zero behind the end, and the final states."""
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        found, (state, _) = self.layers(packed)
+        total = x.shape[1]
+        return pad_packed_sequence(found, batch_first=True, total_length=total)[0], state
 
 
 class Crnn(nn.Module):
