@@ -109,7 +109,9 @@ def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
                 expected=f"{len(feature.ranges)} axes",
                 found=str(tuple(given.shape)),
             )
-        feed[name] = given.numpy().astype(feature.dtype.storage)
+        # Core ML has no inputs of rank 0.
+        array = given.reshape(1) if feature.ranges is not None and not given.ndim else given
+        feed[name] = array.numpy().astype(feature.dtype.storage)
     return feed
 
 

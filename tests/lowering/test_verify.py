@@ -87,6 +87,17 @@ def test_programs_and_optimized_models(package):
     assert lowering.verify(package, exported, {"x": torch.randn(1, 6, 16)})
 
 
+def test_inputs_without_axes():
+    class Row(nn.Module):
+        def forward(self, x, i):
+            return x[i] * 2
+
+    x = torch.randn(4, 3)
+    optimized = passes.optimize_for_ane(Row(), (x, torch.tensor(1)))
+    mlmodel = lowering.convert(optimized, skip_model_load=True)
+    assert lowering.verify(mlmodel, Row(), (x, torch.tensor(3)))
+
+
 def test_a_changed_weight_is_found_through_its_consumer(package):
     model, inputs = net()
     with torch.no_grad():
