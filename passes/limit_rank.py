@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from passes.low_rank import LowRank
+from passes.low_rank import LowRank, UnknownSizeError
 from passes.low_rank_rules import rule_for
-from passes.match import is_call, is_tensor, shape
+from passes.match import is_call, is_tensor
 from passes.rewriter import Rewriter
 
 
@@ -45,7 +45,7 @@ class LimitRank:
                 low.values[node] = value
                 if is_tensor(node) and not low.exceeds(node.meta["val"]):
                     assert isinstance(value, fx.Node)
-                    rw.replace(node, low.view(value, shape(node)))
+                    rw.replace(node, low.view(value, low.shape(node)))
 
 
 def _concerns(low: LowRank, node: fx.Node) -> bool:
@@ -66,11 +66,12 @@ def _value(low: LowRank, node: Any) -> Any:
         parts: Any = low.values[node.args[0]]
         return parts[node.args[1]]
     rank = max(n.meta["val"].ndim for n in (node, *node.all_input_nodes) if is_tensor(n))
-    if not low.is_known(node):
-        low.rw.decline(node, f"one of its {rank} axes has a size that is not known")
-        return None
     rule = rule_for(node.target)
-    value = rule(low, node) if rule is not None else None
+    try:
+        value = rule(low, node) if rule is not None else None
+    except UnknownSizeError as unknown:
+        low.rw.decline(node, f"{unknown}; Core ML refuses its {rank} axes")
+        return None
     if value is None:
         low.rw.decline(node, f"no form of it with {low.most} axes is known; Core ML refuses {rank}")
     return value

@@ -11,46 +11,48 @@ from typing import Any
 from torch import fx
 
 from passes.low_rank import LowRank, Value
-from passes.match import aten, shape
+from passes.match import aten
 
 
 def linear(low: LowRank, node: Any) -> Value:
     """Leading axes merge to one."""
     source, *rest = node.args
-    x = low.view(source, [math.prod(shape(source)[:-1]), shape(source)[-1]])
+    x = low.view(source, [math.prod(low.shape(source)[:-1]), low.shape(source)[-1]])
     return low.rw.emit(node.target, x, *rest, **node.kwargs)
 
 
 def matmul(low: LowRank, node: Any) -> Value | None:
     """Leading axes merge to one batch; None for vectors."""
     a, b = node.args
-    if len(shape(a)) < 2 or len(shape(b)) < 2:
+    if len(low.shape(a)) < 2 or len(low.shape(b)) < 2:
         return None
-    batch = list(shape(node)[:-2])
+    batch = list(low.shape(node)[:-2])
     wide = []
     for side in (a, b):
-        own = list(shape(side)[:-2])
+        own = list(low.shape(side)[:-2])
         same = math.prod(own) == math.prod(batch)
-        whole = side if same else low.expanded(side, shape(side), [*batch, *shape(side)[-2:]])
-        wide.append(low.view(whole, [math.prod(batch), *shape(side)[-2:]]))
+        whole = (
+            side if same else low.expanded(side, low.shape(side), [*batch, *low.shape(side)[-2:]])
+        )
+        wide.append(low.view(whole, [math.prod(batch), *low.shape(side)[-2:]]))
     return low.rw.emit(aten.matmul.default, *wide)
 
 
 def attention(low: LowRank, node: Any) -> Value | None:
     """Leading axes merge to one batch."""
     query, key, value, *rest = node.args
-    batch = shape(query)[:-3]
+    batch = low.shape(query)[:-3]
     mask = rest[0] if rest else node.kwargs.get("attn_mask")
-    if shape(key)[:-3] != batch or shape(value)[:-3] != batch:
+    if low.shape(key)[:-3] != batch or low.shape(value)[:-3] != batch:
         return None
-    if mask is not None and len(shape(mask)) > 2:
-        sizes = [*shape(mask)[-3:]]
-        if math.prod(shape(mask)[:-3]) != 1:
-            mask = low.expanded(mask, shape(mask), [*batch, *sizes])
+    if mask is not None and len(low.shape(mask)) > 2:
+        sizes = [*low.shape(mask)[-3:]]
+        if math.prod(low.shape(mask)[:-3]) != 1:
+            mask = low.expanded(mask, low.shape(mask), [*batch, *sizes])
             mask = low.view(mask, [math.prod(batch), *sizes])
         else:
             mask = low.view(mask, sizes)
-    q, k, v = (low.view(n, [math.prod(batch), *shape(n)[-3:]]) for n in (query, key, value))
+    q, k, v = (low.view(n, [math.prod(batch), *low.shape(n)[-3:]]) for n in (query, key, value))
     kwargs = dict(node.kwargs)
     if rest:
         rest[0] = mask
@@ -71,7 +73,7 @@ def einsum(low: LowRank, node: Any) -> Value | None:
     size = {
         letter: n
         for term, operand in zip(terms, operands, strict=True)
-        for letter, n in zip(term, shape(operand), strict=True)
+        for letter, n in zip(term, low.shape(operand), strict=True)
     }
     # A letter that only one operand has and the result lacks is summed beforehand.
     for place, term in enumerate(terms):

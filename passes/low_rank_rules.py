@@ -17,7 +17,7 @@ from torch import fx
 from passes import low_rank_products as products
 from passes.elementwise import ELEMENTWISE
 from passes.low_rank import LowRank, Value
-from passes.match import argument, aten, axis, is_tensor, shape
+from passes.match import argument, aten, axis, is_tensor
 from passes.permutation_steps import runs
 
 Rule = Callable[[LowRank, Any], Value | None]
@@ -36,24 +36,24 @@ def _same_elements(low: LowRank, node: fx.Node) -> Value:
 
 def _permute(low: LowRank, node: Any) -> Value:
     source, order = node.args
-    return low.permuted(source, shape(source), [axis(a, len(order)) for a in order])
+    return low.permuted(source, low.shape(source), [axis(a, len(order)) for a in order])
 
 
 def _expand(low: LowRank, node: Any) -> Value:
-    return low.expanded(node.args[0], shape(node.args[0]), shape(node))
+    return low.expanded(node.args[0], low.shape(node.args[0]), low.shape(node))
 
 
 def _elementwise(low: LowRank, node: fx.Node) -> Value:
     """Neighbouring axes merge where the same operands are broadcast along them."""
-    wanted = shape(node)
+    wanted = low.shape(node)
     used = [place for place, size in enumerate(wanted) if size != 1]
     # A tensor without axes takes part in type promotion as a number does: it stays one.
-    operands = [n for n in node.all_input_nodes if is_tensor(n) and shape(n)]
-    sizes = {n: [1] * (len(wanted) - len(shape(n))) + list(shape(n)) for n in operands}
+    operands = [n for n in node.all_input_nodes if is_tensor(n) and low.shape(n)]
+    sizes = {n: [1] * (len(wanted) - len(low.shape(n))) + list(low.shape(n)) for n in operands}
     stand_ins: dict[fx.Node, fx.Node] = {}
-    for smallest in [None, *sorted(operands, key=lambda n: math.prod(shape(n)))]:
+    for smallest in [None, *sorted(operands, key=lambda n: math.prod(low.shape(n)))]:
         if smallest is not None:
-            stand_ins[smallest] = low.expanded(smallest, shape(smallest), wanted)
+            stand_ins[smallest] = low.expanded(smallest, low.shape(smallest), wanted)
             sizes[smallest] = list(wanted)
         keys = [tuple(sizes[n][place] == wanted[place] for n in operands) for place in used]
         groups = [[used[i] for i in run] for run in runs(keys)]
@@ -68,7 +68,7 @@ def _elementwise(low: LowRank, node: fx.Node) -> Value:
 
 def _reduce(low: LowRank, node: Any) -> Value:
     source, dims = node.args[0], argument(node, 1, "dim")
-    sizes = shape(source)
+    sizes = low.shape(source)
     dims = [dims] if isinstance(dims, int) else dims or range(len(sizes))
     reduced = {axis(d, len(sizes)) for d in dims}
     groups = runs([place in reduced for place in range(len(sizes))])
@@ -100,7 +100,7 @@ def _along(position: int, default: int = 0) -> Rule:
 
     def rule(low: LowRank, node: Any) -> Value:
         source = node.args[0]
-        dim = axis(argument(node, position, "dim", default), len(shape(source)))
+        dim = axis(argument(node, position, "dim", default), len(low.shape(source)))
         args = [low.around(source, dim), *node.args[1:]]
         kwargs = {name: value for name, value in node.kwargs.items() if name != "dim"}
         if position < len(args):
@@ -123,18 +123,18 @@ def _concat(low: LowRank, node: Any) -> Value:
     sources = node.args[0]
     dim = argument(node, 1, "dim", 0)
     if node.target is aten.stack.default:
-        place = axis(dim, len(shape(node)))
-        sizes = shape(sources[0])
+        place = axis(dim, len(low.shape(node)))
+        sizes = low.shape(sources[0])
         before, after = math.prod(sizes[:place]), math.prod(sizes[place:])
         parts = [low.view(source, [before, 1, after]) for source in sources]
     else:
-        parts = [low.around(source, axis(dim, len(shape(source)))) for source in sources]
+        parts = [low.around(source, axis(dim, len(low.shape(source)))) for source in sources]
     return low.rw.emit(aten.cat.default, parts, 1)
 
 
 def _flip(low: LowRank, node: Any) -> Value:
     source, dims = node.args
-    sizes, x = shape(source), source
+    sizes, x = low.shape(source), source
     for dim in dims:
         place = axis(dim, len(sizes))
         view = [math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])]
@@ -158,7 +158,7 @@ def _norm(low: LowRank, node: Any) -> Value | None:
     source, normalized, *rest = node.args
     if len(normalized) + 1 > low.most:
         return None
-    lead = shape(source)[: len(shape(source)) - len(normalized)]
+    lead = low.shape(source)[: len(low.shape(source)) - len(normalized)]
     x = low.view(source, [math.prod(lead), *normalized])
     return low.rw.emit(node.target, x, normalized, *rest, **node.kwargs)
 
@@ -166,11 +166,11 @@ def _norm(low: LowRank, node: Any) -> Value | None:
 def _sides_along(low: LowRank, node: Any) -> Value | None:
     """Operators of several tensors that differ in size along one axis only."""
     source = node.args[0]
-    dim = axis(argument(node, *_DIM_OF[node.target], 0), len(shape(source)))
-    rest = (*shape(source)[:dim], *shape(source)[dim + 1 :])
+    dim = axis(argument(node, *_DIM_OF[node.target], 0), len(low.shape(source)))
+    rest = (*low.shape(source)[:dim], *low.shape(source)[dim + 1 :])
     stand_ins: dict[fx.Node, fx.Node] = {}
     for operand in node.all_input_nodes:
-        sizes = shape(operand)
+        sizes = low.shape(operand)
         if sizes == rest:  # select_scatter writes a tensor without the axis
             stand_ins[operand] = low.view(operand, [math.prod(sizes[:dim]), math.prod(sizes[dim:])])
         elif (*sizes[:dim], *sizes[dim + 1 :]) == rest:
@@ -201,7 +201,7 @@ _DIM_OF = {
 def _pad(low: LowRank, node: Any) -> Value | None:
     """Axes that are not padded merge with their neighbours."""
     source, widths, *rest = node.args
-    sizes = shape(source)
+    sizes = low.shape(source)
     padded = {len(sizes) - 1 - i for i in range(len(widths) // 2) if any(widths[2 * i : 2 * i + 2])}
     x, now = source, list(sizes)
     for place in sorted(padded):
@@ -214,8 +214,8 @@ def _pad(low: LowRank, node: Any) -> Value | None:
 
 def _repeat(low: LowRank, node: Any) -> Value:
     source, repeats = node.args
-    rank = max(len(repeats), len(shape(source)))
-    sizes = [1] * (rank - len(shape(source))) + list(shape(source))
+    rank = max(len(repeats), len(low.shape(source)))
+    sizes = [1] * (rank - len(low.shape(source))) + list(low.shape(source))
     repeats = [1] * (rank - len(repeats)) + list(repeats)
     pairs = [pair for size in sizes for pair in (1, size)]
     wanted = [pair for count, size in zip(repeats, sizes, strict=True) for pair in (count, size)]
@@ -224,13 +224,13 @@ def _repeat(low: LowRank, node: Any) -> Value:
 
 def _embedding(low: LowRank, node: Any) -> Value:
     table, indices, *rest = node.args
-    flat = low.view(indices, [math.prod(shape(indices))])
+    flat = low.view(indices, [math.prod(low.shape(indices))])
     return low.rw.emit(node.target, table, flat, *rest, **node.kwargs)
 
 
 def _group_norm(low: LowRank, node: Any) -> Value:
     source, *rest = node.args
-    batch, channels, *spatial = shape(source)
+    batch, channels, *spatial = low.shape(source)
     x = low.view(source, [batch, channels, math.prod(spatial)])
     return low.rw.emit(node.target, x, *rest, **node.kwargs)
 

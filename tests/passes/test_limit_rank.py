@@ -127,6 +127,37 @@ def test_few_axes_are_left_alone():
     assert not report.rewrites and len(after.graph.nodes) == len(before.graph.nodes)
 
 
+def windows(m, x):
+    """Attention within windows of 2 by 2, as Swin has it."""
+    b, h, w, c = x.shape
+    x = x.view(b, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(-1, 4, c)
+    x = x + torch.softmax(x @ x.mT, -1) @ x
+    return x.view(b, h // 2, w // 2, 2, 2, c).transpose(2, 3).reshape(b, h, w, c)
+
+
+def limited_batch(function, x=X):
+    model = Function(function).eval()
+    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=8)}}
+    return model, *run_pass(model, x, LimitRank(), dynamic_shapes=shapes)[1:]
+
+
+def test_a_dynamic_batch():
+    model, after, (report,) = limited_batch(windows)
+    assert report.rewrites and not report.declined
+    for batch in (1, 2, 5):
+        assert_same(model, after, seeded(batch, 4, 6, 4), **CLOSE)
+
+
+def test_a_dynamic_size_that_would_be_repeated():
+    other = seeded(1, 2, 1, 3, 1, 4)
+
+    def alternating(m, x):
+        return (x.sum(3).view(x.shape[0], 1, 4, 1, 6, 1) * other).sum((1, 2))
+
+    _, _, (report,) = limited_batch(alternating)
+    assert any("size is not known" in declined.reason for declined in report.declined)
+
+
 def test_an_operator_without_a_form_says_so():
     _, _, report, rank = limited(lambda m, x: six(x).cummax(2).values.flatten(1))
     assert rank == 6
