@@ -202,12 +202,15 @@ def _leaves(
         inputs = (inputs,)
     names = tuple(program.call_spec.in_spec.child(1).context or ())
     given = dict(kwargs or {})
+    inputs_of = [spec.arg.name for spec in _user_inputs(program)]
+    if not set(given) <= set(names) and set(given) <= set(inputs_of):
+        names = tuple(inputs_of)  # dynamic sizes make every argument a positional one
     ordered = {name: given[name] for name in names if name in given}
     leaves = tuple(pytree.tree_leaves((tuple(inputs or ()), ordered)))
-    if len(leaves) != len(_user_inputs(program)) or set(given) - set(names):
+    if len(leaves) != len(inputs_of) or set(given) - set(names):
         raise VerificationError(
             "The inputs do not fit the program",
-            expected=", ".join(spec.arg.name for spec in _user_inputs(program)),
+            expected=", ".join(inputs_of),
             found=f"{len(leaves)} tensors and values, keywords {sorted(given) or 'none'}",
         )
     return leaves

@@ -192,6 +192,16 @@ def test_verify_at_another_size():
         original.with_inputs({"input": torch.randn(1, 40, 9)})
 
 
+def test_verify_an_optimized_model_with_keywords():
+    build, draw, shapes = CASES["bert_masked"]
+    torch.manual_seed(0)
+    optimized = optimize_for_ane(build().eval(), kwargs=draw(*EXAMPLE), dynamic_shapes=shapes)
+    mlmodel = convert(optimized, skip_model_load=True)
+    assert verify(mlmodel, optimized, kwargs=draw(2, 17))
+    with pytest.raises(VerificationError, match="do not fit"):
+        verify(mlmodel, optimized, kwargs={"nonsense": torch.ones(1)})
+
+
 def enumerated(mlmodel):
     arrays = [entry.type.multiArrayType for entry in mlmodel.get_spec().description.input]
     return [[tuple(shape.shape) for shape in array.enumeratedShapes.shapes] for array in arrays]
