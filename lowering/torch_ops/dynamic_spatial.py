@@ -67,13 +67,37 @@ def _adaptive_average(axes: int) -> Callable[..., Any]:
     return lower
 
 
+def _adaptive_maximum(axes: int) -> Callable[..., Any]:
+    """The largest of each window, axis by axis; the batch may have any size."""
+
+    def lower(mb: Any, x: Var, output_size: Sequence[int]) -> Any:
+        inner = x.shape[-axes:]
+        if not any_symbolic(x.shape) or any_symbolic(inner):
+            return NotImplemented
+        for axis, count in zip(range(x.rank - axes, x.rank), output_size, strict=True):
+            largest = []
+            for start, stop in _bounds(int(x.shape[axis]), count):
+                begin, size = [0] * x.rank, [-1] * x.rank
+                begin[axis], size[axis] = start, stop - start
+                window = mb.slice_by_size(x=x, begin=begin, size=size)
+                largest.append(mb.reduce_max(x=window, axes=[axis], keep_dims=True))
+            x = mb.concat(values=largest, axis=axis)
+        return x, None
+
+    return lower
+
+
 def _windows(size: int, count: int) -> Any:
     """(size, count): column ``i`` averages the ``i``-th of torch's ``count`` windows."""
     matrix = np.zeros((size, count), dtype=np.float32)
-    for index in range(count):
-        start, stop = index * size // count, -(-(index + 1) * size // count)
+    for index, (start, stop) in enumerate(_bounds(size, count)):
         matrix[start:stop, index] = 1 / (stop - start)
     return matrix
+
+
+def _bounds(size: int, count: int) -> list[tuple[int, int]]:
+    """Where each of torch's ``count`` windows over ``size`` begins and ends."""
+    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 
 def _bilinear(
@@ -96,5 +120,7 @@ TABLE = {
     aten.group_norm.default: _group_norm,
     aten.adaptive_avg_pool1d.default: _adaptive_average(1),
     aten.adaptive_avg_pool2d.default: _adaptive_average(2),
+    aten.adaptive_max_pool1d.default: _adaptive_maximum(1),
+    aten.adaptive_max_pool2d.default: _adaptive_maximum(2),
     aten.upsample_bilinear2d.vec: _bilinear,
 }

@@ -7,6 +7,7 @@ takes an anti-aliased resize for a plain one (pytorch/executorch#5728), and cann
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -203,7 +204,7 @@ def _im2col(
     stride: Sequence[int],
 ) -> Any:
     """Patches as one grouped convolution: each output channel copies one tap of one channel."""
-    known = all(isinstance(size, (int, np.integer)) for size in x.shape)
+    known = all(isinstance(size, (int, np.integer)) for size in x.shape[1:])
     if not types.is_float(x.dtype) or x.rank != 4 or not known:
         return NotImplemented
     channels = int(x.shape[1])
@@ -216,7 +217,8 @@ def _im2col(
         dilations=list(dilation),
         groups=channels,
     )
-    return mb.reshape(x=patches, shape=[int(x.shape[0]), int(patches.shape[1]), -1])
+    _, taps, *places = patches.shape
+    return mb.reshape(x=patches, shape=[*_batch(x), int(taps), math.prod(map(int, places))])
 
 
 def _col2im(

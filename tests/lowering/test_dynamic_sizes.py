@@ -121,6 +121,16 @@ CASES = {
         lambda b, t: {"input": torch.randn(b, 4, 7, 5)},
         {"input": {0: BATCH}},
     ),
+    "largest": (
+        lambda: nn.Sequential(nn.AdaptiveMaxPool2d((3, 2)), nn.Flatten(2), nn.AdaptiveMaxPool1d(4)),
+        lambda b, t: {"input": torch.randn(b, 4, 7, 5)},
+        {"input": {0: BATCH}},
+    ),
+    "patches": (
+        lambda: nn.Unfold(3, padding=1, stride=2),
+        lambda b, t: {"input": torch.randn(b, 4, 7, 5)},
+        {"input": {0: BATCH}},
+    ),
     "lstm": (lambda: Recurrent(nn.LSTM), features, {"x": BOTH}),
     "gru": (lambda: Recurrent(nn.GRU), features, {"x": BOTH}),
     "rnn": (lambda: Recurrent(nn.RNN), features, {"x": BOTH}),
