@@ -29,6 +29,7 @@ from lowering.torch_ops import (
     reductions,
     spatial,
     structural,
+    triangular,
 )
 
 # One table per file; an operator stands in exactly one of them.
@@ -53,6 +54,7 @@ TABLES: tuple[Mapping[Any, Any], ...] = (
     reductions.TABLE,
     spatial.TABLE,
     structural.TABLE,
+    triangular.TABLE,
 )
 
 TORCH_OPS: Mapping[Any, Lowering] = MappingProxyType(

@@ -20,7 +20,7 @@ from lowering.composites import Composite
 from lowering.convert import convert
 from lowering.errors import LoweringError
 from lowering.reference import predict
-from lowering.torch_ops import TORCH_OPS, draws, inverses
+from lowering.torch_ops import TORCH_OPS, draws, inverses, triangular
 
 FLOAT32 = ct.precision.FLOAT32
 SAMPLES = {**PLAIN, **MIXED}
@@ -166,5 +166,6 @@ def test_every_lowering_has_samples():
     # Lowered in part: without the results for the backward pass (test_embedding_bag.py calls it),
     # and without the singular vectors (tested above).
     in_part = {aten._embedding_bag.default, aten._linalg_svd.default, *inverses.TABLE}
-    drawn = set(draws.TABLE)  # test_draws.py
-    assert set(TORCH_OPS) == set(SAMPLES) | VALUELESS | IDENTITIES | ELSEWHERE | in_part | drawn
+    # test_draws.py, test_triangular.py
+    apart = {*draws.TABLE, *triangular.TABLE}
+    assert set(TORCH_OPS) == set(SAMPLES) | VALUELESS | IDENTITIES | ELSEWHERE | in_part | apart
