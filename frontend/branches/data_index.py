@@ -134,6 +134,8 @@ def _written(target: Tensor, places: list[_Place], value: Tensor) -> Tensor:
     mask = torch.ones((), dtype=torch.bool)
     single = {place.axis for place in places}
     taken = {place.axis for place in places if not place.keeps}
+    extra = value.ndim - (target.ndim - len(taken))
+    value = value.reshape(value.shape[max(extra, 0) :])  # eager mode drops leading axes of one
     value = value.expand(
         [
             1 if axis in single else size

@@ -99,6 +99,7 @@ WRITES = {
     "tensor": write(lambda y, i: y.__setitem__((slice(None), i), y[:, 0] * 2)),
     "broadcast": write(lambda y, i: y.__setitem__((slice(None), i), y[0, 0])),
     "item": write(lambda y, i: y.__setitem__((i.item(), 1), 4.0)),
+    "leading_ones": write(lambda y, i: y.__setitem__((slice(None), i), y[None, None, :, 0] * 2)),
     "new_axis": write(lambda y, i: y.__setitem__((slice(None), i, None), y[:, 0, None] * 2)),
     "behind_dots": write(lambda y, i: y.__setitem__((i, ..., 1), y[1, :, 1])),
     "two": write(lambda y, i: y.__setitem__((i, slice(None), i), y[0, :, 0] + 1)),
