@@ -113,7 +113,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Starts a test: nothing predicted yet, the precision that its name asks for."""
+    """Starts a test: nothing predicted yet, the precision that its name asks for.
+
+    What earlier tests left, and coremltools keeps, is no garbage either: frozen, it is not walked.
+    """
+    gc.freeze()
     log = item.config.stash[LOG]
     log.predictions = 0
     log.declares_fp16 = False
