@@ -30,6 +30,11 @@ from frontend.program import Draft
 from frontend.recurrent import recurrent_layers_whole
 from frontend.structure import Flat, Structure, flatten
 
+# torch's warning about attributes set during an export, where it names no others.
+_OWN_WEIGHTS = (
+    r"The tensor attributes? (self\.[\w.]*_flat_weights\[\d+\](, )?)+ (was|were) assigned"
+)
+
 # Key in ``program.graph_module.meta`` for the Structure that rebuilds the model's own result.
 RESULT_STRUCTURE = "ane_result_structure"
 # Key for the places, (module path, source line) each, where branches on tensors were merged.
@@ -90,6 +95,8 @@ def capture(
     ):
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # Lists that torch's recurrent layers keep of their own weights; nothing in them changes.
+        warnings.filterwarnings("ignore", _OWN_WEIGHTS, UserWarning)
         try:
             program, result = _exported(model, call)
         except ValueInPythonError as error:

@@ -27,7 +27,7 @@ from torch.fx.experimental.proxy_tensor import (
 )
 from torch.utils._python_dispatch import _disable_current_modes
 
-from frontend.random_calls import draws_random
+from frontend.random_calls import UNINITIALISED, draws_random
 
 aten = torch.ops.aten
 # A constant condition is worth computing while tracing up to this many elements per tensor;
@@ -41,8 +41,6 @@ _UPDATES_STATISTICS = {
     aten.native_batch_norm: "training",
     aten.instance_norm: "use_input_stats",
 }
-# Their result is whatever the memory held.
-_UNDEFINED = frozenset({aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty})
 # Written in place by their schema, though no value changes.
 _HARMLESS_WRITES = frozenset({aten.detach_})
 
@@ -318,7 +316,7 @@ def _is_pure(node: fx.Node) -> bool:
     if node.op != "call_function" or _writes_in_place(node):
         return False
     if isinstance(node.target, torch._ops.OpOverload):
-        return not _is_random(node) and _packet(node) not in _UNDEFINED
+        return not _is_random(node) and _packet(node) not in UNINITIALISED
     return node.target is operator.getitem
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from frontend.eager import EagerOp, run_eagerly
 from frontend.export_errors import user_line
+from frontend.random_calls import draws
 from lowering.preflight.result import Findings, Place
 from lowering.preflight.values import is_beyond, problem_of, tensors, tiny_guard
 from lowering.unsupported import missing_lowering
@@ -112,14 +113,14 @@ def _data(op: EagerOp, place: Place, found: EagerFindings) -> None:
 
 def _structure(op: EagerOp, place: Place, findings: Findings, lowered: Collection[Any]) -> None:
     name = str(op.target)
-    tags = op.target.tags
-    if torch.Tag.nondeterministic_seeded in tags and "dropout" not in name:
+    if draws(op.target, op.args, op.kwargs) and "dropout" not in name:
         findings.add("random-op", "it draws random numbers", op=name, place=place)
     mask = op.target is _aten.index.Tensor and any(
         isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
         for index in op.args[1]
     )
-    sized_by_data = torch.Tag.dynamic_output_shape in tags and op.target is not _aten.index.Tensor
+    sized = torch.Tag.dynamic_output_shape in op.target.tags
+    sized_by_data = sized and op.target is not _aten.index.Tensor
     if op.on_data and (mask or sized_by_data):
         findings.add("data-dependent-shape", "the size of its result depends on values",
                      op=name, place=place)  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils._pytree import tree_leaves
 
 from frontend.capture import BRANCHES
+from frontend.random_calls import UNINITIALISED, draws_random
 from frontend.source import source_of
 from lowering.preflight.result import Findings, Place
 from lowering.preflight.rules import Severity
@@ -57,6 +57,8 @@ def scan_values(program: ExportedProgram, findings: Findings) -> bool:
     beyond: set[fx.Node] = set()
 
     def look(node: fx.Node, value: Any) -> Any:
+        if getattr(node.target, "overloadpacket", None) in UNINITIALISED:
+            return value
         before = any(argument in beyond for argument in node.all_input_nodes)
         if any(is_beyond(tensor) for tensor in tensors(value)):
             beyond.add(node)
@@ -84,7 +86,7 @@ def place_of(node: fx.Node) -> Place:
 
 def _operator(node: fx.Node, findings: Findings) -> None:
     op, place = str(node.target), place_of(node)
-    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+    if draws_random(node):
         findings.add("random-op", "it draws random numbers", op=op, place=place)
     if node.meta.get("unbacked_bindings"):
         findings.add("data-dependent-shape", "the size of its result depends on values",

@@ -6,9 +6,17 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from frontend.capture import capture
-from frontend.random_calls import draws_random
+from frontend.random_calls import draws, draws_random
 
 aten = torch.ops.aten
+
+
+@pytest.mark.parametrize("training, expected", [(True, True), (False, False)])
+def test_recurrent_layers_draw_in_training_only(training, expected):
+    x, state = torch.randn(3, 1, 4), torch.zeros(1, 1, 4)
+    args = (x, state, [], True, 1, 0.5, training, False, False)
+    assert draws(aten.gru.input, args, {}) is expected
+    assert not draws(aten.gru.input, (*args[:5], 0.0, True, False, False), {})
 
 
 @pytest.mark.parametrize(
