@@ -210,7 +210,7 @@ def _reasons(found: Ablation, rule: _Rule, chosen: VariantResult, sites: Sites) 
         count = sum(map(len, groups.values()))
         yield f"{option}: {count} sites of {len(groups)} sizes were tried size by size"
     if not sites:
-        yield "the sites of attention, norms and linears are of one size each: one form for all"
+        yield "no sites in modules of their own differ in size: one form for all"
     measures: tuple[By, ...] = ("price", "latency")
     for by in measures:
         yield _winner(found, _Rule(rule.target, by, rule.bound))
