@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frontend.errors import CaptureError
+
 # Added to a gate before its sigmoid, this makes it 0 or 1: 1 / (1 + e^100) is 0 in float16, and
 # below every rounding in float32.
 _SHUT = 100.0
@@ -45,8 +47,14 @@ class Lengths:
         return torch.device("cpu")
 
     def __getitem__(self, step: int) -> Any:
-        """How many sequences have the first step: all."""
-        return self.batch if step == 0 else NotImplemented
+        """How many sequences have the first step: all; of later ones it follows from data."""
+        if step != 0:
+            raise CaptureError(
+                "the number of packed sequences that have a step depends on their lengths",
+                op=f"batch_sizes[{step}]",
+                hint="unpack with pad_packed_sequence and work on the padded tensor",
+            )
+        return self.batch
 
     def size(self, axis: int) -> Any:
         """The number of steps: asked for where ``pad_packed_sequence`` got no ``total_length``."""

@@ -9,15 +9,13 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from passes.match import aten, is_call, is_tensor
+from frontend.random_calls import UNINITIALISED
+from passes.match import is_tensor
 from passes.rewriter import Rewriter
 
 # A folded value may be this much larger than the tensors it is computed from: below, storing it
 # saves operators; above, it would bloat the package (a mask of 16k by 16k, say).
 _FREE_BYTES = 64 << 20
-
-# Their storage is uninitialised: the program cannot depend on it, and folding must not freeze it.
-_UNINITIALISED = (aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default)
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class FoldConstants:
                 continue
             if all(user.op != "output" and rw.is_constant(user) for user in node.users):
                 continue  # the fold of its users takes it along
-            if is_call(node, *_UNINITIALISED):
+            # The program cannot depend on such memory, and folding must not freeze it.
+            if getattr(node.target, "overloadpacket", None) in UNINITIALISED:
                 rw.decline(node, "its memory is uninitialised, so it has no value to store")
                 continue
             value = rw.value(node)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,14 +102,18 @@ def _along(position: int, default: int = 0) -> Rule:
         source = node.args[0]
         dim = axis(argument(node, position, "dim", default), len(low.shape(source)))
         args = [low.around(source, dim), *node.args[1:]]
-        kwargs = {name: value for name, value in node.kwargs.items() if name != "dim"}
-        if position < len(args):
-            args[position] = 1
-        else:
-            kwargs["dim"] = 1
-        return _parts(low, low.rw.emit(node.target, *args, **kwargs))
+        return _parts(low, _along_the_second(low, node.target, args, node.kwargs, position))
 
     return rule
+
+
+def _along_the_second(
+    low: LowRank, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], position: int
+) -> fx.Node:
+    """``target`` of stand-ins whose second axis is the one that argument ``position`` names."""
+    if position < len(args):
+        return low.rw.emit(target, *args[:position], 1, *args[position + 1 :], **kwargs)
+    return low.rw.emit(target, *args, **{**kwargs, "dim": 1})
 
 
 def _parts(low: LowRank, result: fx.Node) -> Value:
@@ -163,39 +167,27 @@ def _norm(low: LowRank, node: Any) -> Value | None:
     return low.rw.emit(node.target, x, normalized, *rest, **node.kwargs)
 
 
-def _sides_along(low: LowRank, node: Any) -> Value | None:
-    """Operators of several tensors that differ in size along one axis only."""
-    source = node.args[0]
-    dim = axis(argument(node, *_DIM_OF[node.target], 0), len(low.shape(source)))
-    rest = (*low.shape(source)[:dim], *low.shape(source)[dim + 1 :])
-    stand_ins: dict[fx.Node, fx.Node] = {}
-    for operand in node.all_input_nodes:
-        sizes = low.shape(operand)
-        if sizes == rest:  # select_scatter writes a tensor without the axis
-            stand_ins[operand] = low.view(operand, [math.prod(sizes[:dim]), math.prod(sizes[dim:])])
-        elif (*sizes[:dim], *sizes[dim + 1 :]) == rest:
-            stand_ins[operand] = low.around(operand, dim)
-        elif sizes:
-            return None
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
-    args, kwargs = list(args), dict(kwargs)
-    position, name = _DIM_OF[node.target]
-    if position < len(args):
-        args[position] = 1
-    else:
-        kwargs[name] = 1
-    return low.rw.emit(node.target, *args, **kwargs)
+def _sides_along(position: int) -> Rule:
+    """As ``_along``, for operators of several tensors that differ in size along that axis only."""
 
+    def rule(low: LowRank, node: Any) -> Value | None:
+        source = node.args[0]
+        dim = axis(argument(node, position, "dim", 0), len(low.shape(source)))
+        rest = (*low.shape(source)[:dim], *low.shape(source)[dim + 1 :])
+        stand_ins: dict[fx.Node, fx.Node] = {}
+        for operand in node.all_input_nodes:
+            sizes = low.shape(operand)
+            if sizes == rest:  # select_scatter writes a tensor without the axis
+                sides = [math.prod(sizes[:dim]), math.prod(sizes[dim:])]
+                stand_ins[operand] = low.view(operand, sides)
+            elif (*sizes[:dim], *sizes[dim + 1 :]) == rest:
+                stand_ins[operand] = low.around(operand, dim)
+            elif sizes:
+                return None
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
+        return _along_the_second(low, node.target, args, kwargs, position)
 
-# Where these say which axis they work along.
-_DIM_OF = {
-    aten.gather.default: (1, "dim"),
-    aten.scatter.src: (1, "dim"),
-    aten.scatter.value: (1, "dim"),
-    aten.scatter_add.default: (1, "dim"),
-    aten.slice_scatter.default: (2, "dim"),
-    aten.select_scatter.default: (2, "dim"),
-}
+    return rule
 
 
 def _pad(low: LowRank, node: Any) -> Value | None:
@@ -286,7 +278,12 @@ _RULES: dict[Any, Rule] = {
     aten.stack.default: _concat,
     aten.flip.default: _flip,
     aten.index.Tensor: _index,
-    **dict.fromkeys(_DIM_OF, _sides_along),
+    aten.gather.default: _sides_along(1),
+    aten.scatter.src: _sides_along(1),
+    aten.scatter.value: _sides_along(1),
+    aten.scatter_add.default: _sides_along(1),
+    aten.slice_scatter.default: _sides_along(2),
+    aten.select_scatter.default: _sides_along(2),
     aten.constant_pad_nd.default: _pad,
     aten.pad.default: _pad,
     aten.repeat.default: _repeat,

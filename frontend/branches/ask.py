@@ -17,7 +17,7 @@ import linecache
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -276,6 +276,24 @@ def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, own)
+
+
+@contextmanager
+def wrapped(
+    functions: Iterable[tuple[Any, str, Callable[..., Any]]], *arguments: Any
+) -> Iterator[None]:
+    """Inside, each ``owner.name`` is what ``wrap(owner.name, *arguments)`` makes of it.
+
+    Args:
+        functions: ``(owner, name, wrap)`` each.
+        arguments: given to every ``wrap``.
+    """
+    with ExitStack() as stack:
+        for owner, name, wrap in functions:
+            original = getattr(owner, name)
+            new = functools.wraps(original)(wrap(original, *arguments))
+            stack.enter_context(replaced(owner, name, new))
+        yield
 
 
 def _line(frame: FrameType, number: int) -> str:

@@ -8,17 +8,16 @@ beyond the end, which eager mode refuses or cuts off, are assumed not to occur.
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from frontend.branches.ask import calling_line, replaced
+from frontend.branches.ask import calling_line, wrapped
 from frontend.branches.data_number import DataNumber
 from frontend.branches.state import BranchError
 from frontend.branches.trace import Trace
@@ -39,16 +38,13 @@ def gathering(trace: Trace) -> Iterator[None]:
             eager mode that is a view, here a copy.
     """
     copies: list[_Copy] = []
-    with ExitStack() as stack:
-        for owner, name, wrap in (
-            (Tensor, "__getitem__", _getitem),
-            (Tensor, "__setitem__", _setitem),
-            (Tensor, "narrow", _narrow),
-            (torch, "narrow", _narrow),
-        ):
-            original = getattr(owner, name)
-            new = functools.wraps(original)(wrap(original, trace, copies))
-            stack.enter_context(replaced(owner, name, new))
+    functions = (
+        (Tensor, "__getitem__", _getitem),
+        (Tensor, "__setitem__", _setitem),
+        (Tensor, "narrow", _narrow),
+        (torch, "narrow", _narrow),
+    )
+    with wrapped(functions, trace, copies):
         yield
     for copy in copies:
         if copy.value._version != copy.version:
@@ -114,7 +110,7 @@ def _setitem(original: Original, trace: Trace, copies: list[_Copy]) -> Original:
         # ``x[i] += 1`` writes to what it took, and then that to where it was.
         copies[:] = [copy for copy in copies if copy.value is not value]
         rest, places = found
-        target = original_view(input, rest)
+        target = input[rest]
         if not isinstance(value, Tensor):
             value = torch.full((), value, dtype=input.dtype)
         value = value.to(input.dtype)
@@ -125,7 +121,6 @@ def _setitem(original: Original, trace: Trace, copies: list[_Copy]) -> Original:
             return original(target, (*_all(rows[0].axis), rows[0].positions), value)
         return target.copy_(_written(target, places, value))
 
-    original_view = Tensor.__getitem__
     return setitem
 
 

@@ -7,9 +7,8 @@ are constants, and widths of ``pad`` and sizes of ``interpolate`` are numbers.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,26 +16,23 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import _disable_current_modes
 
-from frontend.branches.ask import replaced
+from frontend.branches.ask import wrapped
 from frontend.branches.trace import Trace
 
 
 @contextmanager
 def knowing_sizes(trace: Trace) -> Iterator[None]:
     """Inside, the operators above use the values of constants."""
-    with ExitStack() as stack:
-        for owner, name, wrap in (
-            (Tensor, "repeat_interleave", _repeat_interleave),
-            (torch, "repeat_interleave", _repeat_interleave),
-            (Tensor, "nonzero", _nonzero),
-            (torch, "nonzero", _nonzero),
-            (Tensor, "__getitem__", _getitem),
-            (functional, "pad", _pad),
-            (functional, "interpolate", _interpolate),
-        ):
-            original = getattr(owner, name)
-            new = functools.wraps(original)(wrap(original, trace))
-            stack.enter_context(replaced(owner, name, new))
+    functions = (
+        (Tensor, "repeat_interleave", _repeat_interleave),
+        (torch, "repeat_interleave", _repeat_interleave),
+        (Tensor, "nonzero", _nonzero),
+        (torch, "nonzero", _nonzero),
+        (Tensor, "__getitem__", _getitem),
+        (functional, "pad", _pad),
+        (functional, "interpolate", _interpolate),
+    )
+    with wrapped(functions, trace):
         yield
 
 

@@ -9,10 +9,29 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
+from lowering.errors import LoweringError
 from lowering.results import MIL_DTYPE
 
 _NUMPY = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32, "bool": np.bool_}
 _INT32 = np.iinfo(np.int32)
+
+
+def rows_of(mb: Any, x: Var, most: int, what: str) -> int:
+    """How many rows the square matrices ``x`` have.
+
+    Raises:
+        LoweringError: the number is not known or above ``most``; begins with ``what``.
+    """
+    size = x.shape[-1]
+    if not isinstance(size, (int, np.integer)) or size > most:
+        raise LoweringError(
+            f"{what}, which is for small ones only",
+            op=str(mb.node.target),
+            expected=f"at most {most} rows",
+            found=f"{size} rows",
+            hint="compute what depends on weights alone before the export",
+        )
+    return int(size)
 
 
 def mil_dtype(dtype: torch.dtype) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.errors import LoweringError
+from lowering.torch_ops.common import rows_of
 
 aten = torch.ops.aten
 
@@ -22,16 +22,7 @@ MOST_ROWS = 4
 
 def _cofactors(mb: Any, x: Var) -> Var:
     """The determinant of what is left without row i and column j, with its sign."""
-    size = x.shape[-1]
-    if not isinstance(size, (int, np.integer)) or size > MOST_ROWS:
-        raise LoweringError(
-            "Matrices are inverted by cofactors, which is for small ones only",
-            op=str(mb.node.target),
-            expected=f"at most {MOST_ROWS} rows",
-            found=f"{size} rows",
-            hint="compute what depends on weights alone before the export",
-        )
-    size = int(size)
+    size = rows_of(mb, x, MOST_ROWS, "Matrices are inverted by cofactors")
     if size == 1:
         return mb.add(x=mb.mul(x=x, y=0.0), y=1.0)
     shifted = {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.errors import LoweringError
+from lowering.torch_ops.common import rows_of
 
 aten = torch.ops.aten
 
@@ -20,16 +20,7 @@ MOST_ROWS = 64
 
 
 def _rows(mb: Any, x: Var) -> int:
-    size = x.shape[-1]
-    if not isinstance(size, (int, np.integer)) or size > MOST_ROWS:
-        raise LoweringError(
-            "Matrices are factorised row by row, which is for small ones only",
-            op=str(mb.node.target),
-            expected=f"at most {MOST_ROWS} rows",
-            found=f"{size} rows",
-            hint="compute what depends on weights alone before the export",
-        )
-    return int(size)
+    return rows_of(mb, x, MOST_ROWS, "Matrices are factorised row by row")
 
 
 def _block(mb: Any, x: Var, row: int | None, column: int | None) -> Var:

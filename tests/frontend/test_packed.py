@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from frontend.capture import capture
+from frontend.errors import CaptureError
 from frontend.packed import PaddedLengthWarning
 
 LENGTHS = [[10, 7, 3], [2, 10, 1], [5, 5, 10], [10, 10, 10]]
@@ -103,6 +104,16 @@ def test_final_cells_that_nobody_reads_cost_nothing():
     program = capture(Output(layer(nn.LSTM)), (torch.randn(3, 10, 8), torch.tensor([10, 7, 3])))
     kept = program.graph.find_nodes(op="call_function", target=torch.ops.aten.lstm.input)
     assert len(kept) == 1
+
+
+def test_later_batch_sizes_are_refused():
+    class Asks(nn.Module):
+        def forward(self, x, lengths):
+            packed = pack_padded_sequence(x, lengths, True, enforce_sorted=False)
+            return packed.data * packed.batch_sizes[1]
+
+    with pytest.raises(CaptureError, match="depends on their lengths"):
+        capture(Asks(), (torch.randn(3, 10, 8), torch.tensor([10, 7, 3])))
 
 
 def test_torchs_own_functions_are_back():
