@@ -21,6 +21,7 @@ TOP_LEVEL = {
     "benchmarks",
     "Makefile",
     "LICENSE",
+    "findings",
 }
 # Absolute paths and addresses of whoever's machine a file was written on.
 MACHINE = re.compile(

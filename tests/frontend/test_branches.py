@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from branch_harness import assert_same, compare, count, export, function_module, random_cases
 from torch import nn
+
+from tests.frontend.branch_harness import (
+    assert_same,
+    compare,
+    count,
+    export,
+    function_module,
+    random_cases,
+)
 
 WHERE = torch.ops.aten.where.self
 CASES = random_cases((2, 3))

@@ -9,11 +9,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from branch_harness import assert_same, compare, count, export, function_module, random_cases
-from test_branches import if_else
 from torch import nn
 
 from frontend.branches import BranchError, UncheckedPathWarning
+from tests.frontend.branch_harness import (
+    assert_same,
+    compare,
+    count,
+    export,
+    function_module,
+    random_cases,
+)
+from tests.frontend.test_branches import if_else
 
 WHERE = torch.ops.aten.where.self
 CASES = random_cases((2, 3))

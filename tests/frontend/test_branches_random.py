@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from branch_harness import assert_same, compare, export, function_module, random_cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from frontend.branches import BranchError
+from tests.frontend.branch_harness import (
+    assert_same,
+    compare,
+    export,
+    function_module,
+    random_cases,
+)
 
 CASES = random_cases((2, 3), n=12)
 BUFFER = torch.tensor([0.5, -1.0, 0.25])

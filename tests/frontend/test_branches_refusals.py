@@ -7,12 +7,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from branch_harness import assert_same, export, function_module, random_cases
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.branches import BranchError, UncheckedPathWarning
 from frontend.errors import CaptureError
+from tests.frontend.branch_harness import assert_same, export, function_module, random_cases
 
 CASES = random_cases((2, 3))
 

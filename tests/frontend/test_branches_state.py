@@ -6,10 +6,16 @@ import copy
 
 import pytest
 import torch
-from branch_harness import assert_same, compare, export, function_module, random_cases
 from torch import nn
 
 from frontend.branches import BranchError
+from tests.frontend.branch_harness import (
+    assert_same,
+    compare,
+    export,
+    function_module,
+    random_cases,
+)
 
 CASES = random_cases((2, 3))
 

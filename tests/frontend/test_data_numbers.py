@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from branch_harness import assert_same, count, export, function_module, random_cases
 
 from frontend.branches import BranchError, UncheckedPathWarning
+from tests.frontend.branch_harness import assert_same, count, export, function_module, random_cases
 
 CASES = random_cases((4, 3, 5))
 PLACES = [(case[0], torch.tensor(i)) for case, i in zip(CASES, [0, 1, 2, 0, -1], strict=False)]

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from branch_harness import assert_same, export, function_module, random_cases
+
+from tests.frontend.branch_harness import assert_same, export, function_module, random_cases
 
 CASES = random_cases((3, 4))
 MASK = torch.tensor([[True, False, False, True], [False] * 4, [True] * 4])

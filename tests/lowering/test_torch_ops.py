@@ -10,10 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch_op_samples import FEW, HEADS, IDENTITIES, IMAGE, SIGNAL, VALUELESS, X, aten
-from torch_op_samples import SAMPLES as PLAIN
-from torch_op_samples_mixed import ELSEWHERE
-from torch_op_samples_mixed import SAMPLES as MIXED
 
 from lowering.check_composite import check_composite
 from lowering.composites import Composite
@@ -21,6 +17,19 @@ from lowering.convert import convert
 from lowering.errors import LoweringError
 from lowering.reference import predict
 from lowering.torch_ops import TORCH_OPS, draws, inverses, triangular
+from tests.lowering.torch_op_samples import (
+    FEW,
+    HEADS,
+    IDENTITIES,
+    IMAGE,
+    SIGNAL,
+    VALUELESS,
+    X,
+    aten,
+)
+from tests.lowering.torch_op_samples import SAMPLES as PLAIN
+from tests.lowering.torch_op_samples_mixed import ELSEWHERE
+from tests.lowering.torch_op_samples_mixed import SAMPLES as MIXED
 
 FLOAT32 = ct.precision.FLOAT32
 SAMPLES = {**PLAIN, **MIXED}

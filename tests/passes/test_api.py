@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
-from util import assert_same, seeded
 
 from passes import InputError, optimize_for_ane
+from tests.passes.util import assert_same, seeded
 
 X, Y = seeded(2, 5, 8), seeded(2, 5, 8, seed=1)
 

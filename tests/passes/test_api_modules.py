@@ -6,7 +6,11 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from test_api import (
+from torch import nn
+
+from frontend.errors import CaptureError
+from passes import OptimizedModel, optimize_for_ane
+from tests.passes.test_api import (
     RESULTS,
     Net,
     X,
@@ -15,11 +19,7 @@ from test_api import (
     snapshot,
     whatever,
 )
-from torch import nn
-from util import assert_same, seeded
-
-from frontend.errors import CaptureError
-from passes import OptimizedModel, optimize_for_ane
+from tests.passes.util import assert_same, seeded
 
 
 class Busy(nn.Module):

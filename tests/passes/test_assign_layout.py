@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import (
+
+from passes import default_pipeline
+from passes.assign_layout import AssignLayout
+from passes.linear_to_conv1x1 import LinearToConv1x1
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -14,10 +18,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from passes import default_pipeline
-from passes.assign_layout import AssignLayout
-from passes.linear_to_conv1x1 import LinearToConv1x1
 
 aten = torch.ops.aten
 PERMUTE, CONV = aten.permute.default, aten.convolution.default

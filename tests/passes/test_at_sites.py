@@ -2,10 +2,10 @@
 
 import torch
 from torch import nn
-from util import assert_same, run_pass, seeded
 
 from passes.at_sites import AtSites
 from passes.linear_to_conv1x1 import LinearToConv1x1
+from tests.passes.util import assert_same, run_pass, seeded
 
 aten = torch.ops.aten
 X = seeded(2, 3, 8)

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import assert_same, run_pass, seeded
 
 from lowering import convert, predict
 from passes.fold_constants import FoldConstants
 from passes.split_attention import SplitAttention
+from tests.passes.util import assert_same, run_pass, seeded
 
 S = 64
 LOWER = torch.ones(S, S, dtype=torch.bool).tril()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from util import (
+
+from passes.branches_to_where import BranchesToWhere
+from passes.eliminate_common import EliminateCommon
+from tests.passes.util import (
     assert_differs_when_perturbed,
     assert_same,
     count,
@@ -14,9 +17,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from passes.branches_to_where import BranchesToWhere
-from passes.eliminate_common import EliminateCommon
 
 aten = torch.ops.aten
 COND = torch.ops.higher_order.cond

@@ -3,7 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from util import (
+
+from passes.canonical_linear import CanonicalLinear
+from passes.einsum_linear import read_einsum
+from passes.fold_constants import FoldConstants
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -12,10 +16,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from passes.canonical_linear import CanonicalLinear
-from passes.einsum_linear import read_einsum
-from passes.fold_constants import FoldConstants
 
 aten = torch.ops.aten
 PRODUCTS = (

@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import (
+
+from frontend.ops import layer_norm
+from passes.channel_norm import ChannelNorm
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -13,9 +16,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from frontend.ops import layer_norm
-from passes.channel_norm import ChannelNorm
 
 aten = torch.ops.aten
 X = seeded(2, 5, 8)

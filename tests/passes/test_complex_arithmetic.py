@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from util import Function, assert_same, reasons, run_pass, seeded
 
 from passes.complex_to_real import ComplexToReal
+from tests.passes.util import Function, assert_same, reasons, run_pass, seeded
 
 X = seeded(2, 6, 8)
 WINDOW = torch.hann_window(8)

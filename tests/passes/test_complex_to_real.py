@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from util import Function, reasons, run_pass, seeded
 
 from lowering import convert, verify
 from passes.complex_to_real import ComplexToReal
+from tests.passes.util import Function, reasons, run_pass, seeded
 
 X = seeded(2, 6, 10)
 SOUND = seeded(1, 320)

@@ -4,10 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import Function, assert_differs_when_perturbed, assert_same, count, run_pass, seeded
 
 from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.fold_constants import FoldConstants
+from tests.passes.util import (
+    Function,
+    assert_differs_when_perturbed,
+    assert_same,
+    count,
+    run_pass,
+    seeded,
+)
 
 aten = torch.ops.aten
 CONV = aten.convolution.default

@@ -3,9 +3,16 @@
 import pytest
 import torch
 from torch import nn
-from util import Function, assert_differs_when_perturbed, assert_same, count, run_pass, seeded
 
 from passes.eliminate_common import EliminateCommon
+from tests.passes.util import (
+    Function,
+    assert_differs_when_perturbed,
+    assert_same,
+    count,
+    run_pass,
+    seeded,
+)
 
 aten = torch.ops.aten
 X = seeded(2, 8)

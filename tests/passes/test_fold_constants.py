@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import (
+
+from passes import fold_constants
+from passes.fold_constants import FoldConstants
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -13,9 +16,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from passes import fold_constants
-from passes.fold_constants import FoldConstants
 
 aten = torch.ops.aten
 W, X = seeded(4, 8), seeded(2, 8)

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.export import export
-from util import Function, assert_same, count, reasons, run_pass, seeded
 
 from frontend.capture import capture
 from passes.fuse_activations import FuseActivations
+from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 
 aten = torch.ops.aten
 X = seeded(2, 5, 8) * 3

@@ -6,7 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import (
+
+from passes.eliminate_common import EliminateCommon
+from passes.fold_constants import FoldConstants
+from passes.fuse_attention import FuseAttention
+from passes.simplify_views import SimplifyViews
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -15,11 +20,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from passes.eliminate_common import EliminateCommon
-from passes.fold_constants import FoldConstants
-from passes.fuse_attention import FuseAttention
-from passes.simplify_views import SimplifyViews
 
 aten = torch.ops.aten
 SDPA = aten.scaled_dot_product_attention.default

@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import (
+
+from frontend.ops import rms_norm
+from passes.fold_constants import FoldConstants
+from passes.fuse_rms_norm import FuseRmsNorm
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -13,10 +17,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from frontend.ops import rms_norm
-from passes.fold_constants import FoldConstants
-from passes.fuse_rms_norm import FuseRmsNorm
 
 aten = torch.ops.aten
 X = seeded(2, 5, 8)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from util import Function, assert_same, run_pass, seeded
 
 from passes.limit_rank import LimitRank
 from passes.permutation_steps import merged, steps
+from tests.passes.util import Function, assert_same, run_pass, seeded
 
 aten = torch.ops.aten
 F = torch.nn.functional

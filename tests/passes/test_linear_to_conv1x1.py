@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import (
+
+from passes.fold_constants import FoldConstants
+from passes.linear_to_conv1x1 import LinearToConv1x1
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -13,9 +16,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from passes.fold_constants import FoldConstants
-from passes.linear_to_conv1x1 import LinearToConv1x1
 
 aten = torch.ops.aten
 LINEAR, CONV = aten.linear.default, aten.convolution.default

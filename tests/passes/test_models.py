@@ -4,13 +4,13 @@ import functools
 
 import pytest
 import torch
-from util import outputs
-from zoo import FAMILIES, family, fresh
 
 from frontend.capture import capture
 from passes import default_pipeline
 from passes.numerics import close
 from passes.pipeline import run
+from tests.passes.util import outputs
+from tests.passes.zoo import FAMILIES, family, fresh
 
 FORMS = ("split", "batched", "native")
 # What differs most: masks and tied heads, grouped rotary decoders, patches, convolutions,

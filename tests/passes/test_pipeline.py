@@ -6,7 +6,6 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
-from util import Function, assert_same, count, run_pass, seeded
 
 from frontend.capture import capture
 from passes import DEFAULT_PIPELINE, InvariantError, OrderError, default_pipeline, optimize_for_ane
@@ -15,6 +14,7 @@ from passes.fuse_attention import FuseAttention
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import ORDER, Pass, check_order, run
 from passes.split_attention import SplitAttention
+from tests.passes.util import Function, assert_same, count, run_pass, seeded
 
 aten = torch.ops.aten
 X = seeded(2, 5, 8)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from torch import nn
-from util import seeded
 
 from frontend.capture import capture
 from passes import default_pipeline
 from passes.pipeline import run
+from tests.passes.util import seeded
 
 FORMS = ("split", "batched", "native")
 WIDTH = 8

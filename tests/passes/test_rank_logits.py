@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from util import Function, assert_same, count, reasons, run_pass, seeded
 
 from lowering import convert, predict
 from passes.rank_logits import RankLogits
+from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 
 aten = torch.ops.aten
 X = seeded(6, 8)

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import Function, assert_same, count, reasons, run_pass, seeded
 
 from passes.eliminate_common import EliminateCommon
 from passes.fold_constants import FoldConstants
 from passes.remove_dropout import RemoveDropout, is_random
+from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 
 X = seeded(2, 4, 6, 6)
 

@@ -3,7 +3,14 @@
 import coremltools as ct
 import pytest
 import torch
-from util import (
+
+from frontend.ops import layer_norm, rms_norm
+from lowering.convert import convert
+from lowering.reference import predict
+from passes.errors import PassError
+from passes.fuse_rms_norm import FuseRmsNorm
+from passes.rms_norm_form import RmsNormForm
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -12,13 +19,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from frontend.ops import layer_norm, rms_norm
-from lowering.convert import convert
-from lowering.reference import predict
-from passes.errors import PassError
-from passes.fuse_rms_norm import FuseRmsNorm
-from passes.rms_norm_form import RmsNormForm
 
 aten = torch.ops.aten
 X = seeded(2, 5, 8)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from util import Function, assert_same, count, reasons, run_pass, seeded
 
 from passes.fold_constants import FoldConstants
 from passes.simplify_index import SimplifyIndex
+from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 
 aten = torch.ops.aten
 X = seeded(2, 6, 4)

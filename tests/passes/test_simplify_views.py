@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from util import Function, assert_same, count, run_pass, seeded
 
 from passes.simplify_views import SimplifyViews
+from tests.passes.util import Function, assert_same, count, run_pass, seeded
 
 aten = torch.ops.aten
 X = seeded(2, 3, 4, 5)

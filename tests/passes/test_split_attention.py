@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from util import (
+
+from passes.attention_mask import MASKED_SCORE
+from passes.fold_constants import FoldConstants
+from passes.split_attention import SplitAttention
+from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
     assert_same,
@@ -14,10 +18,6 @@ from util import (
     run_pass,
     seeded,
 )
-
-from passes.attention_mask import MASKED_SCORE
-from passes.fold_constants import FoldConstants
-from passes.split_attention import SplitAttention
 
 aten = torch.ops.aten
 FORMS = ("split", "batched", "native")

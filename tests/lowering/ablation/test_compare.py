@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from ablation_models import mlp
 
 import passes
 from lowering import convert, save
 from lowering.ablation.compare import compare
 from lowering.planner.mil import ModelError
+from tests.lowering.ablation.ablation_models import mlp
 
 
 @pytest.fixture(scope="module")

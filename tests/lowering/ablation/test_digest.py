@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from ablation_models import Mlp
 from torch import nn
 
 from frontend.capture import capture
 from lowering.ablation.digest import Digester, code_digest, text_digest
+from tests.lowering.ablation.ablation_models import Mlp
 
 X = torch.ones(1, 4, 8)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from ablation_models import Told, source_in
 
 from lowering.ablation.engines import DaskCluster, EngineError, InProcess, LocalPool
+from tests.lowering.ablation.ablation_models import Told, source_in
 
 
 def results(engine, tasks):

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from ablation_models import attention_layer, mlp
 from torch import nn
 
 import passes
@@ -19,6 +18,7 @@ from lowering.ablation.tasks import Task
 from lowering.ablation.variants import Variant, forms_of, variants_of
 from lowering.errors import CompositeError
 from lowering.planner.targets import TargetError
+from tests.lowering.ablation.ablation_models import attention_layer, mlp
 
 DEFAULT = passes.DEFAULT_PIPELINE
 

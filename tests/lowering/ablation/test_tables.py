@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from test_result import ablation, figures
-
 from lowering.ablation.result import VariantResult
 from lowering.ablation.tables import ablation_markdown, headings, notes, rows
+from tests.lowering.ablation.test_result import ablation, figures
 
 
 def same(name, kind, count=0):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from ablation_models import attention_layer
-from test_result import figures
 
 import passes
 from lowering.ablation import tune as tuning
@@ -13,6 +11,8 @@ from lowering.ablation.sweep import Model, Settings, Sweep
 from lowering.ablation.tune import TuneError, tune
 from passes.at_sites import AtSites
 from passes.split_attention import SplitAttention
+from tests.lowering.ablation.ablation_models import attention_layer
+from tests.lowering.ablation.test_result import figures
 
 
 class Priced(Sweep):

@@ -6,7 +6,6 @@ import warnings
 import coremltools as ct
 import pytest
 import torch
-from preflight_models import IDS, Convertible, Counting, Nested, Obstacles, Two, X
 from torch import nn
 from torch.export import Dim
 
@@ -14,6 +13,15 @@ from frontend.errors import CaptureError
 from lowering.composites import composite
 from lowering.preflight import RULES, Severity, preflight
 from passes import optimize_for_ane
+from tests.lowering.preflight.preflight_models import (
+    IDS,
+    Convertible,
+    Counting,
+    Nested,
+    Obstacles,
+    Two,
+    X,
+)
 
 
 def rules(found):

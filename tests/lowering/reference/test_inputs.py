@@ -6,10 +6,10 @@ import coremltools as ct
 import numpy as np
 import pytest
 import torch
-from reference_models import converted, program_of
 from torch import nn
 
 from lowering.reference import InputError, load, predict
+from tests.lowering.reference.reference_models import converted, program_of
 
 
 class Double(nn.Module):

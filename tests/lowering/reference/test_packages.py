@@ -9,10 +9,10 @@ import coremltools as ct
 import numpy as np
 import pytest
 import torch
-from reference_models import converted, save_spec
 from torch import nn
 
 from lowering.reference import ExecutionError, PackageError, UnknownOpsError, load, predict
+from tests.lowering.reference.reference_models import converted, save_spec
 
 MODEL = Path("Data") / "com.apple.CoreML" / "model.mlmodel"
 WEIGHTS = Path("Data") / "com.apple.CoreML" / "weights" / "weight.bin"

@@ -9,10 +9,10 @@ import coremltools.optimize as cto
 import numpy as np
 import pytest
 import torch
-from reference_models import converted, program_of
 from torch import nn
 
 from lowering.reference import InputError, load, make_state, predict
+from tests.lowering.reference.reference_models import converted, program_of
 
 
 class Block(nn.Module):

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from reference_models import converted
 from torch import nn
 
 from frontend.source import Source
 from lowering.cli.predict import predict as command
 from lowering.reference import InputError, load, probe
 from lowering.reference.watch import Watch
+from tests.lowering.reference.reference_models import converted
 
 
 class Fragile(nn.Module):

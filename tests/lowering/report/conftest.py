@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from report_models import encoder
 
 import passes
 from lowering import convert, save
 from lowering.report import collect
+from tests.lowering.report.report_models import encoder
 
 
 @pytest.fixture(scope="session")

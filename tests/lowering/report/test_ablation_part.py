@@ -8,7 +8,6 @@ import re
 from dataclasses import replace
 
 import pytest
-from ablations import ablation, figures
 
 from lowering.report.ablation import charts, chip_of, notes, table
 from lowering.report.ablation_overview import cells, overview, overview_table
@@ -16,6 +15,7 @@ from lowering.report.page import ablations_page, page
 from lowering.report.result import ReportError
 from lowering.report.summary import sentences
 from lowering.report.write import read_ablation, read_ablations, written
+from tests.lowering.report.ablations import ablation, figures
 
 
 def values(spec):

@@ -6,10 +6,10 @@ import time
 from dataclasses import replace
 
 import pytest
-from ablations import ablation
 
 from benchmarks.browser import chromium, open_page, reason_without
 from lowering.report.page import ablations_page, page
+from tests.lowering.report.ablations import ablation
 
 if REASON := reason_without():
     pytest.skip(REASON, allow_module_level=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ablations import ablation
 from click.testing import CliRunner
 
 from lowering.cli.report import report as command
+from tests.lowering.report.ablations import ablation
 
 MODEL = f"{Path(__file__).with_name('report_models.py')}:encoder"
 

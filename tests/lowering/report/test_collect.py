@@ -5,7 +5,6 @@ from __future__ import annotations
 import coremltools as ct
 import pytest
 import torch
-from report_models import Encoder, encoder
 
 from frontend.errors import AnePassesError
 from lowering import convert, load, save
@@ -15,6 +14,7 @@ from lowering.report import collect
 from lowering.report.accuracy import error_growth
 from lowering.report.summary import facts, sentences
 from lowering.verification import Original
+from tests.lowering.report.report_models import Encoder, encoder
 
 
 def test_the_plan_is_the_planners(report, package):
