@@ -20,7 +20,7 @@ from passes.layout_cost import conversion_cost, image_cost, lengths, plain_cost
 from passes.layout_cut import FORBIDDEN, ContradictionError, Pair, Same, Term, Use, Value, solve
 from passes.layout_plan import Plan, plain_form, sizes
 from passes.layout_rules import is_image_native, plan, pull
-from passes.match import aten, is_call, is_tensor
+from passes.patterns.nodes import aten, is_call, is_tensor
 from passes.rewriter import Rewriter
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes.match import aten, dtype, is_call, shape
+from passes.patterns.nodes import aten, dtype, is_call, shape
 from passes.rewriter import Rewriter
 
 MASKED_SCORE = -1e4

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import fx
 
-from passes.match import aten, is_call, is_tensor, shape
+from passes.patterns.nodes import aten, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
 _COND = torch.ops.higher_order.cond

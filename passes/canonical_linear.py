@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from passes.einsum_linear import EinsumLinear, read_einsum
-from passes.match import argument, aten, dtype, is_call, is_tensor, only_user, shape
+from passes.patterns.einsum import EinsumLinear, read_einsum
+from passes.patterns.nodes import argument, aten, dtype, is_call, is_tensor, only_user, shape
+from passes.patterns.operands import Axis, add_sides, arguments, reshape_to, same_sizes
 from passes.rewriter import Rewriter
-from passes.spelling import Axis, add_sides, arguments, reshape_to, same_sizes
 
 _PRODUCTS = (aten.mm.default, aten.bmm.default, aten.matmul.default)
 

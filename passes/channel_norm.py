@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch import fx
 
 from frontend.ops import layer_norm
-from passes.match import argument, aten, is_call, shape
-from passes.norm_pattern import absorb_affine, read_norm
+from passes.patterns.nodes import argument, aten, is_call, shape
+from passes.patterns.norm import absorb_affine, read_norm
 from passes.rewriter import Rewriter
 
 _MULTIPLIERS = (aten.mul.Tensor, aten.div.Tensor)

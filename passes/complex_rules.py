@@ -11,7 +11,7 @@ from torch import fx
 
 from passes import dft
 from passes.dft import Pair
-from passes.match import aten, shape
+from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
 
 # A magnitude is computed from parts divided by this: their squares would leave the range of fp16

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from passes.match import aten, shape
+from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
 
 

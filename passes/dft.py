@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from passes.match import aten, shape
+from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
 
 # A value with a real and an imaginary part of equal shape and dtype.

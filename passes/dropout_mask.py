@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx
 
-from passes.match import aten, is_call, is_tensor
+from passes.patterns.nodes import aten, is_call, is_tensor
+from passes.patterns.operands import mul_sides, plus_scalar, scalar, times_scalar
 from passes.rewriter import Rewriter
-from passes.spelling import mul_sides, plus_scalar, scalar, times_scalar
 
 _UNIFORM = (aten.rand.default, aten.rand_like.default)
 _BELOW = (aten.lt.Tensor, aten.lt.Scalar, aten.le.Tensor, aten.le.Scalar)

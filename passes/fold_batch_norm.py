@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from passes.match import aten, is_call, shape
+from passes.patterns.nodes import aten, is_call, shape
 from passes.rewriter import Rewriter
 
 

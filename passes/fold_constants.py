@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from frontend.random_calls import UNINITIALISED
-from passes.match import is_tensor
+from passes.patterns.nodes import is_tensor
 from passes.rewriter import Rewriter
 
 # A folded value may be this much larger than the tensors it is computed from: below, storing it

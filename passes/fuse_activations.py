@@ -10,10 +10,8 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from passes.match import argument, aten, is_call, is_tensor, shape
-from passes.polynomial import is_polynomial, polynomial
-from passes.rewriter import Rewriter
-from passes.spelling import (
+from passes.patterns.nodes import argument, aten, is_call, is_tensor, shape
+from passes.patterns.operands import (
     add_sides,
     arguments,
     difference,
@@ -24,6 +22,8 @@ from passes.spelling import (
     scalar,
     times_scalar,
 )
+from passes.patterns.polynomial import is_polynomial, polynomial
+from passes.rewriter import Rewriter
 
 _ROOT_HALF = math.sqrt(0.5)
 _ROOT_2_OVER_PI = math.sqrt(2 / math.pi)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import fx
 
-from passes.match import aten, axis, dtype, is_call, is_tensor, shape
+from passes.patterns.nodes import aten, axis, dtype, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
 # Scores set to this or less get no weight in a softmax, so setting and adding are the same.

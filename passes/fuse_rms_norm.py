@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from frontend.ops import rms_norm
-from passes.match import argument, aten, dtype, shape
-from passes.norm_pattern import absorb_affine, read_norm
+from passes.patterns.nodes import argument, aten, dtype, shape
+from passes.patterns.norm import absorb_affine, read_norm
 from passes.rewriter import Rewriter
 
 

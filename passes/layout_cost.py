@@ -11,7 +11,7 @@ from torch import fx
 
 from passes.form import Conversion, Form, convert
 from passes.layout_plan import Plan, sizes
-from passes.match import aten, axis, is_call
+from passes.patterns.nodes import aten, axis, is_call
 
 # Costs are in bytes that a conversion moves, fp16. A reshape that changes the grouping of axes
 # is charged a quarter: it re-tiles channels but keeps memory order (assumed; the M4 dispatcher

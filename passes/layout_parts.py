@@ -9,7 +9,7 @@ from torch import fx
 
 from passes.form import Form, isolated
 from passes.layout_plan import MAX_RANK, Forms, Plan, sizes
-from passes.match import argument, aten, axis, shape
+from passes.patterns.nodes import argument, aten, axis, shape
 from passes.rewriter import Rewriter
 
 

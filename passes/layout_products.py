@@ -9,7 +9,7 @@ from torch import fx
 
 from passes.form import Form
 from passes.layout_plan import Forms, Plan, plain_form
-from passes.match import aten, is_call, shape
+from passes.patterns.nodes import aten, is_call, shape
 from passes.rewriter import Rewriter
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import fx
 
 from passes import layout_parts, layout_products
-from passes.elementwise import ELEMENTWISE
 from passes.form import Form, isolated, through_reshape
 from passes.layout_plan import MAX_RANK, Forms, Plan, sizes
-from passes.match import aten, axis, is_call, is_tensor, shape
+from passes.patterns.nodes import aten, axis, is_call, is_tensor, shape
+from passes.patterns.pointwise import ELEMENTWISE
 from passes.rewriter import Rewriter
 
 

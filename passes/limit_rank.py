@@ -10,7 +10,7 @@ from torch import fx
 
 from passes.low_rank import LowRank, UnknownSizeError
 from passes.low_rank_rules import rule_for
-from passes.match import is_call, is_tensor
+from passes.patterns.nodes import is_call, is_tensor
 from passes.rewriter import Rewriter
 
 

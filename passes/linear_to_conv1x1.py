@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import fx
 
-from passes.match import aten, is_call, is_static, is_tensor, shape
+from passes.patterns.nodes import aten, is_call, is_static, is_tensor, shape
 from passes.rewriter import Rewriter
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from passes.match import aten, shape
+from passes.patterns.nodes import aten, shape
 from passes.permutation_steps import runs, steps
 from passes.rewriter import Rewriter
 

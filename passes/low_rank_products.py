@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from passes.low_rank import LowRank, Value
-from passes.match import aten
+from passes.patterns.nodes import aten
 
 
 def linear(low: LowRank, node: Any) -> Value:

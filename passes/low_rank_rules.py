@@ -15,9 +15,9 @@ import torch
 from torch import fx
 
 from passes import low_rank_products as products
-from passes.elementwise import ELEMENTWISE
 from passes.low_rank import LowRank, Value
-from passes.match import argument, aten, axis, is_tensor
+from passes.patterns.nodes import argument, aten, axis, is_tensor
+from passes.patterns.pointwise import ELEMENTWISE
 from passes.permutation_steps import runs
 
 Rule = Callable[[LowRank, Any], Value | None]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes.match import aten, is_call, is_static, is_tensor, shape
+from passes.patterns.nodes import aten, is_call, is_static, is_tensor, shape
 from passes.rewriter import Rewriter
 
 # They move elements and compute nothing.

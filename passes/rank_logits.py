@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from passes.match import argument, aten, axis, is_call, shape
+from passes.patterns.nodes import argument, aten, axis, is_call, shape
 from passes.rewriter import Rewriter
 
 

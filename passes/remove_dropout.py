@@ -11,9 +11,9 @@ import torch
 from torch import fx
 
 from passes.dropout_mask import Mask, find_masks, masked_factor
-from passes.match import argument, aten, is_call, is_tensor, only_user
+from passes.patterns.nodes import argument, aten, is_call, is_tensor, only_user
+from passes.patterns.operands import add_sides, arguments, times_scalar
 from passes.rewriter import Rewriter
-from passes.spelling import add_sides, arguments, times_scalar
 
 # operator -> position of its dropout probability; for recurrent layers the training flag follows.
 _ATTENTION: dict[Any, int] = {aten.scaled_dot_product_attention.default: 4}

@@ -11,7 +11,7 @@ from torch import fx
 
 from frontend.ops import layer_norm, rms_norm
 from passes.errors import PassError
-from passes.match import argument, aten, shape
+from passes.patterns.nodes import argument, aten, shape
 from passes.rewriter import Rewriter
 
 # Smallest normal number of float16. Dividing by anything smaller is undefined where subnormal

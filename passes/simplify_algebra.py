@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from passes.match import aten, dtype, is_tensor, shape
+from passes.patterns.nodes import aten, dtype, is_tensor, shape
 from passes.rewriter import Rewriter
 
 # operator -> the constant operand that leaves the other one as it is, on either side.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from passes.match import argument, aten, is_call, is_static, shape
+from passes.patterns.nodes import argument, aten, is_call, is_static, shape
 from passes.rewriter import Rewriter
 
 # A concatenation of this many slices is still cheaper than a gather off the ANE (*assumed*).

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from passes.match import aten, axis, is_call, is_static, shape
+from passes.patterns.nodes import aten, axis, is_call, is_static, shape
 from passes.rewriter import Rewriter
 
 _RESHAPES = (

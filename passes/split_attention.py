@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import fx
 
 from passes.attention_mask import additive_mask, masks_nothing
-from passes.match import aten, shape
+from passes.patterns.nodes import aten, shape
 from passes.query_scale import scaled_query
 from passes.rewriter import Rewriter
 

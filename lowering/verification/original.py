@@ -24,7 +24,7 @@ from lowering.metadata import PREFIX
 from lowering.verification import fx_values
 from passes.at_sites import AtSites
 from passes.default_pipeline import DEFAULT_PIPELINE
-from passes.match import is_tensor
+from passes.patterns.nodes import is_tensor
 from passes.pipeline import Pass, PassReport
 from passes.pipeline import run as run_passes
 

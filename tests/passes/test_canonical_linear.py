@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from passes.canonical_linear import CanonicalLinear
-from passes.einsum_linear import read_einsum
 from passes.fold_constants import FoldConstants
+from passes.patterns.einsum import read_einsum
 from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,

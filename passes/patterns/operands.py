@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from frontend.random_calls import draws_random
-from passes.match import aten, is_call, is_tensor, shape
+from passes.patterns.nodes import aten, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
 _MUL = (aten.mul.Tensor, aten.mul.Scalar)

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import fx
 
-from passes.match import aten, dtype, is_call, is_tensor, only_user, shape
-from passes.rewriter import Rewriter
-from passes.spelling import (
+from passes.patterns.nodes import aten, dtype, is_call, is_tensor, only_user, shape
+from passes.patterns.operands import (
     add_sides,
     arguments,
     difference,
@@ -23,6 +22,7 @@ from passes.spelling import (
     same_value,
     times_scalar,
 )
+from passes.rewriter import Rewriter
 
 _FLOAT_RELATIVE = 1e-6  # 1/n in float32 is as near as this to 1/n
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import fx
 
-from passes.match import aten, is_call
-from passes.rewriter import Rewriter
-from passes.spelling import (
+from passes.patterns.nodes import aten, is_call
+from passes.patterns.operands import (
     add_sides,
     difference,
     mul_sides,
@@ -18,6 +17,7 @@ from passes.spelling import (
     quotient,
     scalar,
 )
+from passes.rewriter import Rewriter
 
 Polynomial = dict[int, float]
 """Exponent to coefficient."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from passes.match import aten
+from passes.patterns.nodes import aten
 
 ELEMENTWISE = frozenset(
     {

@@ -1,0 +1,1 @@
+"""How passes read a graph: nodes, operands, operators, recognised patterns."""
