@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from passes.assign_layout import AssignLayout
 from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
 from passes.channel_norm import ChannelNorm
@@ -16,6 +15,7 @@ from passes.fold_constants import FoldConstants
 from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
 from passes.fuse_rms_norm import FuseRmsNorm
+from passes.layout.assign_layout import AssignLayout
 from passes.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass

@@ -9,8 +9,8 @@ from torch import nn
 
 from frontend.capture import capture
 from passes import DEFAULT_PIPELINE, InvariantError, OrderError, default_pipeline, optimize_for_ane
-from passes.assign_layout import AssignLayout
 from passes.fuse_attention import FuseAttention
+from passes.layout.assign_layout import AssignLayout
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import ORDER, Pass, check_order, run
 from passes.split_attention import SplitAttention

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes import layout_parts, layout_products
-from passes.form import Form, isolated, through_reshape
-from passes.layout_plan import MAX_RANK, Forms, Plan, sizes
+from passes.layout import matmul, split_and_concat
+from passes.layout.placement import Form, isolated, through_reshape
+from passes.layout.plan import MAX_RANK, Forms, Plan, sizes
 from passes.patterns.nodes import aten, axis, is_call, is_tensor, shape
 from passes.patterns.pointwise import ELEMENTWISE
 from passes.rewriter import Rewriter
@@ -230,18 +230,18 @@ _RULES: Mapping[Any, Callable[[fx.Node, Forms, Form | None], Plan | None]] = {
     **dict.fromkeys(_SAME_SHAPE, _along_axes),
     **dict.fromkeys(_RESHAPES, _reshape),
     **dict.fromkeys(_REDUCTIONS, _reduction),
-    aten.matmul.default: layout_products.matmul,
-    aten.bmm.default: layout_products.matmul,
+    aten.matmul.default: matmul.matmul,
+    aten.bmm.default: matmul.matmul,
     aten.permute.default: _permute,
     aten.expand.default: _expand,
-    aten.slice.Tensor: layout_parts.narrow,
-    aten.select.int: layout_parts.select,
-    aten.cat.default: layout_parts.cat,
-    aten.split.Tensor: layout_parts.split,
-    aten.split_with_sizes.default: layout_parts.split,
-    aten.unbind.int: layout_parts.split,
-    aten.glu.default: layout_parts.glu,
-    operator.getitem: layout_parts.getitem,
+    aten.slice.Tensor: split_and_concat.narrow,
+    aten.select.int: split_and_concat.select,
+    aten.cat.default: split_and_concat.cat,
+    aten.split.Tensor: split_and_concat.split,
+    aten.split_with_sizes.default: split_and_concat.split,
+    aten.unbind.int: split_and_concat.split,
+    aten.glu.default: split_and_concat.glu,
+    operator.getitem: split_and_concat.getitem,
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from passes.form import Form, Size, plain
+from passes.layout.placement import Form, Size, plain
 from passes.rewriter import Rewriter
 
 # Core ML tensors have at most five axes (documented: Core ML's MLMultiArray and MIL's ops); the

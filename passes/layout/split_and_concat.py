@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from passes.form import Form, isolated
-from passes.layout_plan import MAX_RANK, Forms, Plan, sizes
+from passes.layout.placement import Form, isolated
+from passes.layout.plan import MAX_RANK, Forms, Plan, sizes
 from passes.patterns.nodes import argument, aten, axis, shape
 from passes.rewriter import Rewriter
 

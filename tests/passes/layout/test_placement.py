@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.form import Form, channels_first, convert, isolated, plain, through_reshape
+from passes.layout.placement import Form, channels_first, convert, isolated, plain, through_reshape
 
 
 def realise(tensor, form):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from passes import default_pipeline
-from passes.assign_layout import AssignLayout
+from passes.layout.assign_layout import AssignLayout
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from tests.passes.util import (
     Function,

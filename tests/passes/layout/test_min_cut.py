@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.layout_cut import FORBIDDEN, ContradictionError, Pair, Same, Use, Value, solve
+from passes.layout.min_cut import FORBIDDEN, ContradictionError, Pair, Same, Use, Value, solve
 
 cost = st.integers(0, 20)
 label_cost = st.one_of(st.just(FORBIDDEN), cost)

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from passes.form import Conversion, Form, convert
-from passes.layout_plan import Plan, sizes
+from passes.layout.placement import Conversion, Form, convert
+from passes.layout.plan import Plan, sizes
 from passes.patterns.nodes import aten, axis, is_call
 
 # Costs are in bytes that a conversion moves, fp16. A reshape that changes the grouping of axes

@@ -7,8 +7,8 @@ from typing import cast
 
 from torch import fx
 
-from passes.form import Form
-from passes.layout_plan import Forms, Plan, plain_form
+from passes.layout.placement import Form
+from passes.layout.plan import Forms, Plan, plain_form
 from passes.patterns.nodes import aten, is_call, shape
 from passes.rewriter import Rewriter
 

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, cast
 from torch import fx
 
 from passes.errors import LayoutError
-from passes.form import Form, convert
-from passes.layout_cost import conversion_cost, image_cost, lengths, plain_cost
-from passes.layout_cut import FORBIDDEN, ContradictionError, Pair, Same, Term, Use, Value, solve
-from passes.layout_plan import Plan, plain_form, sizes
-from passes.layout_rules import is_image_native, plan, pull
+from passes.layout.costs import conversion_cost, image_cost, lengths, plain_cost
+from passes.layout.min_cut import FORBIDDEN, ContradictionError, Pair, Same, Term, Use, Value, solve
+from passes.layout.placement import Form, convert
+from passes.layout.plan import Plan, plain_form, sizes
+from passes.layout.rules import is_image_native, plan, pull
 from passes.patterns.nodes import aten, is_call, is_tensor
 from passes.rewriter import Rewriter
 
