@@ -16,7 +16,7 @@ from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.layout.assign_layout import AssignLayout
-from passes.limit_rank import LimitRank
+from passes.limit_rank.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
 from passes.rank_logits import RankLogits

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.limit_rank import LimitRank
-from passes.permutation_steps import merged, steps
+from passes.limit_rank.limit_rank import LimitRank
+from passes.limit_rank.permutation_steps import merged, steps
 from tests.passes.util import Function, assert_same, run_pass, seeded
 
 aten = torch.ops.aten

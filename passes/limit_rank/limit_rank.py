@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from passes.low_rank import LowRank, UnknownSizeError
-from passes.low_rank_rules import rule_for
+from passes.limit_rank.rules import rule_for
+from passes.limit_rank.stand_ins import LowRank, UnknownSizeError
 from passes.patterns.nodes import is_call, is_tensor
 from passes.rewriter import Rewriter
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes import low_rank_products as products
-from passes.low_rank import LowRank, Value
+from passes.limit_rank import products
+from passes.limit_rank.permutation_steps import runs
+from passes.limit_rank.stand_ins import LowRank, Value
 from passes.patterns.nodes import argument, aten, axis, is_tensor
 from passes.patterns.pointwise import ELEMENTWISE
-from passes.permutation_steps import runs
 
 Rule = Callable[[LowRank, Any], Value | None]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from passes.low_rank import LowRank, Value
+from passes.limit_rank.stand_ins import LowRank, Value
 from passes.patterns.nodes import aten
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import fx
 
+from passes.limit_rank.permutation_steps import runs, steps
 from passes.patterns.nodes import aten, shape
-from passes.permutation_steps import runs, steps
 from passes.rewriter import Rewriter
 
 Value = fx.Node | tuple[fx.Node, ...]

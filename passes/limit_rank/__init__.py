@@ -1,0 +1,1 @@
+"""Values of more than five axes get by with fewer."""
