@@ -7,7 +7,7 @@ from typing import Literal
 from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
 from passes.channel_norm import ChannelNorm
-from passes.complex_to_real import ComplexToReal
+from passes.complex_to_real.complex_to_real import ComplexToReal
 from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.eliminate_common import EliminateCommon
 from passes.fold_batch_norm import FoldBatchNorm

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lowering import convert, verify
-from passes.complex_to_real import ComplexToReal
+from passes.complex_to_real.complex_to_real import ComplexToReal
 from tests.passes.util import Function, reasons, run_pass, seeded
 
 X = seeded(2, 6, 10)

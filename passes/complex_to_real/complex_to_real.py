@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from passes.complex_rules import RULES, Parts
+from passes.complex_to_real.rules import RULES, Parts
 from passes.rewriter import Rewriter
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes import dft
-from passes.dft import Pair
+from passes.complex_to_real import dft
+from passes.complex_to_real.dft import Pair
 from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from passes.complex_to_real import ComplexToReal
+from passes.complex_to_real.complex_to_real import ComplexToReal
 from tests.passes.util import Function, assert_same, reasons, run_pass, seeded
 
 X = seeded(2, 6, 8)
