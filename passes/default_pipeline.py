@@ -6,7 +6,6 @@ from typing import Literal
 
 from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
-from passes.channel_norm import ChannelNorm
 from passes.complex_to_real.complex_to_real import ComplexToReal
 from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.eliminate_common import EliminateCommon
@@ -14,18 +13,19 @@ from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
+from passes.fuse_layer_norm import ChannelNorm
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.layout.assign_layout import AssignLayout
 from passes.limit_rank.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.pipeline import Pass
-from passes.rank_logits import RankLogits
-from passes.remove_dropout import RemoveDropout
 from passes.rms_norm_form import RmsNormForm
 from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
+from passes.to_inference import RemoveDropout
+from passes.topk_of_logits import RankLogits
 
 
 def default_pipeline(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from frontend.ops import layer_norm
-from passes.channel_norm import ChannelNorm
+from passes.fuse_layer_norm import ChannelNorm
 from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,

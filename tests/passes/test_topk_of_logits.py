@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lowering import convert, predict
-from passes.rank_logits import RankLogits
+from passes.topk_of_logits import RankLogits
 from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 
 aten = torch.ops.aten

@@ -9,7 +9,7 @@ from torch import nn
 
 from passes.eliminate_common import EliminateCommon
 from passes.fold_constants import FoldConstants
-from passes.remove_dropout import RemoveDropout, is_random
+from passes.to_inference import RemoveDropout, is_random
 from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 
 X = seeded(2, 4, 6, 6)
