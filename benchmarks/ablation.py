@@ -127,7 +127,7 @@ def write_reports(ablation: Ablation, folder: Path) -> None:
     from lowering import convert, save
     from lowering.report import collect
     from lowering.report.write import written
-    from lowering.text_file import write_text
+    from lowering.support.text_file import write_text
 
     name = ablation.model
     write_text(json.dumps(ablation.to_json(), indent=1), folder / f"{name}.json")
@@ -161,7 +161,7 @@ def main(
         from lowering.ablation.sweep import Model, Settings, ablate
         from lowering.ablation.tables import ablation_csv, ablation_markdown
         from lowering.report.page import ablations_page
-        from lowering.text_file import write_text
+        from lowering.support.text_file import write_text
     start = time.perf_counter()
     models = [Model(name, *_arguments(name)) for name in names or MODELS]
     with sweeping(jobs, "local", None, cache, fresh=False) as options:

@@ -164,7 +164,7 @@ def _converted(config: str, model_class: str, size: int) -> list[OpFacts]:
     import transformers
 
     from lowering.planner.mil import read_program
-    from lowering.quiet import quiet_coremltools
+    from lowering.support.quiet import quiet_coremltools
 
     settings = getattr(transformers, config)(num_labels=1000, return_dict=False)
     model = getattr(transformers, model_class)(settings).eval()

@@ -37,7 +37,7 @@ from lowering.cli.common import (
     stdout_console,
     step,
 )
-from lowering.peak_memory import PeakMemory
+from lowering.support.peak_memory import PeakMemory
 
 TARGET_RATIO = 1.0
 TARGET_GROWTH = 1.3

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lowering.quiet import quiet_coremltools
+from lowering.support.quiet import quiet_coremltools
 
 # Added to the scores of masked keys: far below any score, and finite in fp16.
 MASKED = -1e4

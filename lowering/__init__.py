@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from frontend.lazy import lazily
-from lowering.quiet import hide_import_warnings
+from lowering.support.quiet import hide_import_warnings
 
 if TYPE_CHECKING:
     from lowering.check_composite import check_composite as check_composite

@@ -24,9 +24,9 @@ from lowering.exact_batch_norm import exact_batch_norms
 from lowering.io_types import check_states, input_types, output_types
 from lowering.metadata import describe
 from lowering.prepare import Prepared, prepare
-from lowering.quiet import quiet_coremltools
 from lowering.registry import installed
 from lowering.sizes import Sizes, check_enumerated
+from lowering.support.quiet import quiet_coremltools
 from lowering.torch_ops import TORCH_OPS
 from lowering.unsupported import unsupported_ops
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lowering.errors import SaveError
-from lowering.quiet import quiet_coremltools
+from lowering.support.quiet import quiet_coremltools
 
 SUFFIX = ".mlpackage"
 _MANIFEST = "Manifest.json"

@@ -27,7 +27,7 @@ from benchmarks.zoo.entry import Entry, settle_batch_norms
 from benchmarks.zoo.stock_side import stock_side
 from frontend.errors import AnePassesError
 from lowering import convert
-from lowering.quiet import quiet_coremltools
+from lowering.support.quiet import quiet_coremltools
 from lowering.verification import Original, Thresholds, verify
 
 # Capture sees other inputs than verification, so values baked into the program show.

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from benchmarks.stock import stock_convert
 from frontend.structure import flatten
 from lowering import predict
-from lowering.quiet import quiet_coremltools
+from lowering.support.quiet import quiet_coremltools
 from lowering.verification.parity import rel_l2
 
 # Far above what rounding to fp16 does to a model of a few layers, far below a wrong result.

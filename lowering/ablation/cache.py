@@ -8,7 +8,7 @@ from typing import Any
 
 from lowering.ablation.tasks import Task
 from lowering.errors import SaveError
-from lowering.text_file import write_text
+from lowering.support.text_file import write_text
 
 # As other tools of the field keep theirs, on every OS.
 DEFAULT_CACHE = Path("~/.cache/ane-passes/ablation")

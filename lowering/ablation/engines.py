@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from frontend.errors import AnePassesError
 from lowering.ablation.tasks import Task, run_task
-from lowering.quiet import quiet_third_parties
+from lowering.support.quiet import quiet_third_parties
 
 Done = tuple[Task, dict[str, Any]]
 _DIED: dict[str, Any] = {

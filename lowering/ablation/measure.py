@@ -17,10 +17,10 @@ from lowering.ablation.result import Figures, Observed, Predicted
 from lowering.composites import Composite
 from lowering.convert import convert
 from lowering.mil_stats import mil_stats, weight_bytes
-from lowering.peak_memory import PeakMemory
 from lowering.planner.mil import read_program
 from lowering.planner.plan import plan
 from lowering.reference import load
+from lowering.support.peak_memory import PeakMemory
 from lowering.verification.original import Original
 from lowering.verification.package_values import check_outputs, feed_of
 from lowering.verification.parity import parity, rel_l2

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lowering.finite import finite
 from lowering.mil_stats import MilStats
 from lowering.planner.result import Plan
+from lowering.support.finite import finite
 
 Kind = Literal["default", "original", "without", "alone", "prefix", "form"]
 VERDICTS = ("faster", "slower", "no measurable difference", "same program", "unknown")

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from frontend.errors import AnePassesError
-from lowering.quiet import quiet_third_parties
+from lowering.support.quiet import quiet_third_parties
 
 EXIT_CHECK_FAILED = 1
 EXIT_USER_ERROR = 2

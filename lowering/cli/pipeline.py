@@ -46,7 +46,7 @@ def write_pipeline(pipeline: Sequence[Any], path: Path) -> Path:
     Raises:
         SaveError: it cannot be written.
     """
-    from lowering.text_file import write_text
+    from lowering.support.text_file import write_text
 
     passes = [repr(entry) for entry in pipeline]
     return write_text(json.dumps({"pipeline": passes}, indent=1) + "\n", path)

@@ -98,7 +98,7 @@ def predict(
         _write(outputs, output_dir)
     origins = watcher.origins if watcher else []
     if as_json:
-        from lowering.finite import finite
+        from lowering.support.finite import finite
 
         print_json(
             finite(

@@ -86,7 +86,7 @@ def report(
 
 
 def _write(text: str, path: Path, form: str, as_json: bool) -> None:
-    from lowering.text_file import write_text
+    from lowering.support.text_file import write_text
 
     path = write_text(text, path)
     size = path.stat().st_size

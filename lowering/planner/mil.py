@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 
 from frontend.errors import AnePassesError
 from lowering.planner.facts import UNKNOWN_DIM, OpFacts, TensorFacts
-from lowering.quiet import quiet_coremltools
 from lowering.sources import SourceTable
+from lowering.support.quiet import quiet_coremltools
 
 # What `plan` accepts.
 ModelLike: TypeAlias = "ct.models.MLModel | Program | str | Path"

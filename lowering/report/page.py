@@ -10,7 +10,6 @@ from importlib import resources
 from typing import Any
 
 from lowering.ablation.result import Ablation
-from lowering.finite import finite
 from lowering.report import ablation as of_ablation
 from lowering.report.ablation_overview import overview as overview_chart
 from lowering.report.ablation_overview import overview_table
@@ -20,6 +19,7 @@ from lowering.report.op_graph import OpGraph
 from lowering.report.result import Report, ReportError
 from lowering.report.summary import facts, sentences
 from lowering.report.tables import Table, all_tables, shape_text
+from lowering.support.finite import finite
 
 
 def page(report: Report) -> str:

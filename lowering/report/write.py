@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from lowering.ablation.result import Ablation
-from lowering.finite import finite
 from lowering.report.model_explorer import graph_json
 from lowering.report.page import page
 from lowering.report.result import Report, ReportError
 from lowering.report.text import csv_text, markdown
+from lowering.support.finite import finite
 
 FORMATS = ("html", "md", "csv", "json", "graph-json")
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from frontend.source import Source
-from lowering.finite import finite
+from lowering.support.finite import finite
 from lowering.verification.parity import Parity
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import passes
-from lowering.quiet import quiet_coremltools
+from lowering.support.quiet import quiet_coremltools
 
 
 class Block(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowering.peak_memory import PeakMemory
+from lowering.support.peak_memory import PeakMemory
 
 
 def test_peak_sees_memory_that_is_gone_again():
