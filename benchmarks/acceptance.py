@@ -120,7 +120,7 @@ def measure(name: str) -> dict[str, Any]:
 
     import passes
     from benchmarks.ports import PORTS
-    from lowering.convert import convert
+    from lowering.conversion.converter import convert
     from lowering.reference import load
 
     port = PORTS[name]

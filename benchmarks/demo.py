@@ -73,7 +73,7 @@ def demonstrate(attention: Attention, threads: int) -> dict[str, Any]:
 
         import passes
         from benchmarks import minilm, stock
-        from lowering.convert import convert
+        from lowering.conversion.converter import convert
         from lowering.mil_stats import mil_stats
         from lowering.reference import load
         from lowering.save import save

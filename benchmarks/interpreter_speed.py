@@ -26,7 +26,7 @@ import click
 import numpy as np
 import torch
 
-from lowering.convert import convert
+from lowering.conversion.converter import convert
 from lowering.reference import load
 from lowering.reference.program import Function, Value
 

@@ -7,9 +7,9 @@ from lowering.support.quiet import hide_import_warnings
 
 if TYPE_CHECKING:
     from lowering.check_composite import check_composite as check_composite
-    from lowering.composites import Composite as Composite
-    from lowering.composites import composite as composite
-    from lowering.convert import convert as convert
+    from lowering.conversion.composites import Composite as Composite
+    from lowering.conversion.composites import composite as composite
+    from lowering.conversion.converter import convert as convert
     from lowering.errors import LoweringError as LoweringError
     from lowering.planner.plan import plan as plan
     from lowering.preflight import preflight as preflight
@@ -25,11 +25,11 @@ hide_import_warnings()
 __all__ = lazily(
     __name__,
     {
-        "Composite": "lowering.composites",
+        "Composite": "lowering.conversion.composites",
         "LoweringError": "lowering.errors",
         "check_composite": "lowering.check_composite",
-        "composite": "lowering.composites",
-        "convert": "lowering.convert",
+        "composite": "lowering.conversion.composites",
+        "convert": "lowering.conversion.converter",
         "load": "lowering.reference",
         "make_state": "lowering.reference",
         "plan": "lowering.planner.plan",

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from lowering.composites import Composite, Sample
-from lowering.convert import convert
+from lowering.conversion.composites import Composite, Sample
+from lowering.conversion.converter import convert
 from lowering.errors import CompositeError
 from lowering.reference import predict
 

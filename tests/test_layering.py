@@ -133,7 +133,7 @@ def tree(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("passes/a.py", "from lowering.convert import convert"),
+        ("passes/a.py", "from lowering.conversion.converter import convert"),
         ("frontend/a.py", "def f():\n    import passes"),
         ("lowering/cli/a.py", "import benchmarks.zoo"),
         ("lowering/a.py", "from lowering.cli import main"),

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from lowering.ablation.result import Figures, Observed, Predicted
-from lowering.composites import Composite
-from lowering.convert import convert
+from lowering.conversion.composites import Composite
+from lowering.conversion.converter import convert
 from lowering.mil_stats import mil_stats, weight_bytes
 from lowering.planner.mil import read_program
 from lowering.planner.plan import plan

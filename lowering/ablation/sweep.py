@@ -22,7 +22,7 @@ from lowering.ablation.rewriting import Case, Rewritten, rewritten
 from lowering.ablation.tasks import HalfError, Measure, Source
 from lowering.ablation.variants import Variant, variants_of
 from lowering.ablation.work import Progress, Work
-from lowering.composites import Composite
+from lowering.conversion.composites import Composite
 from lowering.errors import CompositeError
 from lowering.planner.targets import chip_of, platform_of
 from passes.default_pipeline import DEFAULT_PIPELINE

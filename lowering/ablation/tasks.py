@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from frontend.errors import AnePassesError
 from lowering.ablation.digest import Digester, code_digest, text_digest
 from lowering.ablation.measure import figures_of, half_error
-from lowering.composites import Composite
+from lowering.conversion.composites import Composite
 from lowering.verification.original import Original
 from passes.pipeline import Pass, run
 

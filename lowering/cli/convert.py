@@ -102,7 +102,7 @@ def _converted(
 ) -> Any:
     import coremltools as ct
 
-    from lowering.convert import convert as convert_program
+    from lowering.conversion.converter import convert as convert_program
 
     options: dict[str, Any] = {
         "minimum_deployment_target": ct.target[deployment_target],

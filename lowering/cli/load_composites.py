@@ -12,7 +12,7 @@ from lowering.cli.load_model import load_module
 from lowering.errors import TargetError
 
 if TYPE_CHECKING:
-    from lowering.composites import Composite
+    from lowering.conversion.composites import Composite
 
 
 def load_composites(text: str) -> tuple[Composite, ...]:
@@ -21,7 +21,7 @@ def load_composites(text: str) -> tuple[Composite, ...]:
     Raises:
         TargetError: it names none.
     """
-    from lowering.composites import Composite
+    from lowering.conversion.composites import Composite
 
     location, _, name = text.partition(":")
     module = load_module(location)

@@ -59,7 +59,7 @@ def read_pipeline(path: Path) -> tuple[Any, ...]:
         PipelineFileError: the file holds something else.
         VerificationError: it names a pass that is not known.
     """
-    from lowering.metadata import PREFIX
+    from lowering.conversion.metadata import PREFIX
     from lowering.verification.original import passes_named
 
     try:

@@ -123,7 +123,7 @@ def _save(found: Any, model: Any, settings: Any, output: Path) -> Path:
         import coremltools as ct
 
         import passes
-        from lowering.convert import convert
+        from lowering.conversion.converter import convert
 
         optimized = passes.optimize_for_ane(
             model.model,

@@ -13,8 +13,8 @@ from torch.export import ExportedProgram
 from frontend.branches import UncheckedPathWarning
 from frontend.capture import LeftOutWarning, call_arguments, capture, check_capturable
 from frontend.errors import AnePassesError
-from lowering.composites import Composite
-from lowering.convert import lowering_table, program_of
+from lowering.conversion.composites import Composite
+from lowering.conversion.converter import lowering_table, program_of
 from lowering.preflight.eager_scan import EagerFindings, scan_module, scan_run
 from lowering.preflight.program_scan import scan_program, scan_values
 from lowering.preflight.result import Findings, Place, Placement, Preflight

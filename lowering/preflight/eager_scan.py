@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from frontend.eager import EagerOp, run_eagerly
 from frontend.export_errors import user_line
 from frontend.random_calls import draws
+from lowering.conversion.unsupported import missing_lowering
 from lowering.preflight.result import Findings, Place
 from lowering.preflight.values import is_beyond, problem_of, tensors, tiny_guard
-from lowering.unsupported import missing_lowering
 
 _aten = torch.ops.aten
 _TRUTH = (_aten.is_nonzero.default, _aten.equal.default, _aten.allclose.default)

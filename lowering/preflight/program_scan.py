@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 from frontend.capture import BRANCHES
 from frontend.random_calls import UNINITIALISED, draws_random
 from frontend.source import source_of
+from lowering.conversion.unsupported import unsupported_nodes
 from lowering.preflight.result import Findings, Place
 from lowering.preflight.rules import Severity
 from lowering.preflight.values import finite_peak, is_beyond, problem_of, tensors, tiny_guard
-from lowering.unsupported import unsupported_nodes
 from lowering.verification import fx_values
 
 _MAX_RANK = 5

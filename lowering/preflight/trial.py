@@ -10,16 +10,16 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
-from lowering.builder import Lowering
-from lowering.convert import lower
+from lowering.conversion.builder import Lowering
+from lowering.conversion.converter import lower
+from lowering.conversion.metadata import sources_of
+from lowering.conversion.prepare import Prepared, contiguous, prepare
+from lowering.conversion.unsupported import unsupported_nodes
 from lowering.errors import LoweringError
-from lowering.metadata import sources_of
 from lowering.planner.plan import plan
 from lowering.preflight.program_scan import place_of
 from lowering.preflight.result import Findings, Place, Placement
 from lowering.preflight.rules import Rule, Severity
-from lowering.prepare import Prepared, contiguous, prepare
-from lowering.unsupported import unsupported_nodes
 
 # Each failed lowering costs one more attempt at the whole program.
 MAX_ATTEMPTS = 20

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowering.integers import ARITHMETIC
+from lowering.conversion.integers import ARITHMETIC
 from lowering.preflight.rules import Severity
 from lowering.reference.dtypes import FP16_MAX
 

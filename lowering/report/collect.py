@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowering.ablation.result import Ablation
-from lowering.metadata import PREFIX
+from lowering.conversion.metadata import PREFIX
 from lowering.planner.mil import ProgramOp, read_program
 from lowering.planner.plan import plan
 from lowering.reference import load

@@ -20,7 +20,7 @@ from frontend.capture import capture
 from frontend.errors import AnePassesError
 from frontend.legalize import to_cpu_float32
 from frontend.structure import flatten
-from lowering.metadata import PREFIX
+from lowering.conversion.metadata import PREFIX
 from lowering.verification import fx_values
 from passes.at_sites import AtSites
 from passes.default_pipeline import DEFAULT_PIPELINE

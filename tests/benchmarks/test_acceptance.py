@@ -85,7 +85,7 @@ def test_missed():
 
 def test_blocks_that_are_not_there():
     model, inputs = build()
-    from lowering.convert import convert
+    from lowering.conversion.converter import convert
 
     mlmodel = convert(passes.optimize_for_ane(model, (), kwargs=inputs()), skip_model_load=True)
     with pytest.raises(ValueError, match="encoder"):

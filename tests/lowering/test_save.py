@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowering.convert import convert
+from lowering.conversion.converter import convert
 from lowering.errors import SaveError
 from lowering.reference import predict
 from lowering.save import save

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from frontend.source import Source
-from lowering.convert import convert
+from lowering.conversion.converter import convert
 from lowering.sources import SOURCES_KEY, SourceTable
 from passes import optimize_for_ane
 

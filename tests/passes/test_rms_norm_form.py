@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from frontend.ops import layer_norm, rms_norm
-from lowering.convert import convert
+from lowering.conversion.converter import convert
 from lowering.reference import predict
 from passes.errors import PassError
 from passes.fuse_rms_norm import FuseRmsNorm

@@ -14,7 +14,7 @@ from lowering.cli import main
 
 MODEL = """
 import torch
-from lowering.composites import composite
+from lowering.conversion.composites import composite
 
 class Net(torch.nn.Module):
     def __init__(self):

@@ -18,7 +18,7 @@ from lowering.ablation.sites import MOST_GROUPS, sites_of
 from lowering.ablation.sweep import Model, Settings
 from lowering.ablation.tune import tune
 from lowering.ablation.variants import variant_with
-from lowering.metadata import PREFIX
+from lowering.conversion.metadata import PREFIX
 from lowering.verification.original import passes_named
 from passes import AtSites
 from passes.split_attention import SplitAttention

@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import Dim
 
 from frontend.errors import CaptureError
-from lowering.composites import composite
+from lowering.conversion.composites import composite
 from lowering.preflight import RULES, Severity, preflight
 from passes import optimize_for_ane
 from tests.lowering.preflight.preflight_models import (

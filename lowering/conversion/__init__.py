@@ -1,0 +1,1 @@
+"""From a rewritten program to an ML Program of coremltools."""

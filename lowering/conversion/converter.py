@@ -1,0 +1,233 @@
+"""From a captured or optimised program to a Core ML model."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import coremltools as ct
+import torch
+from coremltools.converters.mil.mil import Builder, types
+from torch.export import ExportedProgram
+
+from frontend.capture import capture
+from frontend.errors import AnePassesError
+from frontend.legalize import to_cpu_float32
+from lowering.conversion.builder import Lowering
+from lowering.conversion.composites import Composite
+from lowering.conversion.composites_ane import ANE_COMPOSITES
+from lowering.conversion.exact_batch_norm import exact_batch_norms
+from lowering.conversion.input_shapes import Sizes, check_enumerated
+from lowering.conversion.io_types import check_states, input_types, output_types
+from lowering.conversion.metadata import describe
+from lowering.conversion.prepare import Prepared, prepare
+from lowering.conversion.registry import installed
+from lowering.conversion.torch_ops import TORCH_OPS
+from lowering.conversion.unsupported import unsupported_ops
+from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
+from lowering.support.quiet import quiet_coremltools
+
+
+class WrittenInputWarning(UserWarning):
+    """The model changes its caller's tensors, and the package will not."""
+
+
+# What coremltools raises for programs it cannot take, from its checks and from its passes.
+_COREMLTOOLS_ERRORS = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+)
+# coremltools keeps its registry, its name counter and its block stack per process.
+_CONVERSION = threading.RLock()
+
+
+def convert(
+    model: torch.nn.Module | ExportedProgram,
+    example_inputs: Sequence[Any] | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    minimum_deployment_target: ct.target = ct.target.iOS17,
+    compute_precision: Any = ct.precision.FLOAT16,
+    compute_units: ct.ComputeUnit = ct.ComputeUnit.CPU_AND_NE,
+    inputs: Sequence[ct.TensorType | ct.ImageType] | None = None,
+    outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
+    sizes: Sizes | None = None,
+    states: Sequence[ct.StateType] = (),
+    composites: Sequence[Composite] = (),
+    pass_pipeline: ct.PassPipeline | None = None,
+    classifier_config: ct.ClassifierConfig | None = None,
+    skip_model_load: bool = False,
+    progress: bool = False,
+) -> ct.models.MLModel:
+    """Convert a program to an ML Program; names and order of inputs and outputs are kept.
+
+    Args:
+        model: an ``OptimizedModel``, an ``ExportedProgram`` or any ``nn.Module``; the last two are
+            captured as they are, without ANE passes.
+        example_inputs: positional inputs for capturing an ``nn.Module``.
+        kwargs: keyword inputs for capturing an ``nn.Module``.
+        dynamic_shapes: as in ``torch.export.export``; each ``Dim`` becomes a ``RangeDim``.
+            Entries may be left out.
+        minimum_deployment_target: iOS16 or later; buffers that the model writes need iOS18.
+        compute_precision: ``FLOAT16``, ``FLOAT32`` or an op selector
+            (``ct.transform.FP16ComputePrecision``). Float inputs and outputs are float16 with
+            ``FLOAT16``, as the first op would round them anyway, and float32 otherwise.
+        compute_units: what ``predict`` on a Mac may use. Not stored in the package. The default
+            keeps the GPU out: with it Core ML may prefer the GPU for parts and switch back and
+            forth (*documented*: ``MLComputeUnits``).
+        inputs: types that replace the program's, by name or position: ``EnumeratedShapes``,
+            ``RangeDim``, ``ImageType``, a dtype. What a type leaves open comes from the program.
+        outputs: types or names that replace the program's, likewise.
+        sizes: the sizes that each ``Dim`` of ``dynamic_shapes`` may have, by its name, such as
+            ``{"tokens": [64, 128]}``. The package then takes these and their combinations only
+            (``EnumeratedShapes``), for which Core ML may use the ANE (*documented*: coremltools
+            guide); with a range it does not. Several dynamic inputs need iOS18.
+        states: types of the states; by default one float16 state per written buffer.
+        composites: lowerings for custom operators, see :mod:`lowering.conversion.composites`.
+        pass_pipeline: coremltools' MIL passes; its default pipeline when absent.
+        classifier_config: class labels, as in ``ct.convert``.
+        skip_model_load: do not compile the model on a Mac after conversion.
+        progress: show coremltools' progress bars.
+
+    Returns:
+        The model, with its making described in ``user_defined_metadata``.
+
+    Raises:
+        UnsupportedOpsError: operators without a lowering, all of them at once.
+        LoweringError: the program cannot be a Core ML model; says where and why.
+    """
+    if minimum_deployment_target < ct.target.iOS16:
+        raise LoweringError(
+            "Packages of this kind start with iOS16",
+            expected="minimum_deployment_target=ct.target.iOS16 or later",
+            found=minimum_deployment_target.name,
+        )
+    program = program_of(model, example_inputs, kwargs, dynamic_shapes)
+    check_states(program, minimum_deployment_target, states)
+    _warn_of_written_inputs(program)
+    table = lowering_table(composites)
+    is_fp16 = compute_precision == ct.precision.FLOAT16
+    prepared = prepare(program, fp16=is_fp16)
+    missing = unsupported_ops(prepared.program.graph, table)
+    if missing:
+        raise UnsupportedOpsError(missing)
+    mlmodel = lower(
+        prepared,
+        table,
+        inputs=inputs,
+        outputs=outputs,
+        sizes=sizes,
+        progress=progress,
+        states=list(states) or None,
+        minimum_deployment_target=minimum_deployment_target,
+        compute_precision=compute_precision,
+        compute_units=compute_units,
+        pass_pipeline=copy.deepcopy(pass_pipeline),  # coremltools removes passes from it
+        classifier_config=classifier_config,
+        skip_model_load=skip_model_load,
+    )
+    describe(mlmodel, prepared, getattr(model, "pipeline", ()), getattr(model, "reports", ()))
+    return mlmodel
+
+
+def _warn_of_written_inputs(program: ExportedProgram) -> None:
+    written = sorted(program.graph_signature.user_inputs_to_mutate.values())
+    if written:
+        warnings.warn(
+            f"the model writes to its inputs {', '.join(map(repr, written))} in place; the package "
+            "computes with the new values and leaves the caller's as they are. Return them if "
+            "they are wanted",
+            WrittenInputWarning,
+            stacklevel=3,
+        )
+
+
+def program_of(
+    model: torch.nn.Module | ExportedProgram,
+    example_inputs: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+) -> ExportedProgram:
+    """The ATEN program of an OptimizedModel, an ExportedProgram or an nn.Module."""
+    program = getattr(model, "program", model)
+    if isinstance(program, ExportedProgram) and program.dialect == "ATEN":
+        # MIL is built in float32; coremltools rounds to the compute precision at the end.
+        return to_cpu_float32(program)
+    return capture(program, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
+
+
+def lowering_table(composites: Sequence[Composite] = ()) -> dict[Any, Lowering]:
+    """Operator overload to lowering: the user's composites win over ours."""
+    ours = {**TORCH_OPS, **{composite.op: composite.lower for composite in ANE_COMPOSITES}}
+    table: dict[Any, Lowering] = {}
+    for composite in composites:
+        if not isinstance(composite, Composite):
+            raise CompositeError(
+                "composites= takes what the @composite decorator returns",
+                found=type(composite).__name__,
+            )
+        if composite.op in table:
+            raise CompositeError("Two composites bind the same operator", op=str(composite.op))
+        table[composite.op] = composite.lower
+    return {**ours, **table}
+
+
+def lower(
+    prepared: Prepared,
+    table: Mapping[Any, Lowering],
+    *,
+    compute_precision: Any = ct.precision.FLOAT16,
+    inputs: Sequence[ct.TensorType | ct.ImageType] | None = None,
+    outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
+    sizes: Sizes | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> ct.models.MLModel:
+    """A prepared program as an ML Program; ``options`` are those of ``ct.convert``.
+
+    Raises:
+        LoweringError: a type does not fit, an operator has no lowering for its arguments, or
+            coremltools refuses the program.
+    """
+    float_type = types.fp16 if compute_precision == ct.precision.FLOAT16 else types.fp32
+    taken = input_types(prepared, inputs, float_type, sizes)
+    check_enumerated(taken, options["minimum_deployment_target"])
+    options = {
+        **options,
+        "convert_to": "mlprogram",
+        "compute_precision": compute_precision,
+        "inputs": taken or None,
+        "outputs": output_types(prepared, outputs, float_type),
+    }
+    graph = prepared.program.graph
+    returned: set[int] = set()
+    by_node = dict.fromkeys(prepared.output_nodes, _output(returned))
+    with _CONVERSION, quiet_coremltools(progress=progress):
+        Builder.name_count.clear()  # a failed conversion leaves its counts behind
+        try:
+            with installed(graph, table, by_node), exact_batch_norms():
+                return ct.convert(prepared.program, **options)
+        except AnePassesError:
+            raise
+        except _COREMLTOOLS_ERRORS as error:
+            raise LoweringError(f"coremltools could not convert the program: {error}") from error
+
+
+def _output(returned: set[int]) -> Lowering:
+    """A lowering for outputs: a value that is an input, or returned already, gets a copy."""
+
+    def output(mb: Any, value: Any) -> Any:
+        if value.op is None or id(value) in returned:
+            value = mb.identity(x=value)
+        returned.add(id(value))
+        return value
+
+    return output

@@ -1,0 +1,62 @@
+"""Lowerings of torch operators that coremltools 9.0 lacks or gets wrong.
+
+A lowering may return ``NotImplemented``: coremltools' own one is right for those arguments.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lowering.conversion.builder import Lowering
+from lowering.conversion.torch_ops import (
+    activations,
+    arithmetic,
+    bits,
+    creation,
+    draws,
+    dynamic,
+    dynamic_spatial,
+    embedding_bag,
+    indexing,
+    inverses,
+    linalg,
+    logical,
+    ordering,
+    pooling,
+    products,
+    promotion,
+    recurrent,
+    reductions,
+    spatial,
+    structural,
+    triangular,
+)
+
+# One table per file; an operator stands in exactly one of them.
+TABLES: tuple[Mapping[Any, Any], ...] = (
+    activations.TABLE,
+    arithmetic.TABLE,
+    bits.TABLE,
+    creation.TABLE,
+    draws.TABLE,
+    dynamic.TABLE,
+    dynamic_spatial.TABLE,
+    embedding_bag.TABLE,
+    indexing.TABLE,
+    inverses.TABLE,
+    linalg.TABLE,
+    logical.TABLE,
+    ordering.TABLE,
+    pooling.TABLE,
+    products.TABLE,
+    promotion.TABLE,
+    recurrent.TABLE,
+    reductions.TABLE,
+    spatial.TABLE,
+    structural.TABLE,
+    triangular.TABLE,
+)
+
+TORCH_OPS: Mapping[Any, Lowering] = MappingProxyType(
+    {op: lower for table in TABLES for op, lower in table.items()}
+)

@@ -1,0 +1,126 @@
+"""Norms, pools and resizes of images whose sizes are not known before the program runs.
+
+coremltools 9.0 computes with sizes as with numbers in these, and fails where one is a symbol.
+Each is left to it where all sizes are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from coremltools.converters.mil._deployment_compatibility import AvailableTarget
+from coremltools.converters.mil.mil import Var
+from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
+from coremltools.converters.mil.mil.types.symbolic import any_symbolic
+
+from lowering.conversion.torch_ops.common import size_vector, sizes_of
+
+aten = torch.ops.aten
+
+
+def _group_norm(
+    mb: Any,
+    x: Var,
+    groups: int,
+    weight: Var | None = None,
+    bias: Var | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Any:
+    """Centres and scales each group; the squares are taken of centred values, for fp16's sake."""
+    if not any_symbolic(x.shape):
+        return NotImplemented
+    sizes = sizes_of(mb, x)
+    flat = mb.reshape(x=x, shape=size_vector(mb, [sizes[0], groups, -1]))
+    centred = mb.sub(x=flat, y=mb.reduce_mean(x=flat, axes=[2], keep_dims=True))
+    spread = mb.reduce_mean(x=mb.square(x=centred), axes=[2], keep_dims=True)
+    normed = mb.mul(x=centred, y=mb.rsqrt(x=spread, epsilon=float(eps)))
+    result = mb.reshape(x=normed, shape=size_vector(mb, sizes))
+    channels = [1, int(x.shape[1]), *[1] * (x.rank - 2)]
+    if weight is not None:
+        result = mb.mul(x=result, y=mb.reshape(x=weight, shape=channels))
+    if bias is not None:
+        result = mb.add(x=result, y=mb.reshape(x=bias, shape=channels))
+    return result
+
+
+def _adaptive_average(axes: int) -> Callable[..., Any]:
+    """Averages over windows, as products with constant matrices; the batch may have any size."""
+
+    def lower(mb: Any, x: Var, output_size: Sequence[int]) -> Any:
+        if not any_symbolic(x.shape):
+            return NotImplemented
+        spatial = list(range(x.rank - axes, x.rank))
+        if all(size == 1 for size in output_size):
+            return mb.reduce_mean(x=x, axes=spatial, keep_dims=True)
+        inner = x.shape[-axes:]
+        if any_symbolic(inner):
+            return NotImplemented
+        x = mb.matmul(x=x, y=_windows(int(inner[-1]), output_size[-1]))
+        if axes == 2:
+            x = mb.matmul(x=_windows(int(inner[0]), output_size[0]).T, y=x)
+        return x
+
+    return lower
+
+
+def _adaptive_maximum(axes: int) -> Callable[..., Any]:
+    """The largest of each window, axis by axis; the batch may have any size."""
+
+    def lower(mb: Any, x: Var, output_size: Sequence[int]) -> Any:
+        inner = x.shape[-axes:]
+        if not any_symbolic(x.shape) or any_symbolic(inner):
+            return NotImplemented
+        for axis, count in zip(range(x.rank - axes, x.rank), output_size, strict=True):
+            largest = []
+            for start, stop in _bounds(int(x.shape[axis]), count):
+                begin, size = [0] * x.rank, [-1] * x.rank
+                begin[axis], size[axis] = start, stop - start
+                window = mb.slice_by_size(x=x, begin=begin, size=size)
+                largest.append(mb.reduce_max(x=window, axes=[axis], keep_dims=True))
+            x = mb.concat(values=largest, axis=axis)
+        return x, None
+
+    return lower
+
+
+def _windows(size: int, count: int) -> Any:
+    """(size, count): column ``i`` averages the ``i``-th of torch's ``count`` windows."""
+    matrix = np.zeros((size, count), dtype=np.float32)
+    for index, (start, stop) in enumerate(_bounds(size, count)):
+        matrix[start:stop, index] = 1 / (stop - start)
+    return matrix
+
+
+def _bounds(size: int, count: int) -> list[tuple[int, int]]:
+    """Where each of torch's ``count`` windows over ``size`` begins and ends."""
+    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
+def _bilinear(
+    mb: Any, x: Var, output_size: Any, align_corners: bool, scale_factors: Any = None
+) -> Any:
+    """To a size that the program computes; MIL can from iOS17 on."""
+    dynamic = isinstance(output_size, list | tuple) and any(isinstance(n, Var) for n in output_size)
+    if not dynamic or not is_current_opset_version_compatible_with(AvailableTarget.iOS17):
+        return NotImplemented
+    return mb.resize(
+        x=x,
+        shape=size_vector(mb, output_size),
+        resized_dims=np.uint32(2),
+        interpolation_mode="LINEAR",
+        sampling_mode="STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS",
+    )
+
+
+TABLE = {
+    aten.group_norm.default: _group_norm,
+    aten.adaptive_avg_pool1d.default: _adaptive_average(1),
+    aten.adaptive_avg_pool2d.default: _adaptive_average(2),
+    aten.adaptive_max_pool1d.default: _adaptive_maximum(1),
+    aten.adaptive_max_pool2d.default: _adaptive_maximum(2),
+    aten.upsample_bilinear2d.vec: _bilinear,
+}

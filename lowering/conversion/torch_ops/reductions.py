@@ -1,0 +1,126 @@
+"""Reductions: variance with any correction, products, ``argmax`` of everything.
+
+coremltools 9.0 ignores ``correction`` where it is a keyword, as it is in the torch.export route.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from coremltools.converters.mil.mil import Var
+
+from lowering.conversion.torch_ops.common import axis_of, cast, sizes_of
+
+aten = torch.ops.aten
+
+
+def _axes(dim: Any, rank: int) -> list[int]:
+    """Axes of a reduction over ``dim``: a number, a list, or all of them."""
+    if dim is None or dim == []:
+        return list(range(rank))
+    dims = [dim] if isinstance(dim, int) else dim
+    return [axis_of(d, rank) for d in dims]
+
+
+def _variance(mb: Any, x: Var, dim: Any, correction: float | None, keepdim: bool) -> Var:
+    axes = _axes(dim, x.rank)
+    mean = mb.reduce_mean(x=x, axes=axes, keep_dims=True)
+    spread = mb.reduce_mean(x=mb.square(x=mb.sub(x=x, y=mean)), axes=axes, keep_dims=keepdim)
+    correction = 1.0 if correction is None else float(correction)
+    if correction == 0:
+        return spread
+    return mb.mul(x=spread, y=_bessel(mb, [sizes_of(mb, x)[axis] for axis in axes], correction))
+
+
+def _bessel(mb: Any, sizes: Sequence[Any], correction: float) -> Any:
+    """``n / (n - correction)`` for ``n`` elements."""
+    if all(isinstance(size, int) for size in sizes):
+        count = math.prod(sizes)
+        return count / (count - correction) if count != correction else float("nan")
+    count = 1.0
+    for size in sizes:
+        count = mb.mul(x=cast(mb, size, torch.float32), y=count)
+    return mb.real_div(x=count, y=mb.sub(x=count, y=correction))
+
+
+def _var(mb: Any, x: Var, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Var:
+    return _variance(mb, x, dim, correction, keepdim)
+
+
+def _std(mb: Any, x: Var, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Var:
+    return mb.sqrt(x=_variance(mb, x, dim, correction, keepdim))
+
+
+def _var_mean(
+    mb: Any, x: Var, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> tuple[Var, Var]:
+    mean = mb.reduce_mean(x=x, axes=_axes(dim, x.rank), keep_dims=keepdim)
+    return _variance(mb, x, dim, correction, keepdim), mean
+
+
+def _std_mean(
+    mb: Any, x: Var, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> tuple[Var, Var]:
+    variance, mean = _var_mean(mb, x, dim, correction=correction, keepdim=keepdim)
+    return mb.sqrt(x=variance), mean
+
+
+def _prod(mb: Any, x: Var, *, dtype: Any = None) -> Var:
+    x = cast(mb, x, mb.result.dtype)
+    return mb.reduce_prod(x=x, axes=_axes(None, x.rank), keep_dims=False)
+
+
+def _prod_dim(mb: Any, x: Var, dim: int, keepdim: bool = False, *, dtype: Any = None) -> Var:
+    x = cast(mb, x, mb.result.dtype)
+    return mb.reduce_prod(x=x, axes=_axes(dim, x.rank), keep_dims=keepdim)
+
+
+def _arg(op_type: str) -> Callable[..., Any]:
+    """The position in the flattened tensor when no axis is given."""
+
+    def lower(mb: Any, x: Var, dim: int | None = None, keepdim: bool = False) -> Any:
+        if dim is not None:
+            return NotImplemented
+        flat = mb.reshape(x=x, shape=[-1])
+        found = getattr(mb, op_type)(x=flat, axis=0, keep_dims=keepdim)
+        return mb.reshape(x=found, shape=[1] * x.rank) if keepdim else found
+
+    return lower
+
+
+def _holds(op_type: str) -> Callable[..., Var]:
+    """``all`` and ``any``: the least and the greatest of booleans."""
+
+    def lower(mb: Any, x: Var, dim: Any = None, keepdim: bool = False) -> Var:
+        number = cast(mb, cast(mb, x, torch.bool), torch.int32)
+        if not x.rank:
+            return mb.cast(x=number, dtype="bool")
+        found = getattr(mb, op_type)(x=number, axes=_axes(dim, x.rank), keep_dims=keepdim)
+        return mb.cast(x=found, dtype="bool")
+
+    return lower
+
+
+_ALL, _ANY = _holds("reduce_min"), _holds("reduce_max")
+
+TABLE = {
+    aten.var.correction: _var,
+    aten.std.correction: _std,
+    aten.var_mean.correction: _var_mean,
+    aten.std_mean.correction: _std_mean,
+    aten.prod.default: _prod,
+    aten.prod.dim_int: _prod_dim,
+    aten.argmax.default: _arg("reduce_argmax"),
+    aten.argmin.default: _arg("reduce_argmin"),
+    aten._is_all_true.default: _ALL,
+    aten.all.default: _ALL,
+    aten.all.dim: _ALL,
+    aten.all.dims: _ALL,
+    aten._is_any_true.default: _ANY,
+    aten.any.default: _ANY,
+    aten.any.dim: _ANY,
+    aten.any.dims: _ANY,
+}
