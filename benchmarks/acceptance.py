@@ -100,7 +100,7 @@ def _ops_in_blocks(mlmodel: Any, block: str) -> list[str]:
     Raises:
         ValueError: no operator does.
     """
-    from lowering.sources import SourceTable
+    from lowering.package.source_table import SourceTable
 
     sources = SourceTable.from_metadata(mlmodel.user_defined_metadata)
     ops = [

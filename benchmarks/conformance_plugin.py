@@ -32,8 +32,8 @@ import numpy as np
 import pytest
 import torch
 
+from lowering.package.dtypes import FP16
 from lowering.reference import ExecutionError, LoadedModel, State
-from lowering.reference.dtypes import FP16
 from lowering.reference.program import declared
 
 # The version that the tests believe to run on: all opsets up to iOS18 with all bugs fixed.

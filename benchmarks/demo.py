@@ -75,8 +75,8 @@ def demonstrate(attention: Attention, threads: int) -> dict[str, Any]:
         from benchmarks import minilm, stock
         from lowering.conversion.converter import convert
         from lowering.mil_stats import mil_stats
+        from lowering.package.saving import save
         from lowering.reference import load
-        from lowering.save import save
     torch.set_num_threads(threads)
     target = ct.target.iOS18 if attention == "native" else ct.target.iOS17
     with step("Loading MiniLM"):

@@ -38,7 +38,7 @@ from lowering.cli.common import (
     print_json,
     stdout_console,
 )
-from lowering.sources import SourceTable
+from lowering.package.source_table import SourceTable
 from lowering.verification import Original, Verification, verify
 from lowering.verification import package_values as values
 from lowering.verification.parity import rel_l2

@@ -10,7 +10,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 
-from lowering.reference.weights import Weights, tensor_type
+from lowering.package.weights import Weights, tensor_type
 
 # Wrong by a factor that people do get wrong: 1e-5 for 1e-12, 1e-3 for 1e-6 ...
 _EPSILON_FACTORS = (1e2, 1e3, 1e4)

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from lowering.conversion.composites import composite as composite
     from lowering.conversion.converter import convert as convert
     from lowering.errors import LoweringError as LoweringError
+    from lowering.package.saving import save as save
     from lowering.planner.plan import plan as plan
     from lowering.preflight import preflight as preflight
     from lowering.reference import load as load
     from lowering.reference import make_state as make_state
     from lowering.reference import predict as predict
-    from lowering.save import save as save
     from lowering.verification import probe as probe
     from lowering.verification import verify as verify
 
@@ -36,7 +36,7 @@ __all__ = lazily(
         "predict": "lowering.reference",
         "preflight": "lowering.preflight",
         "probe": "lowering.verification",
-        "save": "lowering.save",
+        "save": "lowering.package.saving",
         "verify": "lowering.verification",
     },
 )

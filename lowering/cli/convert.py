@@ -90,7 +90,7 @@ def convert(
             sizes=dict(sizes) or None,
         )
     with step("Saving"):
-        from lowering.save import save
+        from lowering.package.saving import save
 
         path = save(mlmodel, output)
     reports = getattr(model, "reports", ())

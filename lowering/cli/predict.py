@@ -77,10 +77,10 @@ def predict(
 ) -> None:
     """See :data:`HELP`."""
     with step(f"Loading {package}"):
+        from lowering.package.source_table import SourceTable
         from lowering.reference import load
         from lowering.reference.inputs import given_inputs
         from lowering.reference.watch import Watch
-        from lowering.sources import SourceTable
 
         model = load(package, function=function, precision=precision)
     inputs = given_inputs(model, assignments, seed)

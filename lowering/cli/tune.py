@@ -115,7 +115,7 @@ def _check_output(output: Path) -> None:
 
 def _save(found: Any, model: Any, settings: Any, output: Path) -> Path:
     """The chosen package, or its passes."""
-    from lowering.save import save
+    from lowering.package.saving import save
 
     if output.suffix == ".json":
         return write_pipeline(found.pipeline, output)

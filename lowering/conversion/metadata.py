@@ -11,7 +11,7 @@ from coremltools.converters.mil.mil.scope import ScopeSource
 
 from frontend.source import Source, source_of
 from lowering.conversion.prepare import Prepared
-from lowering.sources import SOURCES_KEY, SourceTable
+from lowering.package.source_table import SOURCES_KEY, SourceTable
 
 PREFIX = "com.ane-passes."
 # coremltools stamps the day of conversion, which would make equal packages differ.

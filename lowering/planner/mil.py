@@ -14,8 +14,8 @@ from coremltools.models.utils import load_spec
 from google.protobuf.message import DecodeError
 
 from frontend.errors import AnePassesError
+from lowering.package.source_table import SourceTable
 from lowering.planner.facts import UNKNOWN_DIM, OpFacts, TensorFacts
-from lowering.sources import SourceTable
 from lowering.support.quiet import quiet_coremltools
 
 # What `plan` accepts.

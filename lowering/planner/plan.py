@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from frontend.errors import AnePassesError
+from lowering.package.source_table import SourceTable
 from lowering.planner.capabilities import Capability, Reason, capability, gpu_refuses
 from lowering.planner.figures import figures_of
 from lowering.planner.latency import predict_latency
@@ -16,7 +17,6 @@ from lowering.planner.result import OpPlan, Plan, Segment
 from lowering.planner.segmentation import cpu_price, path_cost, segment
 from lowering.planner.targets import chip_of, chips, platform_of
 from lowering.planner.what_if import advise, count_switches
-from lowering.sources import SourceTable
 
 COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY")
 # Below this the mapping of a chip to a compiler platform, or the platform's prices, are assumed.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lowering.conversion.integers import ARITHMETIC
+from lowering.package.dtypes import FP16_MAX
 from lowering.preflight.rules import Severity
-from lowering.reference.dtypes import FP16_MAX
 
 INT32 = torch.iinfo(torch.int32)
 # Half of the smallest positive float16: what lies below rounds to zero.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lowering.package.open import ModelLike
 from lowering.reference.errors import (
     ExecutionError,
     InputError,
@@ -13,7 +14,6 @@ from lowering.reference.errors import (
 )
 from lowering.reference.model import LoadedModel
 from lowering.reference.names import value_name
-from lowering.reference.package import ModelLike
 from lowering.reference.precision import Precision
 from lowering.reference.states import State
 

@@ -11,7 +11,7 @@ import torch
 from coremltools import proto
 from torch import Tensor
 
-from lowering.reference.dtypes import BOOL, FP16, FP32, FP64, INT8, INT32, DType
+from lowering.package.dtypes import BOOL, FP16, FP32, FP64, INT8, INT32, DType
 from lowering.reference.errors import InputError
 from lowering.reference.images import from_image, to_image
 from lowering.reference.precision import round_to_fp16

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from lowering.reference.weights import tensor_type
+from lowering.package.weights import tensor_type
 
 # A convolution spends this many multiplications on each weight, or more, where its weight is kept.
 # *Measured* on one core with AVX-512, 3x3 filters of 256 and 512 channels: widening a number takes

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from lowering.package.open import ModelLike, open_package
 from lowering.reference.binding import Constant, Reference
 from lowering.reference.errors import ExecutionError, InputError
 from lowering.reference.io import (
@@ -16,7 +17,6 @@ from lowering.reference.io import (
     to_output,
     to_value,
 )
-from lowering.reference.package import ModelLike, open_package
 from lowering.reference.precision import Precision, settle
 from lowering.reference.program import Block, Op, Step, compile_function
 from lowering.reference.states import State, StateCell

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from lowering.package.source_table import SourceTable
 from lowering.reference.errors import InputError
 from lowering.reference.model import LoadedModel
-from lowering.sources import SourceTable
 
 
 def value_name(model: LoadedModel, word: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowering.reference.dtypes import FP16, DType
+from lowering.package.dtypes import FP16, DType
 from lowering.reference.errors import InputError
 
 

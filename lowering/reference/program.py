@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowering.package.dtypes import DType
+from lowering.package.open import Package
+from lowering.package.weights import attributes, tensor_type
 from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
-from lowering.reference.dtypes import DType
 from lowering.reference.errors import PackageError, UnknownOpsError
 from lowering.reference.kept import kept_as_stored
-from lowering.reference.package import Package
 from lowering.reference.precision import Precision, needs_rounding, settle
 from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
 from lowering.reference.strict import STRICT_SEMANTICS
-from lowering.reference.weights import attributes, tensor_type
 
 
 @dataclass(frozen=True)

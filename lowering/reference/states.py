@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowering.reference.dtypes import DType
+from lowering.package.dtypes import DType
 from lowering.reference.errors import InputError
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from frontend.source import Source
-from lowering.reference.dtypes import FP16, FP16_MAX
+from lowering.package.dtypes import FP16, FP16_MAX
 from lowering.reference.program import Op
 
 

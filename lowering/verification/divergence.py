@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx
 
 from frontend.source import Source, source_of
+from lowering.package.source_table import SourceTable
 from lowering.reference import LoadedModel
-from lowering.sources import SourceTable
 from lowering.verification import fx_values
 from lowering.verification.original import Original
 from lowering.verification.package_values import PackageRun, in_form_of, matches, merge, segment

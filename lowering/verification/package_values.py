@@ -12,11 +12,11 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from frontend.source import Source, source_of
+from lowering.package.dtypes import FP16
+from lowering.package.source_table import SourceTable
 from lowering.reference import ExecutionError, LoadedModel
-from lowering.reference.dtypes import FP16
 from lowering.reference.program import Op, Value
 from lowering.reference.states import State
-from lowering.sources import SourceTable
 from lowering.verification import fx_values
 from lowering.verification.image_inputs import image_of
 from lowering.verification.original import VerificationError

@@ -9,7 +9,7 @@ from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 from lowering.mil_stats import MilStats, mil_stats
-from lowering.save import save
+from lowering.package.saving import save
 
 
 @pytest.fixture(scope="module")

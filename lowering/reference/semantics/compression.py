@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowering.package.dtypes import BY_NAME, UINT1, DType
+from lowering.package.weights import unpack_bits
 from lowering.reference.binding import Semantics
-from lowering.reference.dtypes import BY_NAME, UINT1, DType
 from lowering.reference.errors import ExecutionError
-from lowering.reference.weights import unpack_bits
 
 
 def quantize(

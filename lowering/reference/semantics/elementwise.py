@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowering.package.dtypes import BY_NAME
 from lowering.reference.binding import Semantics
-from lowering.reference.dtypes import BY_NAME
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:

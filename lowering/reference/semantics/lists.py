@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowering.package.dtypes import BY_NAME
 from lowering.reference.binding import Semantics
-from lowering.reference.dtypes import BY_NAME
 from lowering.reference.errors import ExecutionError
 
 

@@ -13,10 +13,10 @@ from coremltools.converters.mil.mil import types
 
 from benchmarks.planner_accuracy import encoder_program
 from frontend.source import Source
+from lowering.package.source_table import SOURCES_KEY, SourceTable
 from lowering.planner import TargetError
 from lowering.planner.mil import ModelError, read_program
 from lowering.planner.plan import ComputeUnitsError, plan
-from lowering.sources import SOURCES_KEY, SourceTable
 
 
 @pytest.fixture(scope="module")

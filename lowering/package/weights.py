@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from coremltools import proto
 
-from lowering.reference.dtypes import BY_PROTO, FP16, STRING, DType
+from lowering.package.dtypes import BY_PROTO, FP16, STRING, DType
 from lowering.reference.errors import PackageError
 
 _HEADER = struct.Struct("<II")

@@ -5,7 +5,7 @@ from torch import nn
 
 from frontend.source import Source
 from lowering.conversion.converter import convert
-from lowering.sources import SOURCES_KEY, SourceTable
+from lowering.package.source_table import SOURCES_KEY, SourceTable
 from passes import optimize_for_ane
 
 

@@ -14,8 +14,8 @@ from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 from coremltools.converters.mil.mil import Program
 from google.protobuf.message import DecodeError
 
+from lowering.package.weights import Weights
 from lowering.reference.errors import PackageError
-from lowering.reference.weights import Weights
 
 # What `load`, `predict` and `make_state` accept.
 ModelLike: TypeAlias = "ct.models.MLModel | Program | str | Path"

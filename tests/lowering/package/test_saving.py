@@ -10,8 +10,8 @@ from torch import nn
 
 from lowering.conversion.converter import convert
 from lowering.errors import SaveError
+from lowering.package.saving import save
 from lowering.reference import predict
-from lowering.save import save
 
 
 def model(seed=0):

@@ -1,0 +1,1 @@
+"""The ``.mlpackage`` on disk: read, written, its weights, types and table of sources."""
