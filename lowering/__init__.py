@@ -6,7 +6,6 @@ from frontend.lazy import lazily
 from lowering.support.quiet import hide_import_warnings
 
 if TYPE_CHECKING:
-    from lowering.check_composite import check_composite as check_composite
     from lowering.conversion.composites import Composite as Composite
     from lowering.conversion.composites import composite as composite
     from lowering.conversion.converter import convert as convert
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from lowering.reference import predict as predict
     from lowering.verification import probe as probe
     from lowering.verification import verify as verify
+    from lowering.verification.check_composite import check_composite as check_composite
 
 hide_import_warnings()
 
@@ -27,7 +27,7 @@ __all__ = lazily(
     {
         "Composite": "lowering.conversion.composites",
         "LoweringError": "lowering.errors",
-        "check_composite": "lowering.check_composite",
+        "check_composite": "lowering.verification.check_composite",
         "composite": "lowering.conversion.composites",
         "convert": "lowering.conversion.converter",
         "load": "lowering.reference",

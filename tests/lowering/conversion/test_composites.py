@@ -8,12 +8,12 @@ from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_O
 from torch import nn
 
 from frontend.capture import capture
-from lowering.check_composite import check_composite
 from lowering.conversion.composites import composite
 from lowering.conversion.composites_ane import ANE_COMPOSITES
 from lowering.conversion.converter import convert
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
 from lowering.reference import predict
+from lowering.verification.check_composite import check_composite
 
 
 @torch.library.custom_op("lowering_tests::scaled_elu", mutates_args=())

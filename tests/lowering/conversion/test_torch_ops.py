@@ -24,12 +24,12 @@ from tests.lowering.torch_op_samples_mixed import ELSEWHERE
 from tests.lowering.torch_op_samples_mixed import SAMPLES as MIXED
 from torch import nn
 
-from lowering.check_composite import check_composite
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import convert
 from lowering.conversion.torch_ops import TORCH_OPS, draws, inverses, triangular
 from lowering.errors import LoweringError
 from lowering.reference import predict
+from lowering.verification.check_composite import check_composite
 
 FLOAT32 = ct.precision.FLOAT32
 SAMPLES = {**PLAIN, **MIXED}
