@@ -67,7 +67,7 @@ class Count:
 
 def counts(mlmodel: Any, port: Port) -> list[Count]:
     """Metrics of a converted model: operator counts, ``rank≠4``, ``X in blocks``."""
-    from lowering.mil_stats import mil_stats
+    from lowering.planner.mil_stats import mil_stats
 
     stats = mil_stats(mlmodel)
     found = {

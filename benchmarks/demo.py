@@ -74,8 +74,8 @@ def demonstrate(attention: Attention, threads: int) -> dict[str, Any]:
         import passes
         from benchmarks import minilm, stock
         from lowering.conversion.converter import convert
-        from lowering.mil_stats import mil_stats
         from lowering.package.saving import save
+        from lowering.planner.mil_stats import mil_stats
         from lowering.reference import load
     torch.set_num_threads(threads)
     target = ct.target.iOS18 if attention == "native" else ct.target.iOS17

@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 from lowering.ablation.result import Figures, Observed, Predicted
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import convert
-from lowering.mil_stats import mil_stats, weight_bytes
 from lowering.planner.mil import read_program
+from lowering.planner.mil_stats import mil_stats, weight_bytes
 from lowering.planner.plan import plan
 from lowering.reference import load
 from lowering.support.peak_memory import PeakMemory

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lowering.mil_stats import MilStats
+from lowering.planner.mil_stats import MilStats
 from lowering.planner.result import Plan
 from lowering.support.finite import finite
 

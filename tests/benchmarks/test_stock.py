@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from benchmarks import stock
-from lowering.mil_stats import mil_stats
+from lowering.planner.mil_stats import mil_stats
 from lowering.reference import predict
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lowering.ablation.result import Ablation, Figures, Observed, Predicted, VariantResult
-from lowering.mil_stats import MilStats
+from lowering.planner.mil_stats import MilStats
 
 
 def figures(latency: float | None, price: float = 1.0, spread: float = 1.5) -> Figures:

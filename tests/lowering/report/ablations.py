@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowering.ablation.result import Ablation, Figures, Observed, Predicted, VariantResult
-from lowering.mil_stats import MilStats
+from lowering.planner.mil_stats import MilStats
 
 
 def figures(ms, price, ops=10):

@@ -8,8 +8,8 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
-from lowering.mil_stats import MilStats, mil_stats
 from lowering.package.saving import save
+from lowering.planner.mil_stats import MilStats, mil_stats
 
 
 @pytest.fixture(scope="module")
