@@ -29,7 +29,7 @@ from coremltools.converters.mil.mil import types
 
 from benchmarks import latency_fit
 from lowering.planner import OpFacts, capability, chip_names, price, segment
-from lowering.planner.plan import plan
+from lowering.planner.placement import plan
 from lowering.planner.prices import cut_between, price_book, split_value
 from lowering.planner.segmentation import path_cost
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from frontend.lazy import lazily
 
 if TYPE_CHECKING:
-    from frontend.capture import capture as capture
+    from frontend.capturing import capture as capture
     from frontend.errors import AnePassesError as AnePassesError
     from frontend.errors import CaptureError as CaptureError
     from frontend.source import Source as Source
@@ -17,7 +17,7 @@ __all__ = lazily(
         "AnePassesError": "frontend.errors",
         "CaptureError": "frontend.errors",
         "Source": "frontend.source",
-        "capture": "frontend.capture",
+        "capture": "frontend.capturing",
         "source_of": "frontend.source",
     },
 )

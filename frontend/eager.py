@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from frontend.branches.ask import find_site
 from frontend.branches.trace import storage_id
-from frontend.capture import inference_mode
+from frontend.capturing import inference_mode
 from frontend.preserve import decomposition_table
 
 

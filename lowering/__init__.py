@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lowering.conversion.converter import convert as convert
     from lowering.errors import LoweringError as LoweringError
     from lowering.package.saving import save as save
-    from lowering.planner.plan import plan as plan
+    from lowering.planner.placement import plan as plan
     from lowering.preflight import preflight as preflight
     from lowering.reference import load as load
     from lowering.reference import make_state as make_state
@@ -32,7 +32,7 @@ __all__ = lazily(
         "convert": "lowering.conversion.converter",
         "load": "lowering.reference",
         "make_state": "lowering.reference",
-        "plan": "lowering.planner.plan",
+        "plan": "lowering.planner.placement",
         "predict": "lowering.reference",
         "preflight": "lowering.preflight",
         "probe": "lowering.verification",

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.numerics import NumericCheck
 from passes.optimized_model import OptimizedModel

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from frontend.capture import result_structure
+from frontend.capturing import result_structure
 from frontend.errors import AnePassesError
 from frontend.program import runnable
 from passes.pipeline import Pass, PassReport

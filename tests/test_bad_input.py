@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.errors import AnePassesError, CaptureError
 from lowering import convert, save
 from passes import InputError, optimize_for_ane

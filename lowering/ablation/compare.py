@@ -12,7 +12,7 @@ import torch
 from lowering.ablation.result import Predicted
 from lowering.planner.mil import read_program
 from lowering.planner.mil_stats import MilStats, mil_stats, weight_bytes
-from lowering.planner.plan import plan
+from lowering.planner.placement import plan
 from lowering.reference import load
 from lowering.reference.inputs import given_inputs
 from lowering.verification.parity import rel_l2

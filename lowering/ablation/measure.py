@@ -18,7 +18,7 @@ from lowering.conversion.composites import Composite
 from lowering.conversion.converter import convert
 from lowering.planner.mil import read_program
 from lowering.planner.mil_stats import mil_stats, weight_bytes
-from lowering.planner.plan import plan
+from lowering.planner.placement import plan
 from lowering.reference import load
 from lowering.support.peak_memory import PeakMemory
 from lowering.verification.original import Original

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.source import source_of
 from lowering.ablation.cache import Cache
 from lowering.ablation.digest import Digester

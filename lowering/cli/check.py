@@ -77,8 +77,8 @@ def check(
     with step("Looking for obstacles"):
         import coremltools as ct
 
-        from lowering.preflight.check import preflight
         from lowering.preflight.rules import Severity
+        from lowering.preflight.scan import preflight
 
         found = preflight(
             loaded.model,

@@ -13,7 +13,7 @@ import torch
 from coremltools.converters.mil.mil import Builder, types
 from torch.export import ExportedProgram
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.errors import AnePassesError
 from frontend.legalize import to_cpu_float32
 from lowering.conversion.builder import Lowering

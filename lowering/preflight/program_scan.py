@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils._pytree import tree_leaves
 
-from frontend.capture import BRANCHES
+from frontend.capturing import BRANCHES
 from frontend.random_calls import UNINITIALISED, draws_random
 from frontend.source import source_of
 from lowering.conversion.unsupported import unsupported_nodes

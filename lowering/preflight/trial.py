@@ -16,7 +16,7 @@ from lowering.conversion.metadata import sources_of
 from lowering.conversion.prepare import Prepared, contiguous, prepare
 from lowering.conversion.unsupported import unsupported_nodes
 from lowering.errors import LoweringError
-from lowering.planner.plan import plan
+from lowering.planner.placement import plan
 from lowering.preflight.program_scan import place_of
 from lowering.preflight.result import Findings, Place, Placement
 from lowering.preflight.rules import Rule, Severity

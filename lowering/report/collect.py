@@ -11,7 +11,7 @@ from typing import Any
 from lowering.ablation.result import Ablation
 from lowering.conversion.metadata import PREFIX
 from lowering.planner.mil import ProgramOp, read_program
-from lowering.planner.plan import plan
+from lowering.planner.placement import plan
 from lowering.reference import load
 from lowering.report.accuracy import Accuracy, error_growth
 from lowering.report.block import repeated_block

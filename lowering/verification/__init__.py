@@ -2,9 +2,9 @@
 
 from lowering.verification.original import Original, VerificationError
 from lowering.verification.parity import Parity, Thresholds
-from lowering.verification.probe import Probe, probe
+from lowering.verification.probing import Probe, probe
 from lowering.verification.result import Divergence, PassFault, Verification
-from lowering.verification.verify import verify
+from lowering.verification.verifier import verify
 
 __all__ = [
     "Divergence",

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.errors import AnePassesError
 from frontend.legalize import to_cpu_float32
 from frontend.structure import flatten

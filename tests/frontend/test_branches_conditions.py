@@ -263,7 +263,7 @@ def test_sources_name_the_branch():
 
 
 def test_torch_modules_that_ask_by_themselves():
-    from frontend.capture import capture
+    from frontend.capturing import capture
 
     with pytest.warns(UncheckedPathWarning, match=r"functional.py:\d+ .*negative") as caught:
         capture(nn.GaussianNLLLoss(), (torch.ones(3), torch.zeros(3), torch.ones(3)))

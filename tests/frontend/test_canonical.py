@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from frontend.capture import capture
+from frontend.capturing import capture
 
 aten = torch.ops.aten
 X = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(0))

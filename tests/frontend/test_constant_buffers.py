@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from frontend.branches import BranchError
-from frontend.capture import capture
+from frontend.capturing import capture
 
 
 class Cut(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.decompositions import grouped_mm
 
 aten = torch.ops.aten

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.dynamic_shapes import DIM_SYMBOLS
 from frontend.errors import DynamicShapesError, SizeError
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.errors import CaptureError
 from frontend.packed import PaddedLengthWarning
 

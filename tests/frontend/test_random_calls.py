@@ -5,7 +5,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.random_calls import draws, draws_random
 
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ from torch import nn
 from torch.export import Dim
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.recurrent import recurrent_layers_whole
 
 aten = torch.ops.aten

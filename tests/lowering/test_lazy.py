@@ -26,7 +26,7 @@ def test_the_command_line_starts_light():
 
 
 def test_imports_are_quiet():
-    done = python("from lowering.planner.plan import plan; from lowering import convert")
+    done = python("from lowering.planner.placement import plan; from lowering import convert")
     assert (done.stdout, done.stderr) == ("", "")
 
 
@@ -47,7 +47,7 @@ def test_names_are_no_modules(package):
 
 
 def test_submodules_are_found_as_ever():
-    import lowering.planner.plan
+    import lowering.planner.placement
 
     assert isinstance(lowering.planner, ModuleType)
     with pytest.raises(AttributeError, match="no attribute 'missing'"):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.export import export
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from passes.fuse_activations import FuseActivations
 from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from passes import default_pipeline
 from passes.numerics import close
 from passes.pipeline import run

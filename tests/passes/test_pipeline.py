@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from passes import DEFAULT_PIPELINE, InvariantError, OrderError, default_pipeline, optimize_for_ane
 from passes.fuse_attention import FuseAttention
 from passes.layout.assign_layout import AssignLayout

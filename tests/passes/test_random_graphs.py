@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from torch import nn
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from passes import default_pipeline
 from passes.pipeline import run
 from tests.passes.util import seeded

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.program import runnable
 from passes.pipeline import Pass, PassReport, run
 

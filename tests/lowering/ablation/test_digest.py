@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from lowering.ablation.digest import Digester, code_digest, text_digest
 from tests.lowering.ablation.ablation_models import Mlp
 

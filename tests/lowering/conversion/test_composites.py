@@ -7,7 +7,7 @@ import torch
 from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 from torch import nn
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from lowering.conversion.composites import composite
 from lowering.conversion.composites_ane import ANE_COMPOSITES
 from lowering.conversion.converter import convert

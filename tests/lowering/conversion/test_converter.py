@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from lowering.conversion.converter import convert
 from lowering.errors import LoweringError
 from lowering.reference import make_state, predict

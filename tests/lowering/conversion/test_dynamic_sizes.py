@@ -8,7 +8,7 @@ import transformers as hf
 from torch import nn
 from torch.export import Dim
 
-from frontend.capture import capture
+from frontend.capturing import capture
 from frontend.errors import AnePassesError
 from lowering.conversion.converter import convert
 from lowering.errors import LoweringError

@@ -9,7 +9,7 @@ import coremltools as ct
 import numpy as np
 import pytest
 import torch
-from tests.lowering.torch_op_samples import (
+from tests.lowering.conversion.torch_op_samples import (
     FEW,
     HEADS,
     IDENTITIES,
@@ -19,9 +19,9 @@ from tests.lowering.torch_op_samples import (
     X,
     aten,
 )
-from tests.lowering.torch_op_samples import SAMPLES as PLAIN
-from tests.lowering.torch_op_samples_mixed import ELSEWHERE
-from tests.lowering.torch_op_samples_mixed import SAMPLES as MIXED
+from tests.lowering.conversion.torch_op_samples import SAMPLES as PLAIN
+from tests.lowering.conversion.torch_op_samples_mixed import ELSEWHERE
+from tests.lowering.conversion.torch_op_samples_mixed import SAMPLES as MIXED
 from torch import nn
 
 from lowering.conversion.composites import Composite

@@ -10,7 +10,7 @@ from coremltools.converters.mil.mil import get_new_symbol, types
 
 from lowering.planner import OpFacts, TensorFacts, capability
 from lowering.planner.capabilities import rules
-from lowering.planner.plan import plan
+from lowering.planner.placement import plan
 
 FP16, INT32, FP32 = types.fp16, types.int32, types.fp32
 X = (1, 8, 16, 16)

@@ -16,7 +16,7 @@ from frontend.source import Source
 from lowering.package.source_table import SOURCES_KEY, SourceTable
 from lowering.planner import TargetError
 from lowering.planner.mil import ModelError, read_program
-from lowering.planner.plan import ComputeUnitsError, plan
+from lowering.planner.placement import ComputeUnitsError, plan
 
 
 @pytest.fixture(scope="module")

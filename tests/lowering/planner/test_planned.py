@@ -22,7 +22,7 @@ from coremltools.models.compute_plan import (
 
 from benchmarks.planner_accuracy import encoder_program
 from lowering.planner import export_compute_plan
-from lowering.planner.plan import plan
+from lowering.planner.placement import plan
 from lowering.planner.planned import ComputePlanError, compare, read_compute_plan
 
 

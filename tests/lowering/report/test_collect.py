@@ -9,7 +9,7 @@ import torch
 from frontend.errors import AnePassesError
 from lowering import convert, load, save
 from lowering.planner.mil import read_program
-from lowering.planner.plan import plan
+from lowering.planner.placement import plan
 from lowering.report import collect
 from lowering.report.accuracy import error_growth
 from lowering.report.summary import facts, sentences

@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from frontend.branches import UncheckedPathWarning
-from frontend.capture import LeftOutWarning, call_arguments, capture, check_capturable
+from frontend.capturing import LeftOutWarning, call_arguments, capture, check_capturable
 from frontend.errors import AnePassesError
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import lowering_table, program_of
