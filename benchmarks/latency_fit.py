@@ -25,9 +25,9 @@ import lowering.planner
 from lowering.planner import chip_names
 from lowering.planner.features import Features
 from lowering.planner.latency import Chip, Rates, chip_speeds
-from lowering.planner.targets import load_data
 
-STORED = Path(lowering.planner.__file__).parent / "latency.json"
+STORED = Path(lowering.planner.__file__).parent / "data/latency.json"
+ROWS = Path(__file__).parent / "data/measured_latency.json"
 
 # Where the search starts: orders of magnitude from the chips' published figures.
 _START = Rates(0.1, 0.5, 0.9, 0.3, 2e10, 3e10, 2e10)
@@ -87,7 +87,7 @@ def read_rows(*, assumed: bool = False) -> list[Row]:
         assumed: instead of the rows to fit on, those whose input length had to be assumed.
     """
     rows = []
-    for entry in load_data("measured_latency.json")["rows"]:
+    for entry in json.loads(ROWS.read_text())["rows"]:
         if bool(entry.get("assumed")) != assumed:
             continue
         speeds = chip_speeds(entry["chip"])

@@ -1,6 +1,6 @@
 """Turns published latencies into rows that the latency model can be fitted on.
 
-    python -m benchmarks.latency_rows CALIBRATION.json lowering/planner/measured_latency.json
+    python -m benchmarks.latency_rows CALIBRATION.json benchmarks/data/measured_latency.json
 
 Only rows of kind ``measured`` are taken, of whole programs run through Core ML with the ANE. What
 a program asks of the device is found from the operators of the same architecture: image models are

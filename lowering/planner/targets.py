@@ -15,8 +15,8 @@ class TargetError(AnePassesError):
 
 
 def load_data(name: str) -> dict[str, Any]:
-    """A JSON file beside this module."""
-    text = resources.files("lowering.planner").joinpath(name).read_text("utf-8")
+    """A JSON file of ``planner/data``."""
+    text = resources.files("lowering.planner").joinpath("data", name).read_text("utf-8")
     data: dict[str, Any] = json.loads(text)
     return data
 

@@ -9,6 +9,14 @@ import coremltools as ct
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+from lowering.conversion.composites import Composite
+from lowering.conversion.converter import convert
+from lowering.conversion.torch_ops import TORCH_OPS, draws, inverses, triangular
+from lowering.errors import LoweringError
+from lowering.reference import predict
+from lowering.verification.check_composite import check_composite
 from tests.lowering.conversion.torch_op_samples import (
     FEW,
     HEADS,
@@ -22,14 +30,6 @@ from tests.lowering.conversion.torch_op_samples import (
 from tests.lowering.conversion.torch_op_samples import SAMPLES as PLAIN
 from tests.lowering.conversion.torch_op_samples_mixed import ELSEWHERE
 from tests.lowering.conversion.torch_op_samples_mixed import SAMPLES as MIXED
-from torch import nn
-
-from lowering.conversion.composites import Composite
-from lowering.conversion.converter import convert
-from lowering.conversion.torch_ops import TORCH_OPS, draws, inverses, triangular
-from lowering.errors import LoweringError
-from lowering.reference import predict
-from lowering.verification.check_composite import check_composite
 
 FLOAT32 = ct.precision.FLOAT32
 SAMPLES = {**PLAIN, **MIXED}
