@@ -29,7 +29,8 @@ class MilBuilder:
 
     def __init__(self, node: fx.Node) -> None:
         self.node = node
-        self.result = node.meta.get("val")
+        # One tensor for most operators, a tuple for some: each lowering knows which.
+        self.result: Any = node.meta.get("val")
         self._created: set[int] = set()
 
     def __getattr__(self, op_type: str) -> Any:
@@ -44,6 +45,13 @@ class MilBuilder:
             return made
 
         return named
+
+    def operand(self, position: int) -> torch.Tensor:
+        """Torch's fake tensor of the argument at ``position``."""
+        argument = self.node.args[position]
+        assert isinstance(argument, fx.Node)
+        tensor: torch.Tensor = argument.meta["val"]
+        return tensor
 
     def give_name(self, result: Any) -> None:
         """Name the op that computes ``result`` exactly as the FX node."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from coremltools.converters.mil.mil import Var
 
 from frontend import ops
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.composites import Composite, composite
 from lowering.conversion.torch_ops import activations
 
@@ -31,7 +31,7 @@ def _weight(size: int, factor: float = 1.0) -> torch.nn.Parameter:
     ],
 )
 def layer_norm(
-    mb: Any, x: Var, axes: Sequence[int], weight: Var | None, bias: Var | None, eps: float
+    mb: MilBuilder, x: Var, axes: Sequence[int], weight: Var | None, bias: Var | None, eps: float
 ) -> Var:
     """One MIL op, affine included: coremltools fuses a written-out norm for some spellings only."""
     return mb.layer_norm(x=x, axes=list(axes), gamma=weight, beta=bias, epsilon=eps)
@@ -46,7 +46,7 @@ def layer_norm(
         (_random(1, 8, 1, 16) * 3000, [1], _weight(8), 1e-6),
     ],
 )
-def rms_norm(mb: Any, x: Var, axes: Sequence[int], weight: Var | None, eps: float) -> Var:
+def rms_norm(mb: MilBuilder, x: Var, axes: Sequence[int], weight: Var | None, eps: float) -> Var:
     """Safe in float16, see :func:`lowering.conversion.torch_ops.activations.rms_norm`."""
     return activations.rms_norm(mb, x, axes, weight, eps)
 

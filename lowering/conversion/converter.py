@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from frontend.capturing import capture
 from frontend.errors import AnePassesError
 from frontend.legalize import to_cpu_float32
-from lowering.conversion.builder import Lowering
+from lowering.conversion.builder import Lowering, MilBuilder
 from lowering.conversion.composites import Composite
 from lowering.conversion.composites_ane import ANE_COMPOSITES
 from lowering.conversion.exact_batch_norm import exact_batch_norms
@@ -224,7 +224,7 @@ def lower(
 def _output(returned: set[int]) -> Lowering:
     """A lowering for outputs: a value that is an input, or returned already, gets a copy."""
 
-    def output(mb: Any, value: Any) -> Any:
+    def output(mb: MilBuilder, value: Any) -> Any:
         if value.op is None or id(value) in returned:
             value = mb.identity(x=value)
         returned.add(id(value))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var, types
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
@@ -19,25 +20,27 @@ aten = torch.ops.aten
 _SOFTPLUS_THRESHOLD = 20
 
 
-def _gelu(mb: Any, x: Var, *, approximate: str = "none") -> Var:
+def _gelu(mb: MilBuilder, x: Var, *, approximate: str = "none") -> Var:
     return mb.gelu(x=x, mode="EXACT" if approximate == "none" else "TANH_APPROXIMATION")
 
 
-def _clip(mb: Any, x: Var, low: Any = -1, high: Any = 1) -> Var:
+def _clip(mb: MilBuilder, x: Var, low: Any = -1, high: Any = 1) -> Var:
     if types.is_float(x.dtype):
         return mb.clip(x=x, alpha=float(low), beta=float(high))
     return mb.minimum(x=mb.maximum(x=x, y=int(low)), y=int(high))
 
 
-def _relu6(mb: Any, x: Var) -> Var:
+def _relu6(mb: MilBuilder, x: Var) -> Var:
     return _clip(mb, x, 0, 6)
 
 
-def _celu(mb: Any, x: Var, alpha: float = 1.0) -> Var:
+def _celu(mb: MilBuilder, x: Var, alpha: float = 1.0) -> Var:
     return mb.mul(x=mb.elu(x=mb.mul(x=x, y=1.0 / alpha), alpha=1.0), y=float(alpha))
 
 
-def _softplus(mb: Any, x: Var, beta: float = 1, threshold: float = _SOFTPLUS_THRESHOLD) -> Var:
+def _softplus(
+    mb: MilBuilder, x: Var, beta: float = 1, threshold: float = _SOFTPLUS_THRESHOLD
+) -> Var:
     scaled = x if beta == 1 else mb.mul(x=x, y=float(beta))
     soft = _stable_softplus(mb, scaled)
     soft = soft if beta == 1 else mb.mul(x=soft, y=1.0 / beta)
@@ -46,7 +49,7 @@ def _softplus(mb: Any, x: Var, beta: float = 1, threshold: float = _SOFTPLUS_THR
     return mb.select(cond=mb.greater(x=scaled, y=float(threshold)), a=x, b=soft)
 
 
-def _stable_softplus(mb: Any, x: Var) -> Var:
+def _stable_softplus(mb: MilBuilder, x: Var) -> Var:
     """``max(x, 0) + log(1 + exp(-|x|))``, which overflows nowhere.
 
     *Measured* by others on an M4: the Neural Engine's own float16 softplus drops to 0 above about
@@ -56,12 +59,16 @@ def _stable_softplus(mb: Any, x: Var) -> Var:
     return mb.add(x=mb.relu(x=x), y=mb.log(x=small, epsilon=1.0))
 
 
-def _mish(mb: Any, x: Var) -> Var:
+def _mish(mb: MilBuilder, x: Var) -> Var:
     return mb.mul(x=x, y=mb.tanh(x=_stable_softplus(mb, x)))
 
 
 def _rms_norm(
-    mb: Any, x: Var, shape: Sequence[int], weight: Var | None = None, eps: float | None = None
+    mb: MilBuilder,
+    x: Var,
+    shape: Sequence[int],
+    weight: Var | None = None,
+    eps: float | None = None,
 ) -> Var:
     axes = list(range(x.rank - len(shape), x.rank))
     if eps is None:
@@ -69,7 +76,7 @@ def _rms_norm(
     return rms_norm(mb, x, axes, weight, eps)
 
 
-def rms_norm(mb: Any, x: Var, axes: Sequence[int], weight: Var | None, eps: float) -> Var:
+def rms_norm(mb: MilBuilder, x: Var, axes: Sequence[int], weight: Var | None, eps: float) -> Var:
     """``x · rsqrt(mean(x²) + eps) · weight``, dividing by ``max(1, max|x|)`` first.
 
     Squares above 256² overflow float16. Dividing by ``m`` leaves the result as it is when ``eps``

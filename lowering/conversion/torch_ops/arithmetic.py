@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var, types
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
@@ -22,7 +23,7 @@ aten = torch.ops.aten
 def _scaled(op_type: str, swap: bool) -> Callable[..., Any]:
     """``x ± alpha · y``; with ``swap``, ``y - alpha · x``."""
 
-    def lower(mb: Any, x: Any, y: Any, *scalar: Any, alpha: Any = 1) -> Any:
+    def lower(mb: MilBuilder, x: Any, y: Any, *scalar: Any, alpha: Any = 1) -> Any:
         # rsub.Scalar takes alpha by position.
         alpha = scalar[0] if scalar else alpha
         if alpha == 1:
@@ -44,7 +45,7 @@ def _scaled(op_type: str, swap: bool) -> Callable[..., Any]:
 def _of_float(lower: Callable[[Any, Var], Var]) -> Callable[..., Var]:
     """``lower`` on an input that is cast to the result's float type; MIL takes no integers."""
 
-    def on_float(mb: Any, x: Var) -> Var:
+    def on_float(mb: MilBuilder, x: Var) -> Var:
         return lower(mb, cast(mb, x, mb.result.dtype))
 
     return on_float
@@ -54,64 +55,64 @@ def _unary(op_type: str) -> Callable[..., Var]:
     return _of_float(lambda mb, x: getattr(mb, op_type)(x=x))
 
 
-def _trunc(mb: Any, x: Var) -> Var:
+def _trunc(mb: MilBuilder, x: Var) -> Var:
     if types.is_int(x.dtype):
         return x
     return mb.mul(x=mb.sign(x=x), y=mb.floor(x=mb.abs(x=x)))
 
 
-def _frac(mb: Any, x: Var) -> Var:
+def _frac(mb: MilBuilder, x: Var) -> Var:
     return mb.sub(x=x, y=_trunc(mb, x))
 
 
-def _fmod(mb: Any, x: Any, y: Any) -> Var:
+def _fmod(mb: MilBuilder, x: Any, y: Any) -> Var:
     """Remainder with the sign of ``x``; MIL's ``mod`` has the sign of ``y``."""
     dtype = mb.result.dtype
     x, y = cast(mb, x, dtype), cast(mb, y, dtype)
     return mb.mul(x=mb.sign(x=x), y=mb.mod(x=mb.abs(x=x), y=mb.abs(x=y)))
 
 
-def _round_decimals(mb: Any, x: Var, *, decimals: int) -> Var:
+def _round_decimals(mb: MilBuilder, x: Var, *, decimals: int) -> Var:
     scale = 10.0**decimals
     return mb.mul(x=mb.round(x=mb.mul(x=x, y=scale)), y=1.0 / scale)
 
 
-def _reciprocal(mb: Any, x: Var) -> Var:
+def _reciprocal(mb: MilBuilder, x: Var) -> Var:
     return mb.real_div(x=1.0, y=x)
 
 
-def _erfc(mb: Any, x: Var) -> Var:
+def _erfc(mb: MilBuilder, x: Var) -> Var:
     return mb.sub(x=1.0, y=mb.erf(x=x))
 
 
-def _expm1(mb: Any, x: Var) -> Var:
+def _expm1(mb: MilBuilder, x: Var) -> Var:
     return mb.sub(x=mb.exp(x=x), y=1.0)
 
 
-def _log2(mb: Any, x: Var) -> Var:
+def _log2(mb: MilBuilder, x: Var) -> Var:
     return mb.mul(x=mb.log(x=x), y=1.0 / math.log(2.0))
 
 
-def _log10(mb: Any, x: Var) -> Var:
+def _log10(mb: MilBuilder, x: Var) -> Var:
     return mb.mul(x=mb.log(x=x), y=1.0 / math.log(10.0))
 
 
-def _acosh(mb: Any, x: Var) -> Var:
+def _acosh(mb: MilBuilder, x: Var) -> Var:
     return mb.log(x=mb.add(x=x, y=mb.sqrt(x=mb.sub(x=mb.square(x=x), y=1.0))))
 
 
-def _asinh(mb: Any, x: Var) -> Var:
+def _asinh(mb: MilBuilder, x: Var) -> Var:
     # Odd, so that large negative inputs do not cancel.
     size = mb.abs(x=x)
     root = mb.sqrt(x=mb.add(x=mb.square(x=size), y=1.0))
     return mb.mul(x=mb.sign(x=x), y=mb.log(x=mb.add(x=size, y=root)))
 
 
-def _hypot(mb: Any, x: Var, y: Var) -> Var:
+def _hypot(mb: MilBuilder, x: Var, y: Var) -> Var:
     return mb.sqrt(x=mb.add(x=mb.square(x=x), y=mb.square(x=y)))
 
 
-def _atan2(mb: Any, y: Any, x: Any) -> Var:
+def _atan2(mb: MilBuilder, y: Any, x: Any) -> Var:
     """The angle of (x, y); coremltools gives 0 for y = 0 beside a negative x. -0.0 is as 0.0."""
     y, x = (cast(mb, value, mb.result.dtype) for value in (y, x))
     upright = mb.equal(x=x, y=0.0)
@@ -125,25 +126,25 @@ def _atan2(mb: Any, y: Any, x: Any) -> Var:
 def _extreme(op_type: str) -> Callable[..., Var]:
     """``fmax`` and ``fmin`` of numbers; a NaN is not told apart."""
 
-    def lower(mb: Any, x: Any, y: Any) -> Var:
+    def lower(mb: MilBuilder, x: Any, y: Any) -> Var:
         dtype = mb.result.dtype
         return getattr(mb, op_type)(x=cast(mb, x, dtype), y=cast(mb, y, dtype))
 
     return lower
 
 
-def _copysign(mb: Any, x: Any, y: Any) -> Var:
+def _copysign(mb: MilBuilder, x: Any, y: Any) -> Var:
     """MIL cannot tell -0.0 from 0.0, which counts as positive here."""
     dtype = mb.result.dtype
     size, sign = mb.abs(x=cast(mb, x, dtype)), cast(mb, y, dtype)
     return mb.select(cond=mb.less(x=sign, y=0.0), a=mb.mul(x=size, y=-1.0), b=size)
 
 
-def _signbit(mb: Any, x: Var) -> Var:
-    return mb.less(x=x, y=cast(mb, 0, mb.node.args[0].meta["val"].dtype))
+def _signbit(mb: MilBuilder, x: Var) -> Var:
+    return mb.less(x=x, y=cast(mb, 0, mb.operand(0).dtype))
 
 
-def _isinf(mb: Any, x: Var) -> Var:
+def _isinf(mb: MilBuilder, x: Var) -> Var:
     # Half of infinity is infinity, and of no other number but zero is the half the number itself.
     half = mb.mul(x=x, y=0.5)
     return mb.logical_and(x=mb.equal(x=half, y=x), y=mb.not_equal(x=x, y=0.0))
@@ -152,7 +153,7 @@ def _isinf(mb: Any, x: Var) -> Var:
 def _compare(op_type: str) -> Callable[..., Any]:
     """MIL orders numbers only; booleans compare as 0 and 1."""
 
-    def lower(mb: Any, x: Any, y: Any) -> Any:
+    def lower(mb: MilBuilder, x: Any, y: Any) -> Any:
         operands = [x, y]
         if not any(_is_bool(operand) for operand in operands):
             return NotImplemented

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
@@ -24,7 +25,7 @@ _MOST_AXES = 4  # one more is needed for the bits
 
 
 def _logical(op_type: str, combine: Callable[[Any, Var, Var], Var]) -> Callable[..., Var]:
-    def lower(mb: Any, x: Any, y: Any) -> Var:
+    def lower(mb: MilBuilder, x: Any, y: Any) -> Var:
         dtype = mb.result.dtype
         if dtype == torch.bool:
             return getattr(mb, op_type)(x=cast(mb, x, dtype), y=cast(mb, y, dtype))
@@ -56,36 +57,36 @@ def _low_mask(x: Var, y: Var) -> int | None:
     return None
 
 
-def _flat(mb: Any, x: Var, shape: list[int]) -> Var:
+def _flat(mb: MilBuilder, x: Var, shape: list[int]) -> Var:
     whole = mb.add(x=x, y=np.zeros(shape, dtype=np.int32)) if list(x.shape) != shape else x
     return mb.reshape(x=whole, shape=[-1])
 
 
-def _low_bits(mb: Any, x: Var, width: int) -> Var:
+def _low_bits(mb: MilBuilder, x: Var, width: int) -> Var:
     """``x[..., None] // 2^n mod 2`` for each n below ``width``."""
     powers = np.int32(1) << np.arange(width, dtype=np.int32)
     last = mb.expand_dims(x=x, axes=[x.rank])
     return mb.mod(x=mb.floor_div(x=last, y=powers), y=np.int32(2))
 
 
-def _sign_bit(mb: Any, x: Var) -> Var:
+def _sign_bit(mb: MilBuilder, x: Var) -> Var:
     return mb.cast(x=mb.less(x=x, y=np.int32(0)), dtype="int32")
 
 
-def _and(mb: Any, a: Var, b: Var) -> Var:
+def _and(mb: MilBuilder, a: Var, b: Var) -> Var:
     return mb.mul(x=a, y=b)
 
 
-def _or(mb: Any, a: Var, b: Var) -> Var:
+def _or(mb: MilBuilder, a: Var, b: Var) -> Var:
     return mb.maximum(x=a, y=b)
 
 
-def _xor(mb: Any, a: Var, b: Var) -> Var:
+def _xor(mb: MilBuilder, a: Var, b: Var) -> Var:
     return mb.abs(x=mb.sub(x=a, y=b))
 
 
 def _shift(left: bool) -> Callable[..., Var]:
-    def lower(mb: Any, x: Any, bits: Any) -> Var:
+    def lower(mb: MilBuilder, x: Any, bits: Any) -> Var:
         x = cast(mb, x, torch.int32)
         # 2^31 does not fit; a shift to the right by 31 leaves the sign, as one by 30 and 1 does.
         powers = np.int32(1) << np.minimum(np.arange(32, dtype=np.int32), 30)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.conform import MIL_DTYPE
 from lowering.errors import LoweringError
 
@@ -16,7 +17,7 @@ _NUMPY = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32, "bool": np.
 _INT32 = np.iinfo(np.int32)
 
 
-def rows_of(mb: Any, x: Var, most: int, what: str) -> int:
+def rows_of(mb: MilBuilder, x: Var, most: int, what: str) -> int:
     """How many rows the square matrices ``x`` have.
 
     Raises:
@@ -47,7 +48,7 @@ def number(value: Any, dtype: torch.dtype) -> Any:
     return kind(value)
 
 
-def cast(mb: Any, value: Any, dtype: torch.dtype) -> Var:
+def cast(mb: MilBuilder, value: Any, dtype: torch.dtype) -> Var:
     """``value`` (a Var or a number) as MIL's dtype for ``dtype``."""
     if not isinstance(value, Var):
         return mb.const(val=number(value, dtype))
@@ -57,7 +58,7 @@ def cast(mb: Any, value: Any, dtype: torch.dtype) -> Var:
     return mb.cast(x=value, dtype=wanted)
 
 
-def size_vector(mb: Any, sizes: Sequence[Any]) -> Any:
+def size_vector(mb: MilBuilder, sizes: Sequence[Any]) -> Any:
     """A list of sizes, numbers and scalar Vars mixed, as what MIL takes for a shape."""
     if all(isinstance(size, int) for size in sizes):
         return np.array(sizes, dtype=np.int32)
@@ -68,7 +69,7 @@ def size_vector(mb: Any, sizes: Sequence[Any]) -> Any:
     return mb.concat(values=parts, axis=0)
 
 
-def filled(mb: Any, sizes: Sequence[Any], value: Any, dtype: torch.dtype) -> Var:
+def filled(mb: MilBuilder, sizes: Sequence[Any], value: Any, dtype: torch.dtype) -> Var:
     """A tensor of ``sizes`` with ``value`` everywhere."""
     if all(isinstance(size, int) for size in sizes) and not isinstance(value, Var):
         return mb.const(val=np.full(sizes, number(value, dtype)))
@@ -83,7 +84,7 @@ def filled(mb: Any, sizes: Sequence[Any], value: Any, dtype: torch.dtype) -> Var
     return mb.cast(x=result, dtype="bool") if as_int else result
 
 
-def sizes_of(mb: Any, x: Var) -> list[Any]:
+def sizes_of(mb: MilBuilder, x: Var) -> list[Any]:
     """Sizes of ``x``: numbers where known, scalar Vars elsewhere."""
     if all(isinstance(size, int) for size in x.shape):
         return [int(size) for size in x.shape]

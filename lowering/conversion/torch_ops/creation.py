@@ -11,48 +11,51 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import filled, sizes_of
 
 aten = torch.ops.aten
 
 
-def _full(mb: Any, size: list[Any], fill_value: Any, *, dtype: Any = None) -> Var:
+def _full(mb: MilBuilder, size: list[Any], fill_value: Any, *, dtype: Any = None) -> Var:
     return filled(mb, size, fill_value, mb.result.dtype)
 
 
-def _ones(mb: Any, size: list[Any], *, dtype: Any = None) -> Var:
+def _ones(mb: MilBuilder, size: list[Any], *, dtype: Any = None) -> Var:
     return filled(mb, size, 1, mb.result.dtype)
 
 
-def _zeros(mb: Any, size: list[Any], *, dtype: Any = None) -> Var:
+def _zeros(mb: MilBuilder, size: list[Any], *, dtype: Any = None) -> Var:
     return filled(mb, size, 0, mb.result.dtype)
 
 
-def _new_full(mb: Any, x: Var, size: list[Any], fill_value: Any, *, dtype: Any = None) -> Var:
+def _new_full(
+    mb: MilBuilder, x: Var, size: list[Any], fill_value: Any, *, dtype: Any = None
+) -> Var:
     return filled(mb, size, fill_value, mb.result.dtype)
 
 
-def _new_ones(mb: Any, x: Var, size: list[Any], *, dtype: Any = None) -> Var:
+def _new_ones(mb: MilBuilder, x: Var, size: list[Any], *, dtype: Any = None) -> Var:
     return filled(mb, size, 1, mb.result.dtype)
 
 
-def _new_zeros(mb: Any, x: Var, size: list[Any], *, dtype: Any = None) -> Var:
+def _new_zeros(mb: MilBuilder, x: Var, size: list[Any], *, dtype: Any = None) -> Var:
     return filled(mb, size, 0, mb.result.dtype)
 
 
-def _full_like(mb: Any, x: Var, fill_value: Any, *, dtype: Any = None) -> Var:
+def _full_like(mb: MilBuilder, x: Var, fill_value: Any, *, dtype: Any = None) -> Var:
     return filled(mb, sizes_of(mb, x), fill_value, mb.result.dtype)
 
 
-def _ones_like(mb: Any, x: Var, *, dtype: Any = None) -> Var:
+def _ones_like(mb: MilBuilder, x: Var, *, dtype: Any = None) -> Var:
     return filled(mb, sizes_of(mb, x), 1, mb.result.dtype)
 
 
-def _zeros_like(mb: Any, x: Var, *, dtype: Any = None) -> Var:
+def _zeros_like(mb: MilBuilder, x: Var, *, dtype: Any = None) -> Var:
     return filled(mb, sizes_of(mb, x), 0, mb.result.dtype)
 
 
-def _scalar_tensor(mb: Any, value: Any, *, dtype: Any = None) -> Var:
+def _scalar_tensor(mb: MilBuilder, value: Any, *, dtype: Any = None) -> Var:
     return filled(mb, [], value, mb.result.dtype)
 
 

@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic
+from torch import fx
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import axis_of, size_vector, sizes_of
 from lowering.errors import LoweringError
 
 aten = torch.ops.aten
 
 
-def einsum_of_any_size(mb: Any, equation: str, operands: Sequence[Var]) -> Any:
+def einsum_of_any_size(mb: MilBuilder, equation: str, operands: Sequence[Var]) -> Any:
     """Two operands as transposes and one ``matmul``, which asks nothing of unknown sizes.
 
     MIL's own ``einsum`` wants equal sizes under equal names. ``NotImplemented`` where all sizes
@@ -55,19 +57,19 @@ def einsum_of_any_size(mb: Any, equation: str, operands: Sequence[Var]) -> Any:
     return _laid(mb, product, "".join([*batch, *rows, *columns]), list(out))
 
 
-def _laid(mb: Any, x: Var, axes: str, order: Sequence[str]) -> Var:
+def _laid(mb: MilBuilder, x: Var, axes: str, order: Sequence[str]) -> Var:
     perm = [axes.index(axis) for axis in order]
     return x if perm == list(range(len(perm))) else mb.transpose(x=x, perm=perm)
 
 
-def _expand(mb: Any, x: Var, sizes: Sequence[Any], *, implicit: bool = False) -> Any:
+def _expand(mb: MilBuilder, x: Var, sizes: Sequence[Any], *, implicit: bool = False) -> Any:
     """Repeats the axes of size 1; the sizes of the result are those asked for."""
     if not any_symbolic(x.shape) and all(isinstance(size, int) for size in sizes):
         return NotImplemented
     added = len(sizes) - x.rank
     if added:
         x = mb.expand_dims(x=x, axes=list(range(added)))
-    before = [1] * added + list(mb.node.args[0].meta["val"].shape)
+    before = [1] * added + list(mb.operand(0).shape)
     # A symbolic size is not compared with 1: asking torch would add a guard. -1 keeps a size.
     repeats = [
         size if isinstance(old, int) and old == 1 and not _is_kept(size) else 1
@@ -82,21 +84,25 @@ def _is_kept(size: Any) -> bool:
     return isinstance(size, int) and size in (1, -1)
 
 
-def _slice(mb: Any, x: Var, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+def _slice(
+    mb: MilBuilder, x: Var, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Any:
     """The first elements of an axis, as many as another tensor has."""
     if not isinstance(end, Var) or start not in (None, 0) or step != 1:
         return NotImplemented
     axis = axis_of(dim, x.rank)
-    if str(mb.result.shape[axis]) != str(mb.node.args[3].meta["val"]):
+    end_node = mb.node.args[3]
+    assert isinstance(end_node, fx.Node)
+    if str(mb.result.shape[axis]) != str(end_node.meta["val"]):
         return NotImplemented  # the end may lie beyond the axis
     sizes = sizes_of(mb, x)
     sizes[axis] = end
     return mb.slice_by_size(x=x, begin=[0] * x.rank, size=size_vector(mb, sizes))
 
 
-def _masked_select(mb: Any, x: Var, mask: Var) -> Any:
+def _masked_select(mb: MilBuilder, x: Var, mask: Var) -> Any:
     """The elements under the mask; how many is known when the program runs."""
-    shape, other = (tuple(argument.meta["val"].shape) for argument in mb.node.args)
+    shape, other = (tuple(mb.operand(place).shape) for place in range(2))
     if shape != other:
         if any_symbolic(x.shape) or any_symbolic(mask.shape):
             return NotImplemented
@@ -105,7 +111,7 @@ def _masked_select(mb: Any, x: Var, mask: Var) -> Any:
     return mb.gather_nd(x=x, indices=mb.non_zero(x=mb.cast(x=mask, dtype="int32")))
 
 
-def _tiled(mb: Any, x: Var, sizes: Sequence[int]) -> Var:
+def _tiled(mb: MilBuilder, x: Var, sizes: Sequence[int]) -> Var:
     added = len(sizes) - x.rank
     is_bool = types.is_bool(x.dtype)
     x = mb.cast(x=x, dtype="int32") if is_bool else x
@@ -116,7 +122,7 @@ def _tiled(mb: Any, x: Var, sizes: Sequence[int]) -> Var:
 
 
 def _unique(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     sorted: bool = True,
     return_inverse: bool = False,

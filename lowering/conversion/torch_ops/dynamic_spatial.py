@@ -16,13 +16,14 @@ from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import size_vector, sizes_of
 
 aten = torch.ops.aten
 
 
 def _group_norm(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     groups: int,
     weight: Var | None = None,
@@ -50,7 +51,7 @@ def _group_norm(
 def _adaptive_average(axes: int) -> Callable[..., Any]:
     """Averages over windows, as products with constant matrices; the batch may have any size."""
 
-    def lower(mb: Any, x: Var, output_size: Sequence[int]) -> Any:
+    def lower(mb: MilBuilder, x: Var, output_size: Sequence[int]) -> Any:
         if not any_symbolic(x.shape):
             return NotImplemented
         spatial = list(range(x.rank - axes, x.rank))
@@ -70,7 +71,7 @@ def _adaptive_average(axes: int) -> Callable[..., Any]:
 def _adaptive_maximum(axes: int) -> Callable[..., Any]:
     """The largest of each window, axis by axis; the batch may have any size."""
 
-    def lower(mb: Any, x: Var, output_size: Sequence[int]) -> Any:
+    def lower(mb: MilBuilder, x: Var, output_size: Sequence[int]) -> Any:
         inner = x.shape[-axes:]
         if not any_symbolic(x.shape) or any_symbolic(inner):
             return NotImplemented
@@ -101,7 +102,7 @@ def _bounds(size: int, count: int) -> list[tuple[int, int]]:
 
 
 def _bilinear(
-    mb: Any, x: Var, output_size: Any, align_corners: bool, scale_factors: Any = None
+    mb: MilBuilder, x: Var, output_size: Any, align_corners: bool, scale_factors: Any = None
 ) -> Any:
     """To a size that the program computes; MIL can from iOS17 on."""
     dynamic = isinstance(output_size, list | tuple) and any(isinstance(n, Var) for n in output_size)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import cast
 from lowering.errors import LoweringError
 
@@ -15,7 +14,7 @@ _SUM, _MEAN, _MAX = range(3)
 
 
 def _embedding_bag(
-    mb: Any,
+    mb: MilBuilder,
     weight: Var,
     indices: Var,
     offsets: Var,
@@ -48,7 +47,7 @@ def _embedding_bag(
 
 
 def _bags(
-    mb: Any, indices: Var, offsets: Var, include_last_offset: bool, padding_idx: int
+    mb: MilBuilder, indices: Var, offsets: Var, include_last_offset: bool, padding_idx: int
 ) -> tuple[np.ndarray, int]:
     """The bag of each index, and how many bags there are."""
     starts, length = offsets.val, indices.shape[0]
@@ -61,7 +60,7 @@ def _bags(
     return np.searchsorted(starts, np.arange(length), side="right") - 1, len(starts)
 
 
-def _refused(mb: Any, expected: str, found: str) -> LoweringError:
+def _refused(mb: MilBuilder, expected: str, found: str) -> LoweringError:
     return LoweringError(
         "This embedding bag cannot be lowered",
         op=str(mb.node.target),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import axis_of, cast
 
 aten = torch.ops.aten
@@ -24,7 +25,7 @@ def _known(var: Var) -> bool:
 
 
 def _index_put(
-    mb: Any, x: Var, indices: Sequence[Var | None], values: Var, accumulate: bool = False
+    mb: MilBuilder, x: Var, indices: Sequence[Var | None], values: Var, accumulate: bool = False
 ) -> Any:
     pairs = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     given = [axis for axis, _ in pairs]
@@ -63,7 +64,7 @@ def _index_put(
     return _permuted(mb, written, [order.index(axis) for axis in range(x.rank)])
 
 
-def _mask_put(mb: Any, x: Var, masks: Sequence[Any], values: Var, accumulate: bool) -> Any:
+def _mask_put(mb: MilBuilder, x: Var, masks: Sequence[Any], values: Var, accumulate: bool) -> Any:
     """One number written where a mask holds is a choice; anything else has no static shape."""
     if len(masks) > 1 or accumulate or int(np.prod(values.shape)) != 1 or masks[0].rank > x.rank:
         return NotImplemented
@@ -74,14 +75,14 @@ def _mask_put(mb: Any, x: Var, masks: Sequence[Any], values: Var, accumulate: bo
     return mb.select(cond=mask, a=value, b=_number_like(mb, x, x))
 
 
-def _number_like(mb: Any, value: Var, x: Var) -> Var:
+def _number_like(mb: MilBuilder, value: Var, x: Var) -> Var:
     """``value`` in the dtype of ``x``; booleans as integers, since MIL scatters numbers only."""
     kind = "int32" if types.is_bool(x.dtype) else types.builtin_to_string(x.dtype)
     same = types.builtin_to_string(value.dtype) == kind
     return value if same else mb.cast(x=value, dtype=kind)
 
 
-def _from_front(mb: Any, index: Var, size: int) -> Var:
+def _from_front(mb: MilBuilder, index: Var, size: int) -> Var:
     """Negative positions count from the end."""
     index = cast(mb, index, torch.int32)
     if index.val is not None:
@@ -89,18 +90,18 @@ def _from_front(mb: Any, index: Var, size: int) -> Var:
     return mb.select(cond=mb.less(x=index, y=0), a=mb.add(x=index, y=size), b=index)
 
 
-def _broadcast(mb: Any, value: Var, shape: Sequence[int]) -> Var:
+def _broadcast(mb: MilBuilder, value: Var, shape: Sequence[int]) -> Var:
     if tuple(value.shape) == tuple(shape):
         return value
     zeros = np.zeros(shape, dtype=types.nptype_from_builtin(value.dtype))
     return mb.add(x=value, y=zeros)
 
 
-def _permuted(mb: Any, x: Var, order: Sequence[int]) -> Var:
+def _permuted(mb: MilBuilder, x: Var, order: Sequence[int]) -> Var:
     return x if list(order) == list(range(x.rank)) else mb.transpose(x=x, perm=list(order))
 
 
-def _coordinates(mb: Any, x: Var, dim: int, index: Var) -> Var:
+def _coordinates(mb: MilBuilder, x: Var, dim: int, index: Var) -> Var:
     """Coordinates in ``x`` of each element of ``index``: its own, but ``index`` along ``dim``."""
     grids = np.indices([int(size) for size in index.shape], dtype=np.int32)
     columns = [mb.const(val=grid) for grid in grids]
@@ -108,7 +109,7 @@ def _coordinates(mb: Any, x: Var, dim: int, index: Var) -> Var:
     return mb.stack(values=columns, axis=index.rank)
 
 
-def _gather(mb: Any, x: Var, dim: int, index: Var, *, sparse_grad: bool = False) -> Any:
+def _gather(mb: MilBuilder, x: Var, dim: int, index: Var, *, sparse_grad: bool = False) -> Any:
     dim = axis_of(dim, max(x.rank, 1))
     same = all(
         a == b for i, (a, b) in enumerate(zip(x.shape, index.shape, strict=True)) if i != dim
@@ -119,7 +120,7 @@ def _gather(mb: Any, x: Var, dim: int, index: Var, *, sparse_grad: bool = False)
 
 
 def _scatter(mode: str) -> Callable[..., Any]:
-    def lower(mb: Any, x: Var, dim: int, index: Var, source: Any) -> Any:
+    def lower(mb: MilBuilder, x: Var, dim: int, index: Var, source: Any) -> Any:
         if not _known(x) or not _known(index):
             return NotImplemented
         return _scattered(mb, x, axis_of(dim, x.rank), index, source, mode)
@@ -127,7 +128,7 @@ def _scatter(mode: str) -> Callable[..., Any]:
     return lower
 
 
-def _scattered(mb: Any, x: Var, dim: int, index: Var, source: Any, mode: str) -> Var:
+def _scattered(mb: MilBuilder, x: Var, dim: int, index: Var, source: Any, mode: str) -> Var:
     if isinstance(source, Var) and source.rank == index.rank:
         updates = _number_like(mb, source, x)
         if tuple(source.shape) != tuple(index.shape):
@@ -154,7 +155,14 @@ _REDUCTIONS = {
 
 
 def _scatter_reduce(
-    mb: Any, x: Var, dim: int, index: Var, source: Var, reduce: str, *, include_self: bool = True
+    mb: MilBuilder,
+    x: Var,
+    dim: int,
+    index: Var,
+    source: Var,
+    reduce: str,
+    *,
+    include_self: bool = True,
 ) -> Any:
     if not _known(x) or not _known(index):
         return NotImplemented
@@ -171,7 +179,14 @@ def _scatter_reduce(
 
 
 def _index_reduce(
-    mb: Any, x: Var, dim: int, index: Var, source: Var, reduce: str, *, include_self: bool = True
+    mb: MilBuilder,
+    x: Var,
+    dim: int,
+    index: Var,
+    source: Var,
+    reduce: str,
+    *,
+    include_self: bool = True,
 ) -> Any:
     """``scatter_reduce`` with the same index for every row."""
     if not _known(source):
@@ -182,7 +197,7 @@ def _index_reduce(
     return _scatter_reduce(mb, x, dim, whole, source, reduce, include_self=include_self)
 
 
-def _put(mb: Any, x: Var, index: Var, source: Var, accumulate: bool = False) -> Any:
+def _put(mb: MilBuilder, x: Var, index: Var, source: Var, accumulate: bool = False) -> Any:
     """Writes to the flattened tensor."""
     if not _known(x):
         return NotImplemented
@@ -197,7 +212,7 @@ def _put(mb: Any, x: Var, index: Var, source: Var, accumulate: bool = False) -> 
     return mb.reshape(x=written, shape=[int(size) for size in x.shape])
 
 
-def _masked_scatter(mb: Any, x: Var, mask: Var, source: Var) -> Any:
+def _masked_scatter(mb: MilBuilder, x: Var, mask: Var, source: Var) -> Any:
     """The n-th chosen place takes the n-th element of ``source``."""
     shape = tuple(int(size) for size in mb.result.shape) if _known(x) and _known(mask) else ()
     if not shape:
@@ -213,7 +228,7 @@ def _masked_scatter(mb: Any, x: Var, mask: Var, source: Var) -> Any:
     return mb.select(cond=mb.cast(x=chosen, dtype="bool"), a=taken, b=old)
 
 
-def _diagonal(mb: Any, x: Var, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+def _diagonal(mb: MilBuilder, x: Var, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """The diagonal of two axes, as the last axis."""
     rows, columns = axis_of(dim1, x.rank), axis_of(dim2, x.rank)
     if not all(isinstance(x.shape[axis], (int, np.integer)) for axis in (rows, columns)):
@@ -227,7 +242,7 @@ def _diagonal(mb: Any, x: Var, offset: int = 0, dim1: int = 0, dim2: int = 1) ->
 
 
 def _diagonal_scatter(
-    mb: Any, x: Var, source: Var, offset: int = 0, dim1: int = 0, dim2: int = 1
+    mb: MilBuilder, x: Var, source: Var, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Any:
     """Writes ``source`` on a diagonal; its last axis runs along it."""
     if not _known(x):
@@ -243,7 +258,7 @@ def _diagonal_scatter(
     return _permuted(mb, written, [back.index(axis) for axis in range(x.rank)])
 
 
-def _unfold(mb: Any, x: Var, dim: int, size: int, step: int) -> Any:
+def _unfold(mb: MilBuilder, x: Var, dim: int, size: int, step: int) -> Any:
     """Windows of ``size`` every ``step`` along ``dim``; the window is the last axis."""
     dim = axis_of(dim, x.rank)
     if not isinstance(x.shape[dim], (int, np.integer)):
@@ -254,7 +269,7 @@ def _unfold(mb: Any, x: Var, dim: int, size: int, step: int) -> Any:
     return _permuted(mb, windows, [*order, dim + 1])
 
 
-def _repeat_positions(mb: Any, repeats: Var, *, output_size: int | None = None) -> Any:
+def _repeat_positions(mb: MilBuilder, repeats: Var, *, output_size: int | None = None) -> Any:
     """Positions, each as often as ``repeats`` says."""
     if repeats.val is None:
         # As many positions as all repeats together; each lies behind the repeats that end before.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import rows_of
 
 aten = torch.ops.aten
@@ -20,7 +21,7 @@ aten = torch.ops.aten
 MOST_ROWS = 4
 
 
-def _cofactors(mb: Any, x: Var) -> Var:
+def _cofactors(mb: MilBuilder, x: Var) -> Var:
     """The determinant of what is left without row i and column j, with its sign."""
     size = rows_of(mb, x, MOST_ROWS, "Matrices are inverted by cofactors")
     if size == 1:
@@ -44,7 +45,7 @@ def _cofactors(mb: Any, x: Var) -> Var:
     return mb.mul(x=total, y=checkers.astype(np.float32))
 
 
-def _rolled(mb: Any, x: Var, axis: int, by: int) -> Var:
+def _rolled(mb: MilBuilder, x: Var, axis: int, by: int) -> Var:
     places = (np.arange(int(x.shape[axis]), dtype=np.int32) + by) % int(x.shape[axis])
     return mb.gather(x=x, indices=places.astype(np.int32), axis=axis)
 
@@ -53,30 +54,32 @@ def _is_even(order: tuple[int, ...]) -> bool:
     return sum(a > b for a, b in itertools.combinations(order, 2)) % 2 == 0
 
 
-def _expanded(mb: Any, x: Var, cofactors: Var) -> Var:
+def _expanded(mb: MilBuilder, x: Var, cofactors: Var) -> Var:
     """The determinant, (..., 1, 1), along the first row."""
     products = mb.reduce_sum(x=mb.mul(x=x, y=cofactors), axes=[-1], keep_dims=True)
     begin, size = [0] * x.rank, [-1] * (x.rank - 2) + [1, 1]
     return mb.slice_by_size(x=products, begin=begin, size=size)
 
 
-def _determinant(mb: Any, x: Var) -> Any:
+def _determinant(mb: MilBuilder, x: Var) -> Any:
     determinant = _expanded(mb, x, _cofactors(mb, x))
     return mb.squeeze(x=determinant, axes=[x.rank - 2, x.rank - 1]), None, None
 
 
-def _inverted(mb: Any, x: Var) -> Var:
+def _inverted(mb: MilBuilder, x: Var) -> Var:
     cofactors = _cofactors(mb, x)
     order = [*range(x.rank - 2), x.rank - 1, x.rank - 2]
     adjugate = mb.transpose(x=cofactors, perm=order)
     return mb.real_div(x=adjugate, y=_expanded(mb, x, cofactors))
 
 
-def _inverse(mb: Any, x: Var, *, check_errors: bool = False) -> Any:
+def _inverse(mb: MilBuilder, x: Var, *, check_errors: bool = False) -> Any:
     return _inverted(mb, x), None
 
 
-def _solution(mb: Any, x: Var, y: Var, *, left: bool = True, check_errors: bool = False) -> Any:
+def _solution(
+    mb: MilBuilder, x: Var, y: Var, *, left: bool = True, check_errors: bool = False
+) -> Any:
     inverse = _inverted(mb, x)
     # The same rule as torch's: a batch of vectors has an axis less than the matrices.
     if len(mb.result[0].shape) == x.rank - 1:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.errors import LoweringError
 
 aten = torch.ops.aten
@@ -27,7 +28,7 @@ _SWEEPS = 4
 _SMALLEST = 1e-30
 
 
-def _sides(mb: Any, x: Var) -> tuple[int, int]:
+def _sides(mb: MilBuilder, x: Var) -> tuple[int, int]:
     if not all(isinstance(size, (int, np.integer)) for size in x.shape[-2:]):
         raise LoweringError(
             "A matrix whose size is not known cannot be decomposed", op=str(mb.node.target)
@@ -36,7 +37,7 @@ def _sides(mb: Any, x: Var) -> tuple[int, int]:
 
 
 def _singular_values(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     full_matrices: bool = False,
     compute_uv: bool = True,
@@ -69,7 +70,7 @@ def _singular_values(
     return None, lengths, None
 
 
-def _orthogonal(mb: Any, x: Var, count: int) -> Var:
+def _orthogonal(mb: MilBuilder, x: Var, count: int) -> Var:
     """The columns of ``x``, turned until they are orthogonal; half of them meet the other half.
 
     After each round all but one change seats, so that every two columns meet once in a sweep.
@@ -88,12 +89,12 @@ def _orthogonal(mb: Any, x: Var, count: int) -> Var:
     return x
 
 
-def _dot(mb: Any, a: Var, b: Var) -> Var:
+def _dot(mb: MilBuilder, a: Var, b: Var) -> Var:
     """Of each column with the one in the same place."""
     return mb.reduce_sum(x=mb.mul(x=a, y=b), axes=[-2], keep_dims=True)
 
 
-def _rotated(mb: Any, a: Var, b: Var) -> tuple[Var, Var]:
+def _rotated(mb: MilBuilder, a: Var, b: Var) -> tuple[Var, Var]:
     """Each pair of columns turned by the angle that makes it orthogonal."""
     difference = mb.sub(x=_dot(mb, b, b), y=_dot(mb, a, a))
     twice = mb.mul(x=_dot(mb, a, b), y=2.0)

@@ -12,29 +12,30 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import cast, filled, sizes_of
 
 aten = torch.ops.aten
 
 
 def _binary(op_type: str) -> Callable[..., Var]:
-    def lower(mb: Any, x: Any, y: Any) -> Var:
+    def lower(mb: MilBuilder, x: Any, y: Any) -> Var:
         return getattr(mb, op_type)(x=cast(mb, x, torch.bool), y=cast(mb, y, torch.bool))
 
     return lower
 
 
-def _logical_not(mb: Any, x: Var) -> Var:
+def _logical_not(mb: MilBuilder, x: Var) -> Var:
     return mb.logical_not(x=cast(mb, x, torch.bool))
 
 
-def _bitwise_not(mb: Any, x: Var) -> Var:
+def _bitwise_not(mb: MilBuilder, x: Var) -> Var:
     if mb.result.dtype == torch.bool:
         return mb.logical_not(x=cast(mb, x, torch.bool))
     return mb.sub(x=-1, y=x)  # two's complement: ~x = -1 - x
 
 
-def _where(mb: Any, condition: Var, a: Any, b: Any) -> Var:
+def _where(mb: MilBuilder, condition: Var, a: Any, b: Any) -> Var:
     dtype = mb.result.dtype
     condition, a, b = cast(mb, condition, torch.bool), cast(mb, a, dtype), cast(mb, b, dtype)
     if _widens(condition, a, b):
@@ -54,7 +55,7 @@ def _widens(condition: Var, *branches: Var) -> bool:
     return False
 
 
-def _spread(mb: Any, value: Var, like: Var, dtype: torch.dtype) -> Var:
+def _spread(mb: MilBuilder, value: Var, like: Var, dtype: torch.dtype) -> Var:
     """``value`` repeated to the shape that it and ``like`` have together."""
     sizes = sizes_of(mb, like)
     if value.val is not None and np.size(value.val) == 1 and value.rank <= like.rank:
@@ -65,7 +66,7 @@ def _spread(mb: Any, value: Var, like: Var, dtype: torch.dtype) -> Var:
     return mb.add(x=value, y=nothing)
 
 
-def _masked_fill(mb: Any, x: Var, mask: Var, value: Any) -> Var:
+def _masked_fill(mb: MilBuilder, x: Var, mask: Var, value: Any) -> Var:
     return _where(mb, mask, value, x)
 
 

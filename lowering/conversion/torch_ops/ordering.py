@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import axis_of, cast
 
 aten = torch.ops.aten
 
 
-def _cumsum(mb: Any, x: Var, dim: int, dtype: Any = None) -> Var:
+def _cumsum(mb: MilBuilder, x: Var, dim: int, dtype: Any = None) -> Var:
     x = cast(mb, x, mb.result.dtype)
     return mb.cumsum(x=x, axis=axis_of(dim, x.rank)) if x.rank else x
 
@@ -29,7 +30,7 @@ def _running(better: str) -> Callable[..., Any]:
     After the step ``s`` each place holds the extreme of the ``2 s`` elements that end there.
     """
 
-    def lower(mb: Any, x: Var, dim: int) -> Any:
+    def lower(mb: MilBuilder, x: Var, dim: int) -> Any:
         if not all(isinstance(size, (int, np.integer)) for size in x.shape):
             return NotImplemented
         if types.is_bool(x.dtype):
@@ -71,7 +72,7 @@ def _running(better: str) -> Callable[..., Any]:
     return lower
 
 
-def _rank(mb: Any, x: Any, boundaries: Var, right: bool) -> Var:
+def _rank(mb: MilBuilder, x: Any, boundaries: Var, right: bool) -> Var:
     """How many of the sorted ``boundaries`` lie below each element."""
     floats = any(types.is_float(v.dtype) for v in (x, boundaries) if isinstance(v, Var))
     dtype = torch.float32 if floats or isinstance(x, float) else torch.int32
@@ -83,13 +84,13 @@ def _rank(mb: Any, x: Any, boundaries: Var, right: bool) -> Var:
 
 
 def _bucketize(
-    mb: Any, x: Any, boundaries: Var, *, out_int32: bool = False, right: bool = False
+    mb: MilBuilder, x: Any, boundaries: Var, *, out_int32: bool = False, right: bool = False
 ) -> Any:
     return _rank(mb, x, boundaries, right) if boundaries.rank == 1 else NotImplemented
 
 
 def _searchsorted(
-    mb: Any,
+    mb: MilBuilder,
     boundaries: Var,
     x: Any,
     *,
@@ -105,7 +106,7 @@ def _searchsorted(
     return _rank(mb, x, boundaries, right or side == "right")
 
 
-def _kth(mb: Any, x: Var, k: int, dim: int, keepdim: bool) -> tuple[Var, Var]:
+def _kth(mb: MilBuilder, x: Var, k: int, dim: int, keepdim: bool) -> tuple[Var, Var]:
     """The k-th smallest element along ``dim`` and its place; any of several equal ones."""
     axis = axis_of(dim, max(x.rank, 1))
     if not x.rank:
@@ -119,24 +120,24 @@ def _kth(mb: Any, x: Var, k: int, dim: int, keepdim: bool) -> tuple[Var, Var]:
     return found[0], found[1]
 
 
-def _kthvalue(mb: Any, x: Var, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+def _kthvalue(mb: MilBuilder, x: Var, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     return _kth(mb, x, k, dim, keepdim)
 
 
-def _median_dim(mb: Any, x: Var, dim: int, keepdim: bool = False) -> Any:
+def _median_dim(mb: MilBuilder, x: Var, dim: int, keepdim: bool = False) -> Any:
     count = x.shape[dim] if x.rank else 1
     if not isinstance(count, (int, np.integer)):
         return NotImplemented
     return _kth(mb, x, (int(count) + 1) // 2, dim, keepdim)
 
 
-def _median(mb: Any, x: Var) -> Any:
+def _median(mb: MilBuilder, x: Var) -> Any:
     if not all(isinstance(size, (int, np.integer)) for size in x.shape):
         return NotImplemented
     return _median_dim(mb, mb.reshape(x=x, shape=[-1]), 0)[0]
 
 
-def _histc(mb: Any, x: Var, bins: int = 100, low: float = 0, high: float = 0) -> Var:
+def _histc(mb: MilBuilder, x: Var, bins: int = 100, low: float = 0, high: float = 0) -> Var:
     """Counts in equal parts of [low, high]; of the data's own range where these are equal."""
     flat = mb.reshape(x=cast(mb, x, torch.float32), shape=[-1])
     start: Any = float(low)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
+
 aten = torch.ops.aten
 
 
@@ -29,7 +31,7 @@ def _per_axis(spatial: int, *options: Sequence[int]) -> list[list[int]]:
 
 def _avg_pool(spatial: int) -> Callable[..., Any]:
     def lower(
-        mb: Any,
+        mb: MilBuilder,
         x: Var,
         kernel: Sequence[int],
         stride: Sequence[int] = (),
@@ -73,7 +75,7 @@ def _avg_pool(spatial: int) -> Callable[..., Any]:
 
 def _max_pool(spatial: int) -> Callable[..., Any]:
     def lower(
-        mb: Any,
+        mb: MilBuilder,
         x: Var,
         kernel: Sequence[int],
         stride: Sequence[int] = (),
@@ -132,7 +134,7 @@ class _Windows:
         self.sizes, self.kernel, self.stride = sizes, kernel, stride
         self.padding, self.dilation, self.results = padding, dilation, results
 
-    def padded(self, mb: Any, x: Var) -> Var:
+    def padded(self, mb: MilBuilder, x: Var) -> Var:
         """Minus infinity all around, as far as the last window reaches."""
         pads = [0] * (2 * self.first)
         for axis, size in enumerate(self.sizes):
@@ -143,7 +145,7 @@ class _Windows:
             return x
         return mb.pad(x=x, pad=pads, mode="constant", constant_val=-float("inf"))
 
-    def maxima(self, mb: Any, x: Var) -> Var:
+    def maxima(self, mb: MilBuilder, x: Var) -> Var:
         """One axis after the other: a window's maximum is the maximum of its rows' maxima."""
         for axis, width in enumerate(self.kernel):
             taps = [self._slice(mb, x, {axis: tap}) for tap in range(width)]
@@ -152,7 +154,7 @@ class _Windows:
                 x = mb.maximum(x=x, y=tap)
         return x
 
-    def maxima_and_positions(self, mb: Any, x: Var) -> tuple[Var, Var]:
+    def maxima_and_positions(self, mb: MilBuilder, x: Var) -> tuple[Var, Var]:
         """Of equal elements the first is the maximum, as in torch."""
         best = tap_number = None
         for number, taps in enumerate(itertools.product(*map(range, self.kernel))):
@@ -167,7 +169,7 @@ class _Windows:
             best = mb.maximum(x=best, y=value)
         return best, self._positions(mb, tap_number)
 
-    def _positions(self, mb: Any, tap_number: Any) -> Var:
+    def _positions(self, mb: MilBuilder, tap_number: Any) -> Var:
         position: Any = None
         volume = 1
         for axis in reversed(range(len(self.sizes))):
@@ -186,7 +188,7 @@ class _Windows:
             volume *= self.sizes[axis]
         return position
 
-    def _slice(self, mb: Any, x: Var, taps: dict[int, int]) -> Var:
+    def _slice(self, mb: MilBuilder, x: Var, taps: dict[int, int]) -> Var:
         """Element ``tap`` of every window along each given axis."""
         rank = self.first + len(self.sizes)
         begin, end, steps, whole = [0] * rank, [0] * rank, [1] * rank, [True] * rank

@@ -18,6 +18,7 @@ from coremltools.converters.mil.frontend._utils import build_einsum_mil
 from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import cast
 from lowering.conversion.torch_ops.dynamic import einsum_of_any_size
 
@@ -27,7 +28,7 @@ aten = torch.ops.aten
 MASKED = -3e4
 
 
-def _matmul(mb: Any, x: Var, y: Var) -> Any:
+def _matmul(mb: MilBuilder, x: Var, y: Var) -> Any:
     """Vectors take part as a row on the left, as a column on the right."""
     if x.rank > 1 and y.rank > 1:
         return NotImplemented
@@ -39,22 +40,24 @@ def _matmul(mb: Any, x: Var, y: Var) -> Any:
     return mb.squeeze(x=product, axes=[axis + product.rank for axis in axes])
 
 
-def _addmv(mb: Any, x: Var, matrix: Var, vector: Var, *, beta: Any = 1, alpha: Any = 1) -> Var:
+def _addmv(
+    mb: MilBuilder, x: Var, matrix: Var, vector: Var, *, beta: Any = 1, alpha: Any = 1
+) -> Var:
     product = mb.squeeze(x=mb.matmul(x=matrix, y=mb.expand_dims(x=vector, axes=[1])), axes=[1])
     return _blend(mb, x, product, beta, alpha)
 
 
-def _addbmm(mb: Any, x: Var, a: Var, b: Var, *, beta: Any = 1, alpha: Any = 1) -> Var:
+def _addbmm(mb: MilBuilder, x: Var, a: Var, b: Var, *, beta: Any = 1, alpha: Any = 1) -> Var:
     product = mb.reduce_sum(x=mb.matmul(x=a, y=b), axes=[0], keep_dims=False)
     return _blend(mb, x, product, beta, alpha)
 
 
-def _blend(mb: Any, x: Var, product: Var, beta: Any, alpha: Any) -> Var:
+def _blend(mb: MilBuilder, x: Var, product: Var, beta: Any, alpha: Any) -> Var:
     scaled = mb.mul(x=product, y=float(alpha)) if alpha != 1 else product
     return mb.add(x=mb.mul(x=x, y=float(beta)) if beta != 1 else x, y=scaled)
 
 
-def _einsum(mb: Any, equation: str, operands: Sequence[Var], *, path: Any = None) -> Any:
+def _einsum(mb: MilBuilder, equation: str, operands: Sequence[Var], *, path: Any = None) -> Any:
     """Spells out ``...``, which coremltools takes for one axis."""
     equation = equation.replace(" ", "")
     if "..." not in equation or len(operands) > 2:
@@ -84,7 +87,7 @@ def _einsum(mb: Any, equation: str, operands: Sequence[Var], *, path: Any = None
 
 
 def _attention(
-    mb: Any,
+    mb: MilBuilder,
     q: Var,
     k: Var,
     v: Var,
@@ -121,14 +124,14 @@ def _attention(
     return mb.matmul(x=mb.softmax(x=scores, axis=-1), y=v)
 
 
-def _repeat_heads(mb: Any, x: Var, groups: int) -> Var:
+def _repeat_heads(mb: MilBuilder, x: Var, groups: int) -> Var:
     """``(B, H, S, D) -> (B, H · groups, S, D)``, each head ``groups`` times in a row."""
     *batch, heads, tokens, width = x.shape
     repeated = mb.concat(values=[mb.expand_dims(x=x, axes=[x.rank - 2])] * groups, axis=x.rank - 2)
     return mb.reshape(x=repeated, shape=[*batch, heads * groups, tokens, width])
 
 
-def _cdist(mb: Any, x: Var, y: Var, p: float = 2.0, mode: Any = None) -> Any:
+def _cdist(mb: MilBuilder, x: Var, y: Var, p: float = 2.0, mode: Any = None) -> Any:
     if p not in (1.0, 2.0):
         return NotImplemented
     difference = mb.sub(
@@ -140,7 +143,7 @@ def _cdist(mb: Any, x: Var, y: Var, p: float = 2.0, mode: Any = None) -> Any:
 
 
 def _trilinear(
-    mb: Any,
+    mb: MilBuilder,
     a: Var,
     b: Var,
     c: Var,

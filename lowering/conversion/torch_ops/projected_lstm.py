@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.errors import LoweringError
 
 # Each step is a dozen operators.
@@ -15,7 +16,7 @@ MOST_STEPS = 512
 
 
 def projected_lstm(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     state: Sequence[Var],
     weights: Sequence[Var],
@@ -56,13 +57,19 @@ def projected_lstm(
     return x, hidden, memory
 
 
-def _cell_state(mb: Any, state: Var, cell: int) -> Var:
+def _cell_state(mb: MilBuilder, state: Var, cell: int) -> Var:
     part = mb.slice_by_size(x=state, begin=[cell, 0, 0], size=[1, -1, -1])
     return mb.squeeze(x=part, axes=[0])
 
 
 def _run(
-    mb: Any, x: Var, h: Var, c: Var, weights: Sequence[Var], has_biases: bool, backwards: bool
+    mb: MilBuilder,
+    x: Var,
+    h: Var,
+    c: Var,
+    weights: Sequence[Var],
+    has_biases: bool,
+    backwards: bool,
 ) -> tuple[Var, tuple[Var, Var]]:
     """One layer in one direction: ``h`` of every step (S, B, P), and the last ``h`` and ``c``."""
     bias = mb.add(x=weights[2], y=weights[3]) if has_biases else None

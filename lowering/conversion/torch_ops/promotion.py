@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var, types
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import axis_of, cast
 
 aten = torch.ops.aten
 
 
-def _stack(mb: Any, values: Sequence[Var], dim: int = 0) -> Any:
+def _stack(mb: MilBuilder, values: Sequence[Var], dim: int = 0) -> Any:
     """Stacks integers beside floats, promoted as torch does it."""
     if len({types.builtin_to_string(value.dtype) for value in values}) == 1:
         return NotImplemented
@@ -22,7 +23,7 @@ def _stack(mb: Any, values: Sequence[Var], dim: int = 0) -> Any:
     return mb.stack(values=[cast(mb, value, dtype) for value in values], axis=axis)
 
 
-def _softmax(mb: Any, x: Var, dim: int, dtype: Any = None) -> Any:
+def _softmax(mb: MilBuilder, x: Var, dim: int, dtype: Any = None) -> Any:
     """Of integers, where a float dtype is asked for."""
     if types.is_float(x.dtype):
         return NotImplemented
@@ -32,7 +33,7 @@ def _softmax(mb: Any, x: Var, dim: int, dtype: Any = None) -> Any:
 def _extreme(which: str) -> Callable[..., Any]:
     """``max`` and ``min`` of booleans along an axis: any and all, with a position."""
 
-    def lower(mb: Any, x: Var, dim: int, keepdim: bool = False) -> Any:
+    def lower(mb: MilBuilder, x: Var, dim: int, keepdim: bool = False) -> Any:
         if not types.is_bool(x.dtype):
             return NotImplemented
         axis = axis_of(dim, x.rank)
@@ -47,7 +48,7 @@ def _extreme(which: str) -> Callable[..., Any]:
 def _extreme_over(which: str) -> Callable[..., Any]:
     """``amax`` and ``amin`` of booleans."""
 
-    def lower(mb: Any, x: Var, dim: Any = (), keepdim: bool = False) -> Any:
+    def lower(mb: MilBuilder, x: Var, dim: Any = (), keepdim: bool = False) -> Any:
         if not types.is_bool(x.dtype):
             return NotImplemented
         dims = [dim] if isinstance(dim, int) else list(dim) or list(range(x.rank))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.projected_lstm import projected_lstm
 
 aten = torch.ops.aten
@@ -19,7 +20,7 @@ aten = torch.ops.aten
 
 def _rnn(activation: str) -> Callable[..., tuple[Var, Var]]:
     def lower(
-        mb: Any,
+        mb: MilBuilder,
         x: Var,
         state: Var,
         weights: Sequence[Var],
@@ -60,7 +61,7 @@ def _rnn(activation: str) -> Callable[..., tuple[Var, Var]]:
 
 
 def _lstm(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     state: Sequence[Var],
     weights: Sequence[Var],
@@ -76,7 +77,7 @@ def _lstm(
     return projected_lstm(mb, x, state, weights, has_biases, layers, bidirectional, batch_first)
 
 
-def _stock(mb: Any, *_: Any) -> Any:
+def _stock(mb: MilBuilder, *_: Any) -> Any:
     return NotImplemented
 
 

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
 
 
 def _pad(
-    mb: Any, x: Var, pad: Sequence[int], mode: str = "constant", value: float | None = None
+    mb: MilBuilder, x: Var, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Any:
     """``pad`` is (before, after) for the last axis, then for the one before it, and so on."""
     numbers = all(isinstance(amount, int) for amount in pad)
@@ -40,7 +41,7 @@ def _pad(
     return mb.pad(x=x, pad=both, mode=mode, constant_val=fill)
 
 
-def _wrapped(mb: Any, x: Var, axis: int, before: int, after: int) -> Var:
+def _wrapped(mb: MilBuilder, x: Var, axis: int, before: int, after: int) -> Var:
     parts = [
         *([_part(mb, x, axis, -before, None)] if before > 0 else []),
         _part(mb, x, axis, max(-before, 0), -max(-after, 0) or None),
@@ -49,7 +50,7 @@ def _wrapped(mb: Any, x: Var, axis: int, before: int, after: int) -> Var:
     return mb.concat(values=parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
-def _part(mb: Any, x: Var, axis: int, begin: int, end: int | None) -> Var:
+def _part(mb: MilBuilder, x: Var, axis: int, begin: int, end: int | None) -> Var:
     """``x[begin:end]`` along ``axis``."""
     here = [index == axis for index in range(x.rank)]
     return mb.slice_by_index(
@@ -61,7 +62,7 @@ def _part(mb: Any, x: Var, axis: int, begin: int, end: int | None) -> Var:
     )
 
 
-def _resized(mb: Any, x: Var, *_: Any) -> Any:
+def _resized(mb: MilBuilder, x: Var, *_: Any) -> Any:
     """Resizing by one constant matrix per axis, which holds whatever filter torch uses.
 
     The matrix is what torch makes of the unit vectors, so that it is right by construction.
@@ -79,7 +80,7 @@ def _resized(mb: Any, x: Var, *_: Any) -> Any:
 def _resized_sequence(linear: bool) -> Callable[..., Any]:
     """A sequence of unknown length, by a factor: coremltools leaves its own extra axis in place."""
 
-    def lower(mb: Any, x: Var, size: Any, *options: Any) -> Any:
+    def lower(mb: MilBuilder, x: Var, size: Any, *options: Any) -> Any:
         if isinstance(x.shape[-1], (int, np.integer)):
             return NotImplemented
         factor = options[-1][0] if options[-1] else _growth(mb.node)
@@ -137,7 +138,9 @@ _SAMPLING = {0: "bilinear", 1: "nearest"}
 _OUTSIDE = {0: "constant", 1: "border", 2: "reflection"}
 
 
-def _grid_sampler(mb: Any, x: Var, grid: Var, sampling: int, outside: int, align: bool) -> Any:
+def _grid_sampler(
+    mb: MilBuilder, x: Var, grid: Var, sampling: int, outside: int, align: bool
+) -> Any:
     if sampling not in _SAMPLING:
         return NotImplemented
     padding = _OUTSIDE[outside]
@@ -155,7 +158,7 @@ def _grid_sampler(mb: Any, x: Var, grid: Var, sampling: int, outside: int, align
 
 
 def _convolution(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     weight: Var,
     bias: Var | None,
@@ -196,7 +199,7 @@ def _convolution(
 
 
 def _im2col(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     kernel: Sequence[int],
     dilation: Sequence[int],
@@ -222,7 +225,7 @@ def _im2col(
 
 
 def _col2im(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     size: Sequence[int],
     kernel: Sequence[int],

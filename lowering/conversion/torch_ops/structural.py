@@ -11,24 +11,25 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
 
 
-def _same(mb: Any, x: Var, *_: Any, **__: Any) -> Var:
+def _same(mb: MilBuilder, x: Var, *_: Any, **__: Any) -> Var:
     return x
 
 
-def _to_dtype(mb: Any, x: Var, *_: Any, **__: Any) -> Var:
+def _to_dtype(mb: MilBuilder, x: Var, *_: Any, **__: Any) -> Var:
     return cast(mb, x, mb.result.dtype)
 
 
-def _nothing(mb: Any, *_: Any, **__: Any) -> None:
+def _nothing(mb: MilBuilder, *_: Any, **__: Any) -> None:
     """Assertions about sizes and values were true for the example; a package has no way to fail."""
 
 
-def _reshape(mb: Any, x: Var, shape: Sequence[Any]) -> Any:
+def _reshape(mb: MilBuilder, x: Var, shape: Sequence[Any]) -> Any:
     """To no axes at all: coremltools leaves one."""
     if list(shape) or not x.rank:
         return NotImplemented
@@ -36,7 +37,7 @@ def _reshape(mb: Any, x: Var, shape: Sequence[Any]) -> Any:
 
 
 def _diff(
-    mb: Any,
+    mb: MilBuilder,
     x: Var,
     n: int = 1,
     dim: int = -1,
@@ -57,7 +58,7 @@ def _diff(
     return x
 
 
-def _sliced(mb: Any, x: Var, dim: int, begin: int | None, end: int | None) -> Var:
+def _sliced(mb: MilBuilder, x: Var, dim: int, begin: int | None, end: int | None) -> Var:
     """``x[begin:end]`` along ``dim``."""
     axis = dim % x.rank
     here = [index == axis for index in range(x.rank)]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
+from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import rows_of
 
 aten = torch.ops.aten
@@ -19,11 +20,11 @@ aten = torch.ops.aten
 MOST_ROWS = 64
 
 
-def _rows(mb: Any, x: Var) -> int:
+def _rows(mb: MilBuilder, x: Var) -> int:
     return rows_of(mb, x, MOST_ROWS, "Matrices are factorised row by row")
 
 
-def _block(mb: Any, x: Var, row: int | None, column: int | None) -> Var:
+def _block(mb: MilBuilder, x: Var, row: int | None, column: int | None) -> Var:
     """One row, one column or one element of each matrix; all of what is None."""
     begin, size = [0] * x.rank, [-1] * x.rank
     for axis, place in ((x.rank - 2, row), (x.rank - 1, column)):
@@ -32,11 +33,11 @@ def _block(mb: Any, x: Var, row: int | None, column: int | None) -> Var:
     return mb.slice_by_size(x=x, begin=begin, size=size)
 
 
-def _transposed(mb: Any, x: Var) -> Var:
+def _transposed(mb: MilBuilder, x: Var) -> Var:
     return mb.transpose(x=x, perm=[*range(x.rank - 2), x.rank - 1, x.rank - 2])
 
 
-def _cholesky(mb: Any, x: Var, *, upper: bool = False, check_errors: bool = False) -> Any:
+def _cholesky(mb: MilBuilder, x: Var, *, upper: bool = False, check_errors: bool = False) -> Any:
     """Column by column; of ``x`` only the triangle that torch reads."""
     count = _rows(mb, x)
     rest = _transposed(mb, x) if upper else x
@@ -53,7 +54,7 @@ def _cholesky(mb: Any, x: Var, *, upper: bool = False, check_errors: bool = Fals
 
 
 def _solve_triangular(
-    mb: Any, x: Var, y: Var, *, upper: bool, left: bool = True, unitriangular: bool = False
+    mb: MilBuilder, x: Var, y: Var, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Var:
     """Row by row: what is found is taken out of the rows that remain."""
     if not left:
