@@ -107,15 +107,17 @@ def _in_a_process(name: str, ours: bool, stock: bool) -> dict[str, Any]:
     command += ["--ours" if ours else "--no-ours", "--stock" if stock else "--no-stock"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     try:
-        process = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            cwd=ROOT,
-            env=environment,
-            check=False,
-        )
+        # What a process that is ended, or that crashes, leaves behind goes with its folder.
+        with tempfile.TemporaryDirectory(prefix="ane-passes-zoo-") as folder:
+            process = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                cwd=ROOT,
+                env={**environment, "TMPDIR": folder},
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         return {"failed": {"process": f"took more than {TIMEOUT_SECONDS} s"}}
     if process.returncode:

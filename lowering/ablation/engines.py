@@ -1,13 +1,14 @@
-"""Where tasks run: in this process, in processes here, or on a Dask cluster."""
+"""Where tasks run: in this process or in processes here; ``dask_cluster`` has the third place."""
 
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -16,10 +17,14 @@ from lowering.ablation.tasks import Task, run_task
 from lowering.support.quiet import quiet_third_parties
 
 Done = tuple[Task, dict[str, Any]]
-_DIED: dict[str, Any] = {
-    "failure": "the process that worked on it died twice; it may need more memory than there is",
-    "died": True,
-}
+
+
+def undone(reason: str) -> dict[str, Any]:
+    """The result of a task that nobody could finish; a cache does not keep it."""
+    return {"failure": reason, "undone": True}
+
+
+DIED = undone("the process that worked on it died twice; it may need more memory than there is")
 
 
 class EngineError(AnePassesError):
@@ -53,7 +58,7 @@ class InProcess:
 
 
 class LocalPool:
-    """``jobs`` processes on this machine.
+    """``jobs`` processes on this machine; their temporary files go when it closes.
 
     When a process dies, the tasks that were running are run again, each alone, so that only the
     one at fault can fail; it fails when it does so twice.
@@ -64,6 +69,7 @@ class LocalPool:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> LocalPool:
+        self._folder = TemporaryDirectory(prefix="ane-passes-pool-")
         return self
 
     def __exit__(
@@ -74,6 +80,7 @@ class LocalPool:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+        self._folder.cleanup()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
         """See ``Engine``."""
@@ -107,7 +114,7 @@ class LocalPool:
                 return self._started().submit(run_task, task).result()
             except BrokenProcessPool:
                 self._stop()
-        return _DIED
+        return DIED
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -116,7 +123,10 @@ class LocalPool:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([run_task.__module__])
             self._pool = ProcessPoolExecutor(
-                self.jobs, mp_context=context, initializer=quiet_third_parties
+                self.jobs,
+                mp_context=context,
+                initializer=_begin,
+                initargs=(self._folder.name,),
             )
         return self._pool
 
@@ -126,83 +136,11 @@ class LocalPool:
             self._pool = None
 
 
-class DaskCluster:
-    """A Dask cluster: a local one of ``jobs`` processes, or the one at ``address``.
+def _begin(folder: str) -> None:
+    """Sets up a process of a pool.
 
-    Workers of a cluster elsewhere need this package, and get the model through Dask.
-
-    Raises:
-        EngineError: Dask is not installed, or nobody answers at ``address``.
+    coremltools clears its temporary packages when the interpreter exits, which such a process
+    never does (``multiprocessing`` ends it with ``os._exit``), nor does one that is killed.
     """
-
-    def __init__(self, jobs: int, address: str | None = None) -> None:
-        self.jobs = jobs
-        self.address = address
-        self._sent: dict[str, Any] = {}
-
-    def __enter__(self) -> DaskCluster:
-        try:
-            import dask
-            from distributed import Client, LocalCluster
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                "Dask is not installed",
-                found=f"no module {error.name}",
-                hint='pip install "ane-passes[sweep]"',
-            ) from error
-        self._cluster = None
-        if self.address is None:
-            # A task whose worker dies is run once more; by default it would be three times.
-            dask.config.set({"distributed.scheduler.allowed-failures": 1})
-            self._cluster = LocalCluster(
-                n_workers=self.jobs,
-                threads_per_worker=1,
-                dashboard_address=None,
-                silence_logs="CRITICAL",
-            )
-        try:
-            self._client = Client(self._cluster or self.address, timeout="10s")
-        except (OSError, TimeoutError, ValueError) as error:
-            raise EngineError(
-                "No Dask scheduler answers",
-                expected="an address such as tcp://host:8786",
-                found=f"{self.address}: {error}",
-            ) from error
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._client.close()
-        if self._cluster is not None:
-            self._cluster.close()
-
-    def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
-        """See ``Engine``."""
-        from distributed import KilledWorker, as_completed
-
-        def submitted(task: Task) -> Any:
-            return self._client.submit(run_task, task, self._data(task), pure=False)
-
-        futures = {submitted(task): task for task in tasks}
-        suspects = []
-        for future in as_completed(futures):
-            try:
-                result = future.result()
-            except KilledWorker:
-                suspects.append(futures[future])
-            else:
-                yield futures[future], result
-        # Dask blames every task that a dead worker had; alone, only the one at fault fails again.
-        for task in suspects:
-            try:
-                result = submitted(task).result()
-            except KilledWorker:
-                result = _DIED
-            yield task, result
-
-    def _data(self, task: Task) -> Any:
-        """The model's file as a future: workers elsewhere cannot read it here."""
-        source = task.source
-        if self.address is not None and source.digest not in self._sent:
-            content = Path(source.path).read_bytes()
-            self._sent[source.digest] = self._client.scatter(content)
-        return self._sent.get(source.digest)
+    tempfile.tempdir = folder
+    quiet_third_parties()

@@ -39,7 +39,7 @@ class Work:
                 self._keep(missing.pop(key), kept)
         for task, result in self.engine.run(list(missing.values())):
             # A process may die of what else the machine does: the next run tries again.
-            if self.cache is not None and not result.get("died"):
+            if self.cache is not None and not result.get("undone"):
                 self.cache.put(task, result)
             self._keep(task, result)
         return {task.key: self._found[task.key] for task in tasks}

@@ -59,7 +59,8 @@ def sweeping(
 ) -> Iterator[dict[str, Any]]:
     """The engine, the cache and the progress of a sweep, as arguments of ``Settings``."""
     from lowering.ablation.cache import DEFAULT_CACHE, Cache
-    from lowering.ablation.engines import DaskCluster, Engine, LocalPool
+    from lowering.ablation.dask_cluster import DaskCluster
+    from lowering.ablation.engines import Engine, LocalPool
 
     kept = Cache(cache or DEFAULT_CACHE, fresh=fresh)
     count = jobs or os.cpu_count() or 1

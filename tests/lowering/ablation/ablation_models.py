@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import torch
 from torch import nn
 
 from lowering.ablation.digest import Digester
+from lowering.ablation.engines import Engine
 from lowering.ablation.sweep import Model
-from lowering.ablation.tasks import Source
+from lowering.ablation.tasks import Source, Task
 
 
 class Mlp(nn.Module):
@@ -67,3 +70,35 @@ class Told:
         if runs < self.deaths:
             os.kill(os.getpid(), signal.SIGKILL)
         return {"label": self.label}
+
+
+@dataclass(frozen=True)
+class Littering:
+    """A task that leaves a temporary folder, whose path it adds to ``left.txt``."""
+
+    source: Source
+    label: str
+    folder: str
+    dies: bool
+
+    @property
+    def key(self) -> str:
+        return self.label
+
+    def run(self, subject: Any) -> dict[str, Any]:
+        with Path(self.folder, "left.txt").open("a") as file:
+            file.write(tempfile.mkdtemp(suffix=".mlpackage") + "\n")
+        if self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"label": self.label}
+
+
+def told(folder: Path, **deaths: int) -> list[Told]:
+    source = source_in(folder)
+    return [Told(source, label, str(folder), count) for label, count in deaths.items()]
+
+
+def results(engine: Engine, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Each task's result by its label."""
+    with engine as running:
+        return {task.label: result for task, result in running.run(tasks)}

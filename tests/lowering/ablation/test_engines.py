@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from lowering.ablation.engines import DaskCluster, EngineError, InProcess, LocalPool
-from tests.lowering.ablation.ablation_models import Told, source_in
-
-
-def results(engine, tasks):
-    with engine as running:
-        return {task.label: result for task, result in running.run(tasks)}
-
-
-def told(folder, **deaths):
-    source = source_in(folder)
-    return [Told(source, label, str(folder), count) for label, count in deaths.items()]
+from lowering.ablation.engines import InProcess, LocalPool
+from tests.lowering.ablation.ablation_models import Littering, results, source_in, told
 
 
 def test_in_process(tmp_path):
@@ -31,15 +21,13 @@ def test_a_dead_process_costs_one_retry_and_blames_the_task_at_fault(tmp_path):
     assert 2 <= len(list(tmp_path.glob("always.*"))) <= 3
 
 
-def test_dask_retries_once_as_well(tmp_path):
-    pytest.importorskip("distributed")
-    tasks = told(tmp_path, a=0, once=1, always=99)
-    found = results(DaskCluster(1), tasks)
-    assert "died twice" in found.pop("always")["failure"]
-    assert found == {"a": {"label": "a"}, "once": {"label": "once"}}
-
-
-def test_no_scheduler():
-    pytest.importorskip("distributed")
-    with pytest.raises(EngineError, match="No Dask scheduler answers"), DaskCluster(1, "tcp://"):
-        pass
+def test_temporary_files_of_processes_go_with_the_pool(tmp_path):
+    source = source_in(tmp_path)
+    tasks = [
+        Littering(source, "ends", str(tmp_path), dies=False),
+        Littering(source, "dies", str(tmp_path), dies=True),
+    ]
+    results(LocalPool(2), tasks)
+    left = [Path(line) for line in (tmp_path / "left.txt").read_text().split()]
+    assert len(left) >= 2
+    assert not any(path.exists() for path in left)

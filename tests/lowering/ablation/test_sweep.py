@@ -11,7 +11,8 @@ from torch import nn
 
 import passes
 from lowering.ablation.cache import Cache
-from lowering.ablation.engines import DaskCluster, InProcess
+from lowering.ablation.dask_cluster import DaskCluster
+from lowering.ablation.engines import InProcess
 from lowering.ablation.result import Ablation
 from lowering.ablation.sweep import Model, Settings, Sweep, ablate
 from lowering.ablation.tasks import Task
@@ -124,7 +125,7 @@ def test_what_a_process_died_of_is_tried_again(tmp_path):
             for task, result in super().run(tasks):
                 yield (
                     task,
-                    {"failure": "died", "died": True} if "original" in task.label else result,
+                    {"failure": "died", "undone": True} if "original" in task.label else result,
                 )
 
     (default, original, *_) = swept(engine=Dying(), cache=Cache(tmp_path)).variants
