@@ -125,8 +125,8 @@ def write_reports(ablation: Ablation, folder: Path) -> None:
 
     import passes
     from lowering import convert, save
-    from lowering.report import collect
-    from lowering.report.write import written
+    from lowering.reporting import collect
+    from lowering.reporting.write import written
     from lowering.support.text_file import write_text
 
     name = ablation.model
@@ -160,7 +160,7 @@ def main(
     with step("Importing"):
         from lowering.ablation.sweep import Model, Settings, ablate
         from lowering.ablation.tables import ablation_csv, ablation_markdown
-        from lowering.report.page import ablations_page
+        from lowering.reporting.page import ablations_page
         from lowering.support.text_file import write_text
     start = time.perf_counter()
     models = [Model(name, *_arguments(name)) for name in names or MODELS]

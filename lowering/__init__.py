@@ -6,13 +6,13 @@ from frontend.lazy import lazily
 from lowering.support.quiet import hide_import_warnings
 
 if TYPE_CHECKING:
+    from lowering.checking import preflight as preflight
     from lowering.conversion.composites import Composite as Composite
     from lowering.conversion.composites import composite as composite
     from lowering.conversion.converter import convert as convert
     from lowering.errors import LoweringError as LoweringError
     from lowering.package.saving import save as save
     from lowering.planner.placement import plan as plan
-    from lowering.preflight import preflight as preflight
     from lowering.reference import load as load
     from lowering.reference import make_state as make_state
     from lowering.reference import predict as predict
@@ -34,7 +34,7 @@ __all__ = lazily(
         "make_state": "lowering.reference",
         "plan": "lowering.planner.placement",
         "predict": "lowering.reference",
-        "preflight": "lowering.preflight",
+        "preflight": "lowering.checking",
         "probe": "lowering.verification",
         "save": "lowering.package.saving",
         "verify": "lowering.verification",

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 _ROOT = Path(__file__).parents[2]
 # Only these make or measure a variant; the command line and reports show what they found.
 _CODE = ("frontend", "passes", "lowering")
-_SHOWS = ("lowering/cli", "lowering/report")
+_SHOWS = ("lowering/cli", "lowering/reporting")
 
 
 class Digester:

@@ -77,8 +77,8 @@ def check(
     with step("Looking for obstacles"):
         import coremltools as ct
 
-        from lowering.preflight.rules import Severity
-        from lowering.preflight.scan import preflight
+        from lowering.checking.rules import Severity
+        from lowering.checking.scan import preflight
 
         found = preflight(
             loaded.model,
@@ -93,7 +93,7 @@ def check(
     if as_json:
         print_json(found.to_json())
     else:
-        from lowering.preflight.tables import preflight_text
+        from lowering.checking.tables import preflight_text
 
         console = stdout_console()
         for part in preflight_text(found):

@@ -29,8 +29,8 @@ Exit codes: 0 explained, 2 there is no such rule.
 @guarded
 def explain(rule: str | None, as_json: bool) -> None:
     """See ``HELP``."""
-    from lowering.preflight.explain import all_rules
-    from lowering.preflight.explain import explain as find
+    from lowering.checking.explain import all_rules
+    from lowering.checking.explain import explain as find
 
     if rule is None:
         rules = all_rules()

@@ -72,7 +72,7 @@ def report(
     if package is None:
         _ablations(ablation, chip, form, output or Path("ablation.html"), as_json)
         return
-    from lowering.report.write import read_ablation, written
+    from lowering.reporting.write import read_ablation, written
 
     name = None if target is None else target.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
@@ -99,8 +99,8 @@ def _write(text: str, path: Path, form: str, as_json: bool) -> None:
 def _ablations(file: Any, chip: str, form: str, output: Path, as_json: bool) -> None:
     if form != "html":
         raise click.UsageError("Ablations alone are a page; `ane-passes ablate` has other formats.")
-    from lowering.report.page import ablations_page
-    from lowering.report.write import read_ablations
+    from lowering.reporting.page import ablations_page
+    from lowering.reporting.write import read_ablations
 
     _write(ablations_page(read_ablations(file), chip), output, form, as_json)
 
@@ -111,13 +111,13 @@ def _collected(
     """The report's data; the original is loaded only where one is named."""
     if target is None:
         with step("Planning"):
-            from lowering.report import collect
+            from lowering.reporting import collect
 
             return collect(package, target=chip, ablation=ablation)
     with step("Loading the model"):
         loaded = load_target(target)
     with step("Planning, and running both"):
-        from lowering.report import collect
+        from lowering.reporting import collect
 
         return collect(
             package,

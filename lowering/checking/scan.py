@@ -1,0 +1,163 @@
+"""``lowering.checking``: all obstacles of a model at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import coremltools as ct
+from torch import nn
+from torch.export import ExportedProgram
+
+from frontend.branches import UncheckedPathWarning
+from frontend.capturing import LeftOutWarning, call_arguments, capture, check_capturable
+from frontend.errors import AnePassesError
+from lowering.checking.eager_scan import EagerFindings, scan_module, scan_run
+from lowering.checking.program_scan import scan_program, scan_values
+from lowering.checking.result import Findings, Place, Placement, Preflight
+from lowering.checking.rules import Severity
+from lowering.checking.trial import try_lowering
+from lowering.conversion.composites import Composite
+from lowering.conversion.converter import lowering_table, program_of
+from passes.default_pipeline import DEFAULT_PIPELINE
+from passes.pipeline import Pass, PassReport, run
+
+# Passes that choose the form of an operator; the others tidy up.
+_FORMS = frozenset(
+    {
+        "canonical_linear", "fuse_attention", "split_attention", "linear_to_conv1x1",
+        "conv1d_to_conv2d", "channel_norm", "rms_norm_form",
+    }
+)  # fmt: skip
+
+
+def preflight(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    composites: Sequence[Composite] = (),
+    pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
+    minimum_deployment_target: ct.target = ct.target.iOS17,
+    target: str = "M4",
+    trial: bool = True,
+) -> Preflight:
+    """Everything that is in the way of converting ``model`` and of running it on the ANE.
+
+    Nothing is written. Where the model cannot be captured, one plain run in torch shows its
+    other obstacles too.
+
+    Args:
+        model: an ``OptimizedModel``, an ``ExportedProgram`` or any ``nn.Module``.
+        example_inputs: positional inputs; also run, to see values out of range.
+        kwargs: keyword inputs.
+        dynamic_shapes: as for ``torch.export.export``.
+        composites: lowerings for custom operators.
+        pipeline: the passes that will run; none of them for an ``OptimizedModel``.
+        minimum_deployment_target: as for ``convert``.
+        target: chip that the placement is *predicted* for.
+        trial: lower the program for trial. Without, lowerings that exist but fail are not found,
+            and nothing is said about placement.
+
+    Raises:
+        CaptureError: there is nothing to look at: no inputs, no module, no weights.
+        TargetError: the chip is not known.
+    """
+    findings, notes = Findings(), []
+    table = lowering_table(composites)
+    given = getattr(model, "program", None)
+    program = given if isinstance(given, ExportedProgram) else None
+    reports: tuple[PassReport, ...] = tuple(getattr(model, "reports", ()))
+    if program is None:
+        program, reports = _optimized(
+            model, example_inputs, kwargs, dynamic_shapes, pipeline, findings, table
+        )
+    placement: Placement | None = None
+    if program is None:
+        notes.append("the model could not be captured: findings come from one run in torch")
+    else:
+        program = program_of(program)
+        has_states = minimum_deployment_target >= ct.target.iOS18
+        scan_program(program, findings, lowered=table, states=has_states)
+        if not scan_values(program, findings):
+            notes.append("the program has no example inputs: values were not looked at")
+        _declined(reports, findings)
+        if trial:
+            placement, more = try_lowering(
+                program, table, findings, deployment_target=minimum_deployment_target, chip=target
+            )
+            notes += more
+    return Preflight(
+        type(model).__name__, findings.all(), program is not None, placement, tuple(notes)
+    )
+
+
+def _optimized(
+    model: Any,
+    example_inputs: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+    pipeline: Sequence[Pass],
+    findings: Findings,
+    table: Mapping[Any, Any],
+) -> tuple[ExportedProgram | None, tuple[PassReport, ...]]:
+    """The program after the passes, ``None`` where it does not come to one."""
+    eager = EagerFindings()
+    if isinstance(model, nn.Module):
+        check_capturable(model)
+        args, keywords = call_arguments(model, example_inputs, kwargs)
+        scan_module(model, findings)
+        eager = scan_run(model, args, keywords, table)
+        findings.take(eager.always)
+        if not eager.ran:
+            findings.take(eager.uncaptured)
+            return None, ()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            captured = capture(model, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
+            return run(captured, pipeline)
+        except AnePassesError as error:
+            if not isinstance(model, nn.Module | ExportedProgram):
+                raise  # there is nothing else to look at
+            findings.take(eager.uncaptured)
+            _failed(error, findings)
+            return None, ()
+        finally:
+            _warned(caught, findings)
+
+
+def _failed(error: AnePassesError, findings: Findings) -> None:
+    """The error that ended capture, unless the run in torch has shown its places already."""
+    if error.rule and findings.has(error.rule, Severity.FATAL):
+        return
+    details = error.details
+    findings.add(
+        error.rule or "pass-failed",
+        error.message,
+        severity=Severity.FATAL,
+        op=details["op"] or "",
+        place=Place(details["module"] or "", details["source"] or ""),
+        remedy=details["next step"],
+    )
+
+
+def _warned(caught: Sequence[warnings.WarningMessage], findings: Findings) -> None:
+    for entry in caught:
+        if issubclass(entry.category, UncheckedPathWarning):
+            findings.add("path-assumed-away", str(entry.message))
+        elif issubclass(entry.category, LeftOutWarning):
+            findings.add("result-left-out", str(entry.message))
+
+
+def _declined(reports: Sequence[PassReport], findings: Findings) -> None:
+    for report in reports:
+        for declined in report.declined:
+            findings.add(
+                "form-declined" if report.name in _FORMS else "rewrite-declined",
+                f"{report.name}: {declined.reason}",
+                op=declined.op,
+                place=Place(declined.source.module, declined.source.line),
+            )

@@ -1,0 +1,112 @@
+"""What one value of a run says about int32 and float16, the types it has in a package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowering.checking.rules import Severity
+from lowering.conversion.integers import ARITHMETIC
+from lowering.package.dtypes import FP16_MAX
+
+INT32 = torch.iinfo(torch.int32)
+# Half of the smallest positive float16: what lies below rounds to zero.
+FP16_TINIEST = 2.0**-25
+
+_aten = torch.ops.aten
+# Beyond this a number is a stand-in for infinity.
+_NO_SCALE = 1e30
+# Where a tiny constant keeps a divisor, a root's or a logarithm's argument away from zero.
+_GUARDS = frozenset({_aten.add, _aten.clamp, _aten.clamp_min, _aten.maximum, _aten.sub})
+# Operators that put a constant among the activations as it is.
+_FILLS = frozenset(
+    {
+        _aten.masked_fill, _aten.where, _aten.full, _aten.full_like, _aten.new_full,
+        _aten.scalar_tensor,
+    }
+)  # fmt: skip
+Problem = tuple[str, str, Severity | None]
+
+
+def problem_of(target: Any, args: Sequence[Any], results: Any, beyond: bool) -> Problem | None:
+    """Rule, sentence and severity for what ``target`` computed, ``None`` where it fits.
+
+    Args:
+        target: an operator overload.
+        args: its positional arguments; only numbers among them are looked at.
+        results: its result: a tensor, or several.
+        beyond: an argument lay beyond the range already.
+    """
+    packet = getattr(target, "overloadpacket", None)
+    for result in tensors(results):
+        if not is_beyond(result):
+            continue
+        if not result.is_floating_point():
+            low, high = (int(value) for value in result.aminmax())
+            found = f"values from {low:,} to {high:,}, outside of int32"
+            wrong = packet in ARITHMETIC
+            return None if beyond and not wrong else ("int64-range", found, _severity(wrong))
+        if beyond:
+            return None
+        peak = finite_peak(result)
+        if packet in _FILLS or _masks(args):
+            return "fp16-large-constant", f"it fills in {peak:.3g}", None
+        if peak > FP16_MAX:
+            return "fp16-overflow", f"values up to {peak:.3g} on the example inputs", None
+    if beyond and packet in ARITHMETIC and any(_is_int64(t) for t in tensors(results)):
+        return "int64-range", "it computes with integers outside of int32", Severity.WRONG
+    return None
+
+
+def tiny_guard(target: Any, args: Sequence[Any]) -> str | None:
+    """A sentence where a constant of ``target`` is to keep something from zero and is too small."""
+    if getattr(target, "overloadpacket", None) not in _GUARDS:
+        return None
+    for value in args[1:]:
+        if isinstance(value, float) and 0 < abs(value) < FP16_TINIEST:
+            return f"the constant {value:g} is too small for float16"
+    return None
+
+
+def is_beyond(tensor: Tensor) -> bool:
+    """An element lies outside of float16 (infinities count) or, for int64, outside of int32."""
+    if not tensor.numel() or tensor.layout is not torch.strided:
+        return False
+    if tensor.is_floating_point():
+        # A NaN in aminmax compares false, as it should: it is not out of range.
+        low, high = (float(value) for value in tensor.detach().aminmax())
+        return low < -FP16_MAX or high > FP16_MAX
+    if not _is_int64(tensor):
+        return False
+    low, high = (int(value) for value in tensor.aminmax())
+    return low < INT32.min or high > INT32.max
+
+
+def finite_peak(tensor: Tensor) -> float:
+    """The largest finite magnitude; 0 where nothing is finite."""
+    size = tensor.detach().abs()
+    finite = size[size.isfinite()]
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors in a nest of values."""
+    leaves = torch.utils._pytree.tree_leaves(values)
+    return (leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _severity(wrong: bool) -> Severity:
+    return Severity.WRONG if wrong else Severity.NOTE
+
+
+def _is_int64(tensor: Tensor) -> bool:
+    return tensor.dtype is torch.int64
+
+
+def _masks(args: Sequence[Any]) -> bool:
+    """A number is meant to block: nothing is scaled by a large negative one, or by the largest."""
+    numbers = [value for value in args if isinstance(value, float)]
+    return any(number < -FP16_MAX or number > _NO_SCALE for number in numbers)

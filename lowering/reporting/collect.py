@@ -1,0 +1,111 @@
+"""Gathers what a report says."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowering.ablation.result import Ablation
+from lowering.conversion.metadata import PREFIX
+from lowering.planner.mil import ProgramOp, read_program
+from lowering.planner.placement import plan
+from lowering.reference import load
+from lowering.reporting.accuracy import Accuracy, error_growth
+from lowering.reporting.block import repeated_block
+from lowering.reporting.result import PackageFacts, PassCount, Report
+from lowering.verification import Original, verify
+from passes.pipeline import PassReport
+
+
+def collect(
+    package: str | Path,
+    model: Any = None,
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    inputs: Mapping[str, Any] | None = None,
+    target: str = "M4",
+    ablation: Ablation | None = None,
+) -> Report:
+    """Everything there is to say of a package. Works on any OS.
+
+    Args:
+        package: path of a ``.mlpackage``.
+        model: the module or program it was made from; without it nothing is run, and the report
+            says nothing of errors.
+        args: positional example inputs of ``model``.
+        kwargs: keyword example inputs of ``model``.
+        dynamic_shapes: of ``model``, as for ``capture``.
+        inputs: arrays by the names of the model's inputs, in place of the example inputs.
+        target: chip to plan for.
+        ablation: what ``ane-passes ablate`` wrote about the same model.
+
+    Raises:
+        ModelError: there is no ML Program in ``package``.
+        TargetError: the chip is not known.
+        VerificationError, CaptureError: ``model`` is not what the package was made from.
+    """
+    path = Path(package).expanduser()
+    program = read_program(path)
+    made = plan(program, target=target)
+    original = accuracy = None
+    if model is not None:
+        original = Original.of(
+            model, args, kwargs, metadata=program.metadata, dynamic_shapes=dynamic_shapes
+        )
+        original = original.with_inputs(inputs or {})
+        accuracy = _accuracy(path, original, program.ops)
+    return Report(
+        PackageFacts(
+            path.name,
+            sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+            _versions(program.metadata),
+            _passes(program.metadata, () if original is None else original.reports),
+        ),
+        made,
+        _edges(program.ops),
+        tuple(tuple(tensor.shape for tensor in op.facts.runtime) for op in program.ops),
+        repeated_block(made, program.ops, original),
+        accuracy,
+        ablation,
+    )
+
+
+def _accuracy(path: Path, original: Original, ops: Sequence[ProgramOp]) -> Accuracy:
+    outputs = verify(path, original)
+    if outputs.error is not None:
+        return Accuracy(outputs, (), 0)
+    positions = {name: index for index, op in enumerate(ops) for name in op.writes}
+    return Accuracy(outputs, *error_growth(load(path), original, positions))
+
+
+def _versions(metadata: Mapping[str, str]) -> dict[str, str]:
+    keys = {"ane-passes": "version", "torch": "torch", "coremltools": "coremltools"}
+    return {name: metadata[PREFIX + key] for name, key in keys.items() if PREFIX + key in metadata}
+
+
+def _passes(metadata: Mapping[str, str], reports: Sequence[PassReport]) -> tuple[PassCount, ...]:
+    """From repeated passes where there are any, else as the package counts them."""
+    if reports:
+        return tuple(
+            PassCount(
+                report.name,
+                report.rewrites,
+                len(report.declined),
+                tuple(Counter(declined.reason for declined in report.declined).most_common()),
+                report.notes,
+            )
+            for report in reports
+        )
+    counts = json.loads(metadata.get(PREFIX + "passes", "[]"))
+    return tuple(PassCount(c["name"], c["rewrites"], c["declined"]) for c in counts)
+
+
+def _edges(ops: Sequence[ProgramOp]) -> tuple[tuple[int, int], ...]:
+    made_by = {name: index for index, op in enumerate(ops) for name in op.writes}
+    found = {(made_by[r], i) for i, op in enumerate(ops) for r in op.reads if r in made_by}
+    return tuple(sorted(found))

@@ -1,0 +1,75 @@
+"""A report in any of its formats, and the ablations that it may show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lowering.ablation.result import Ablation
+from lowering.reporting.model_explorer import graph_json
+from lowering.reporting.page import page
+from lowering.reporting.result import Report, ReportError
+from lowering.reporting.text import csv_text, markdown
+from lowering.support.finite import finite
+
+FORMATS = ("html", "md", "csv", "json", "graph-json")
+
+
+def written(report: Report, form: str) -> str:
+    """``report`` as one text.
+
+    Args:
+        report: the data.
+        form: one of ``FORMATS``.
+
+    Raises:
+        ReportError: a page is asked for, and its packages are not installed.
+    """
+    if form == "html":
+        return page(report)
+    if form == "md":
+        return markdown(report)
+    if form == "csv":
+        return csv_text(report)
+    value = graph_json(report) if form == "graph-json" else report.to_json()
+    return json.dumps(finite(value), indent=1, ensure_ascii=False)
+
+
+def read_ablations(path: Path) -> list[Ablation]:
+    """The ablations in a JSON file, one for each model.
+
+    Raises:
+        ReportError: there are none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        documents = found if isinstance(found, list) else [found]
+        if not documents:
+            raise ValueError("an empty list")
+        return [Ablation.from_json(document) for document in documents]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ReportError(
+            "The ablation cannot be read",
+            expected="what `ane-passes ablate --json` prints",
+            found=f"{path}: {type(error).__name__}: {error}",
+        ) from error
+
+
+def read_ablation(path: Path, model: str | None = None) -> Ablation:
+    """The ablation in a JSON file; of several, the one of ``model``.
+
+    Raises:
+        ReportError: there is none.
+    """
+    found = read_ablations(path)
+    if len(found) == 1:
+        return found[0]
+    named = [entry for entry in found if entry.model == model]
+    if len(named) != 1:
+        raise ReportError(
+            "The file holds ablations of several models",
+            expected=", ".join(entry.model for entry in found),
+            found=model or "no TARGET",
+            hint="name the model's function as TARGET",
+        )
+    return named[0]
