@@ -32,6 +32,7 @@ import numpy as np
 import pytest
 import torch
 
+from lowering.package.blocks import walk
 from lowering.package.dtypes import FP16
 from lowering.reference import ExecutionError, LoadedModel, State
 from lowering.reference.program import declared
@@ -202,9 +203,7 @@ def _loaded(model: Any, precision: str) -> LoadedModel:
 def _declares_fp16(block: Any) -> bool:
     """Whether any value of a MIL block, constants included, is declared fp16."""
     return any(
-        any(declared(output).dtype is FP16 for output in operation.outputs)
-        or any(_declares_fp16(inner) for inner in operation.blocks)
-        for operation in block.operations
+        declared(output).dtype is FP16 for operation in walk(block) for output in operation.outputs
     )
 
 

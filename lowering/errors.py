@@ -41,6 +41,10 @@ class CompositeError(AnePassesError):
     """A composite is wrong: its definition, or what it computes."""
 
 
+class PackageError(AnePassesError):
+    """What was given is no package, or its weights, manifest or program cannot be read."""
+
+
 class SaveError(AnePassesError):
     """A package could not be written; the destination is as it was before."""
 

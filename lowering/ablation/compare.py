@@ -39,7 +39,7 @@ class PackageFigures:
         """The figures of the package at a path.
 
         Raises:
-            ModelError: there is no ML Program.
+            PackageError: there is no ML Program.
             TargetError: a chip is not known.
         """
         plans = [plan(package, target=target) for target in targets]
@@ -115,7 +115,7 @@ def compare(
         seed: of the random inputs that both are run on.
 
     Raises:
-        ModelError: there is no ML Program at a path.
+        PackageError: there is no ML Program at a path.
         TargetError: a chip is not known.
         UnknownOpsError: the interpreter does not know an op of a package.
     """

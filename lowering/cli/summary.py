@@ -10,6 +10,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from lowering.package.folder import stored_bytes
+
 # Proto names of the element types that packages take and return.
 _ELEMENT_TYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: "int32"}
 # Reasons shown below the pass table; --json has every refusal.
@@ -23,7 +25,7 @@ def package_json(mlmodel: Any, path: Path) -> dict[str, Any]:
     counts = Counter(op.op_type for op in operations if op.op_type != "const")
     return {
         "package": str(path),
-        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "bytes": stored_bytes(path),
         "inputs": [_feature(entry) for entry in description.input],
         "outputs": [_feature(entry) for entry in description.output],
         "states": [entry.name for entry in description.state],

@@ -15,6 +15,8 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb  # noqa: N813
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
+from lowering.package.blocks import walk
+
 _FUSION = "common::fuse_elementwise_to_batchnorm"
 
 
@@ -42,14 +44,12 @@ def exact_batch_norms() -> Iterator[None]:
 
 
 def _batch_norms(prog: Any) -> list[Any]:
-    def inside(block: Any) -> Iterator[Any]:
-        for op in block.operations:
-            if op.op_type == "batch_norm":
-                yield op
-            for inner in op.blocks:
-                yield from inside(inner)
-
-    return [op for function in prog.functions.values() for op in inside(function)]
+    return [
+        op
+        for function in prog.functions.values()
+        for op in walk(function)
+        if op.op_type == "batch_norm"
+    ]
 
 
 def _undo_epsilon(op: Any) -> None:

@@ -1,12 +1,12 @@
-"""Opens what the caller has, an MLModel, a ``.mlpackage`` or a MIL program, as one thing."""
+"""The one reader of what the caller has: an MLModel, a ``.mlpackage`` or a MIL program."""
 
 from __future__ import annotations
 
-import json
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import coremltools as ct
 from coremltools import proto
@@ -14,33 +14,69 @@ from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 from coremltools.converters.mil.mil import Program
 from google.protobuf.message import DecodeError
 
+from lowering.errors import PackageError
+from lowering.package.blocks import walk
+from lowering.package.folder import WEIGHTS, inside, is_package, model_file
+from lowering.package.kinds import (
+    bare_model,
+    damaged,
+    git_lfs_pointer,
+    not_a_package,
+    not_a_program,
+)
 from lowering.package.weights import Weights
-from lowering.reference.errors import PackageError
 
-# What `load`, `predict` and `make_state` accept.
+# What every function takes that reads a package.
 ModelLike: TypeAlias = "ct.models.MLModel | Program | str | Path"
 
-_WEIGHTS_DIRECTORY = "weights"
-_MANIFEST = "Manifest.json"
+MAIN = "main"
 
 
 @dataclass(frozen=True)
 class Package:
-    """An ML Program with what is needed to run it.
+    """An ML Program with what is needed to plan or run it.
 
     Attributes:
-        program: the MIL program, a ``MIL_pb2.Program``.
+        program: the MIL program.
         description: the model description, ``None`` for a bare program.
         weights: the program's constants.
         metadata: user-defined metadata of the package.
-        label: how errors name the package.
+        label: how messages name it.
     """
 
-    program: Any
-    description: Any | None
+    program: proto.MIL_pb2.Program
+    description: proto.Model_pb2.ModelDescription | None
     weights: Weights
-    metadata: dict[str, str]
+    metadata: Mapping[str, str]
     label: str
+
+    def function_name(self, name: str = MAIN) -> str:
+        """``name``; the default function's for :data:`MAIN` where none is called so."""
+        if name == MAIN and name not in self.program.functions and self.description is not None:
+            return self.description.defaultFunctionName or name
+        return name
+
+    def function(self, name: str) -> tuple[proto.MIL_pb2.Function, proto.MIL_pb2.Block]:
+        """A function of the program and its operations.
+
+        Raises:
+            PackageError: there is no such function, or it has no operations.
+        """
+        functions = self.program.functions
+        if name not in functions:
+            raise PackageError(
+                f"the program has no function {name!r}",
+                expected=f"one of {', '.join(sorted(functions))}",
+                found=f"{self.label}: {name!r}",
+                hint="name one of these",
+            )
+        function = functions[name]
+        if function.opset not in function.block_specializations:
+            raise damaged(
+                f"a block for the opset {function.opset!r} of function {name!r}",
+                ", ".join(sorted(function.block_specializations)) or "no block at all",
+            )
+        return function, function.block_specializations[function.opset]
 
 
 def open_package(model: ModelLike) -> Package:
@@ -57,9 +93,10 @@ def open_package(model: ModelLike) -> Package:
     if isinstance(model, str | Path):
         return _from_path(Path(model).expanduser())
     raise PackageError(
-        "This cannot be run",
+        "this is not a package",
         expected="an MLModel, the path of a .mlpackage, or a MIL program",
         found=type(model).__name__,
+        hint="convert a module first: lowering.convert(module, args)",
     )
 
 
@@ -79,51 +116,85 @@ def _from_program(program: Program) -> Package:
 
 
 def _from_path(path: Path) -> Package:
-    if not path.exists():
-        raise PackageError("The package does not exist", found=str(path))
-    if not path.is_dir():
+    try:
+        if not path.exists():
+            raise PackageError(
+                "there is no package at this path", found=str(path), hint="check the path"
+            )
+        if not path.is_dir() or not (is_package(path) or path.suffix == ".mlpackage"):
+            raise _not_a_package(path)
+        file = model_file(path)
+        spec = _spec(file)
+        weights = inside(path, file.parent / WEIGHTS)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise PackageError(
-            "This is not a package",
-            expected="a .mlpackage directory",
-            found=str(path),
-            hint="an ML Program is saved as a .mlpackage",
-        )
-    model_file = _model_file(path)
+            f"the package cannot be read: {reason}",
+            found=str(getattr(error, "filename", None) or path),
+            hint="check the path and its permissions",
+        ) from error
+    return _from_spec(spec, weights, str(path), package=path)
+
+
+def _not_a_package(path: Path) -> PackageError:
+    """The error for something else at ``path``, named for what it is."""
+    if path.is_file():
+        pointer = git_lfs_pointer(path, "this")
+        if pointer is not None:
+            return pointer
+        if path.suffix == ".mlmodel":
+            return bare_model(path, _spec(path).WhichOneof("Type"))
+    return not_a_package(path)
+
+
+def _spec(file: Path) -> proto.Model_pb2.Model:
     spec = proto.Model_pb2.Model()
     try:
-        spec.ParseFromString(model_file.read_bytes())
+        spec.ParseFromString(file.read_bytes())
     except DecodeError as error:
-        raise PackageError(
-            "The package's model file is corrupt or truncated", found=str(model_file)
+        pointer = git_lfs_pointer(file, "the package's model file")
+        raise pointer or PackageError(
+            "the package's model file is corrupt or truncated",
+            expected="a Core ML specification",
+            found=str(file),
+            hint="copy the package again, or save the model again",
         ) from error
-    return _from_spec(spec, model_file.parent / _WEIGHTS_DIRECTORY, str(path))
+    return spec
 
 
-def _model_file(path: Path) -> Path:
-    manifest_file = path / _MANIFEST
-    if not manifest_file.is_file():
-        raise PackageError("The package has no manifest", expected=str(manifest_file))
-    try:
-        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-        entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]
-        model_file = path / "Data" / entry["path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PackageError(
-            "The package's manifest is corrupt", found=f"{manifest_file}: {error!r}"
-        ) from error
-    if not model_file.is_file():
-        raise PackageError("The package's model file is missing", expected=str(model_file))
-    return model_file
-
-
-def _from_spec(spec: Any, weights_directory: Path | None, label: str) -> Package:
+def _from_spec(
+    spec: proto.Model_pb2.Model,
+    weights_directory: Path | None,
+    label: str,
+    package: Path | None = None,
+) -> Package:
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
+        raise not_a_program(kind, label)
+    if not spec.mlProgram.functions:
         raise PackageError(
-            "The model is not an ML Program",
-            expected="mlProgram",
-            found=str(kind),
-            hint='convert with convert_to="mlprogram"',
+            "the program has no functions",
+            expected="an ML Program with a function 'main'",
+            found=label,
+            hint="save the model again",
         )
     metadata = dict(spec.description.metadata.userDefined)
-    return Package(spec.mlProgram, spec.description, Weights(weights_directory), metadata, label)
+    weights = Weights(weights_directory, package)
+    for value in _values(spec.mlProgram):
+        weights.check(value)
+    found = Package(spec.mlProgram, spec.description, weights, metadata, label)
+    for name in spec.mlProgram.functions:
+        found.function(name)
+    return found
+
+
+def _values(program: proto.MIL_pb2.Program) -> Iterator[proto.MIL_pb2.Value]:
+    """Every constant of ``program``."""
+    for function in program.functions.values():
+        for block in function.block_specializations.values():
+            for operation in walk(block):
+                yield from operation.attributes.values()
+                for argument in operation.inputs.values():
+                    for item in argument.arguments:
+                        if item.HasField("value"):
+                            yield item.value

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lowering.errors import SaveError
+from lowering.package.folder import DATA, MANIFEST, SUFFIX
 from lowering.support.quiet import quiet_coremltools
 
-SUFFIX = ".mlpackage"
-_MANIFEST = "Manifest.json"
 _HASH_BLOCK = 1 << 20  # bytes read at a time, so that weights are never in memory as a whole
 
 
@@ -68,7 +67,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
         )
     if not target.parent.is_dir():
         raise SaveError("The output folder does not exist", found=str(target.parent))
-    if target.exists() and not (target / _MANIFEST).is_file():
+    if target.exists() and not (target / MANIFEST).is_file():
         raise SaveError(
             "Something that is not a package stands at the output path; it is left alone",
             found=str(target),
@@ -100,15 +99,15 @@ def _swap(fresh: Path, target: Path, aside: Path) -> None:
 
 def _settle(package: Path, mlmodel: Any) -> None:
     """Make the bytes of ``package`` follow from its content alone."""
-    manifest = json.loads((package / _MANIFEST).read_text())
+    manifest = json.loads((package / MANIFEST).read_text())
     items: dict[str, Any] = manifest["itemInfoEntries"]
     root = manifest["rootModelIdentifier"]
-    specification = package / "Data" / items[root]["path"]
+    specification = package / DATA / items[root]["path"]
     specification.write_bytes(mlmodel.get_spec().SerializeToString(deterministic=True))
-    renamed = {old: _identifier(package / "Data" / item["path"]) for old, item in items.items()}
+    renamed = {old: _identifier(package / DATA / item["path"]) for old, item in items.items()}
     manifest["itemInfoEntries"] = {renamed[old]: item for old, item in items.items()}
     manifest["rootModelIdentifier"] = renamed[root]
-    (package / _MANIFEST).write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
+    (package / MANIFEST).write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
 
 
 def _identifier(path: Path) -> str:

@@ -8,6 +8,7 @@ that the program's ``BlobFileValue.offset`` points at, and its data.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 from coremltools import proto
 
+from lowering.errors import PackageError
 from lowering.package.dtypes import BY_PROTO, FP16, STRING, DType
-from lowering.reference.errors import PackageError
+from lowering.package.folder import inside, stored_bytes
+from lowering.package.kinds import damaged, git_lfs_pointer
 
 _HEADER = struct.Struct("<II")
 _RECORD = struct.Struct("<IIQQQ")
@@ -36,6 +39,9 @@ _FIELD_DTYPE = {
 }
 
 
+_COPY_AGAIN = "copy the package again as a whole folder, or save the model again"
+
+
 class BlobFile:
     """A memory-mapped weights file.
 
@@ -46,9 +52,19 @@ class BlobFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            raise PackageError("The package's weights file is missing", expected=str(path))
+            raise PackageError(
+                "the package's weights file is missing", expected=str(path), hint=_COPY_AGAIN
+            )
+        pointer = git_lfs_pointer(path, "the package's weights file")
+        if pointer is not None:
+            raise pointer
         if path.stat().st_size < _HEADER.size:
-            raise PackageError("The weights file is truncated", found=f"{path}: too short")
+            raise PackageError(
+                "the weights file is truncated",
+                expected=f"a header of {_HEADER.size} bytes",
+                found=f"{path}: {path.stat().st_size} bytes",
+                hint=_COPY_AGAIN,
+            )
         with path.open("rb") as file:
             # Copy-on-write: torch wants writable memory, the file must never change.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -56,9 +72,10 @@ class BlobFile:
         _, version = _HEADER.unpack(self._bytes[: _HEADER.size].tobytes())
         if version != _VERSION:
             raise PackageError(
-                "The weights file is corrupt or of an unknown version",
+                "the weights file is corrupt or of an unknown version",
                 expected=f"version {_VERSION}",
                 found=f"version {version} in {path.name}",
+                hint=_COPY_AGAIN,
             )
 
     def read(self, offset: int, dtype: DType, count: int) -> np.ndarray:
@@ -66,6 +83,13 @@ class BlobFile:
 
         Types of a byte or more are views on the file; sub-byte types are unpacked.
         """
+        data = self._bytes[self.place(offset, dtype, count)]
+        if dtype.is_sub_byte:
+            return unpack_bits(data, dtype, count)
+        return data.view(dtype.storage)
+
+    def place(self, offset: int, dtype: DType, count: int) -> slice:
+        """Where in the file the elements of a blob are, checked against its record."""
         if offset + _RECORD.size > len(self._bytes):
             raise self._corrupt(offset, "its record lies beyond the end of the file")
         record = self._bytes[offset : offset + _RECORD.size].tobytes()
@@ -78,10 +102,7 @@ class BlobFile:
             raise self._corrupt(offset, "its data ends beyond the end of the file")
         if size != (count * dtype.bits + 7) // 8:
             raise self._corrupt(offset, f"{size} bytes do not hold {count} x {dtype.name}")
-        data = self._bytes[start : start + size]
-        if dtype.is_sub_byte:
-            return unpack_bits(data, dtype, count)
-        return data.view(dtype.storage)
+        return slice(start, start + size)
 
     def release(self, offset: int, size: int) -> None:
         """Lets the pages of a blob go that has been decoded; they are read again if needed."""
@@ -93,7 +114,7 @@ class BlobFile:
 
     def _corrupt(self, offset: int, why: str) -> PackageError:
         return PackageError(
-            "The weights file is corrupt or truncated",
+            "the weights file is corrupt or truncated",
             found=f"{self.path.name}, blob at byte {offset}: {why}",
             hint="convert and save the model again",
         )
@@ -104,10 +125,13 @@ class Weights:
 
     Args:
         directory: the package's weights directory, ``None`` when it has none.
+        package: the package, which no weights file may lie outside of; ``None`` for a model that
+            was opened by coremltools.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, package: Path | None = None) -> None:
         self._directory = directory
+        self._package = package
         self._files: dict[str, BlobFile] = {}
         self._carried: dict[tuple[str, int, str], torch.Tensor] = {}
 
@@ -115,11 +139,26 @@ class Weights:
         """Maps every weights file now, so that the directory may go away."""
         if self._directory is not None:
             for path in self._directory.glob("*.bin"):
-                self._file(path.name)
+                self._file(f"@model_path/weights/{path.name}")
+
+    def stored_bytes(self) -> int:
+        """Bytes of the weights files; 0 for a program without large constants."""
+        return 0 if self._directory is None else stored_bytes(self._directory)
 
     def forget(self) -> None:
         """Drops the decoded constants; those in use live on with their users."""
         self._carried.clear()
+
+    def check(self, value: proto.MIL_pb2.Value) -> None:
+        """That the blob of a ``Value``, if it is kept in one, is there; its data is not read.
+
+        Raises:
+            PackageError: its file or its record is missing or corrupt.
+        """
+        if value.WhichOneof("value") == "blobFileValue":
+            dtype, shape = tensor_type(value.type)
+            blob = value.blobFileValue
+            self._file(blob.fileName).place(blob.offset, dtype, math.prod(shape))
 
     def stored(self, value: Any) -> np.ndarray:
         """A MIL tensor ``Value`` as a numpy array in its storage dtype."""
@@ -139,7 +178,7 @@ class Weights:
         if kind == "listType":
             return [self._list_item(item) for item in value.immediateValue.list.values]
         if kind != "tensorType":
-            raise PackageError("The program holds a constant of an unknown kind", found=str(kind))
+            raise damaged("a tensor or a list as a constant", str(kind or "no type"))
         dtype, shape = tensor_type(value.type)
         if dtype is STRING:
             strings = value.immediateValue.tensor.strings.values
@@ -169,15 +208,28 @@ class Weights:
         return item.item() if isinstance(item, torch.Tensor) and item.ndim == 0 else item
 
     def _file(self, name: str) -> BlobFile:
-        # The program spells it @model_path/weights/weight.bin.
-        base = PurePosixPath(name).name
-        if base not in self._files:
-            if self._directory is None:
-                raise PackageError(
-                    "The program refers to a weights file that the package lacks", expected=base
-                )
-            self._files[base] = BlobFile(self._directory / base)
-        return self._files[base]
+        if name not in self._files:
+            self._files[name] = BlobFile(self._path(name))
+        return self._files[name]
+
+    def _path(self, name: str) -> Path:
+        """The file that the program spells ``@model_path/weights/weight.bin``."""
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
+            raise PackageError(
+                "the program takes weights from outside of the package; they are not read",
+                expected="a name such as @model_path/weights/weight.bin",
+                found=repr(name),
+                hint="save the model again, with a tool that you trust",
+            )
+        if self._directory is None:
+            raise PackageError(
+                "the program refers to a weights file that the package lacks",
+                expected=path.name,
+                hint=_COPY_AGAIN,
+            )
+        file = self._directory / path.name
+        return file if self._package is None else inside(self._package, file)
 
 
 def carry(array: np.ndarray, dtype: DType) -> torch.Tensor:
@@ -192,14 +244,21 @@ def tensor_type(value_type: Any) -> tuple[DType, tuple[int, ...]]:
     tensor = value_type.tensorType
     if tensor.dataType not in BY_PROTO:
         raise PackageError(
-            "The program uses an element type that the interpreter does not know",
-            found=proto.MIL_pb2.DataType.Name(tensor.dataType),
+            "the program uses an element type that is not known here",
+            expected=", ".join(dtype.name for dtype in BY_PROTO.values()),
+            found=_type_name(tensor.dataType),
+            hint="convert the model with other element types",
         )
     shape = tuple(
         dim.constant.size if dim.WhichOneof("dimension") == "constant" else -1
         for dim in tensor.dimensions
     )
     return BY_PROTO[tensor.dataType], shape
+
+
+def _type_name(code: int) -> str:
+    names = proto.MIL_pb2.DataType
+    return names.Name(code) if code in names.values() else f"type {code}"
 
 
 def unpack_bits(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
@@ -217,11 +276,7 @@ def _immediate(tensor: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     if field == "bytes":
         raw = np.frombuffer(bytearray(tensor.bytes.values), dtype=np.uint8)
         if len(raw) != (count * dtype.bits + 7) // 8:
-            raise PackageError(
-                "A constant of the program is corrupt",
-                expected=f"{count} x {dtype.name}",
-                found=f"{len(raw)} bytes",
-            )
+            raise damaged(f"a constant of {count} x {dtype.name}", f"{len(raw)} bytes")
         array = unpack_bits(raw, dtype, count) if dtype.is_sub_byte else raw.view(dtype.storage)
     elif field in _FIELD_DTYPE:
         values = getattr(tensor, field).values
@@ -229,11 +284,7 @@ def _immediate(tensor: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     else:
         array = np.empty(0, dtype=dtype.storage)
     if array.size != count:
-        raise PackageError(
-            "A constant of the program is corrupt",
-            expected=f"{count} x {dtype.name}",
-            found=f"{array.size} values",
-        )
+        raise damaged(f"a constant of {count} x {dtype.name}", f"{array.size} values")
     return array.reshape(shape)
 
 

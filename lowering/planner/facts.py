@@ -60,6 +60,9 @@ class TensorFacts:
         return self.elements * _BITS.get(self.dtype, 0) / 8
 
 
+_NOTHING = TensorFacts((0,), "bool")
+
+
 @dataclass(frozen=True)
 class OpFacts:
     """One operator as the dispatcher sees it.
@@ -83,8 +86,8 @@ class OpFacts:
 
     @property
     def output(self) -> TensorFacts:
-        """The first result."""
-        return self.outputs[0]
+        """The first result; what is stored by an operator without any, such as a state's write."""
+        return (*self.outputs, *reversed(self.inputs), _NOTHING)[0]
 
     @property
     def runtime(self) -> tuple[TensorFacts, ...]:
@@ -116,17 +119,6 @@ class OpFacts:
         if self.op_type in ("conv", "conv_transpose") and self.weight is not None:
             return self.weight.shape[2:]
         return ()
-
-    @classmethod
-    def from_mil(cls, op: Any) -> OpFacts:
-        """Facts of a coremltools MIL operation.
-
-        Args:
-            op: a ``coremltools.converters.mil.mil.Operation``.
-        """
-        from lowering.planner.mil import facts_of
-
-        return facts_of(op)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> OpFacts:

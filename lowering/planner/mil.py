@@ -1,25 +1,24 @@
-"""MIL programs as facts: the only file of the planner that knows coremltools' objects."""
+"""MIL programs as facts: the only file of the planner that knows how a program is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-import coremltools as ct
-from coremltools.converters.mil.frontend.milproto.load import load as load_milproto
-from coremltools.converters.mil.mil import Operation, Program, Var, types
-from coremltools.models.utils import load_spec
-from google.protobuf.message import DecodeError
+from coremltools import proto
+from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
-from frontend.errors import AnePassesError
+from lowering.package.blocks import walk
+from lowering.package.kinds import damaged, undefined
+from lowering.package.open import ModelLike, open_package
 from lowering.package.source_table import SourceTable
+from lowering.package.weights import Weights, tensor_type
 from lowering.planner.facts import UNKNOWN_DIM, OpFacts, TensorFacts
-from lowering.support.quiet import quiet_coremltools
 
-# What `plan` accepts.
-ModelLike: TypeAlias = "ct.models.MLModel | Program | str | Path"
+Operation: TypeAlias = proto.MIL_pb2.Operation
+_Named: TypeAlias = proto.MIL_pb2.NamedValueType
 
 # Constant operands that are data like the runtime ones; all other constants are parameters.
 _DATA_OPERANDS = ("x", "y", "a", "b", "values", "data", "query", "key", "value", "attn_mask")
@@ -27,10 +26,7 @@ _DATA_OPERANDS = ("x", "y", "a", "b", "values", "data", "query", "key", "value",
 _MAX_ATTRIBUTE_ELEMENTS = 64
 # Weights that the compiler unpacks: the axis a block scale must not vary on, by operator.
 _SUMMED_AXIS = {"conv": 1, "linear": 1, "matmul": -2}
-
-
-class ModelError(AnePassesError):
-    """There is no ML Program in what was given."""
+_UNPACKED = "constexpr_"
 
 
 @dataclass(frozen=True)
@@ -74,175 +70,194 @@ def read_program(model: ModelLike | ReadProgram, sources: SourceTable | None = N
     """The main function of ``model``; a program that was read before is returned as it is.
 
     Raises:
-        ModelError: the file is missing or corrupt, or holds no ML Program.
+        PackageError: the file is missing or corrupt, or holds no ML Program.
     """
     if isinstance(model, ReadProgram):
         return model
-    program, metadata, label = _open(model)
-    names = program.functions
-    function = names.get(program.default_function_name) or next(iter(names.values()))
+    package = open_package(model)
+    functions = package.program.functions
+    name = package.function_name()
+    function, body = package.function(name if name in functions else min(functions, default=name))
+    ops = tuple(_Reader(package.weights, function.inputs).read(body))
     return ReadProgram(
-        tuple(_program_op(op) for op in _walk(function)),
-        tuple(function.inputs),
-        tuple(output.name for output in function.outputs),
-        sources if sources is not None else SourceTable.from_metadata(metadata),
-        label,
-        metadata,
+        ops,
+        tuple(item.name for item in function.inputs),
+        tuple(body.outputs),
+        sources if sources is not None else SourceTable.from_metadata(package.metadata),
+        package.label,
+        package.metadata,
     )
 
 
-def _open(model: ModelLike) -> tuple[Program, Mapping[str, str], str]:
-    if isinstance(model, Program):
-        return model, {}, "the program"
-    if isinstance(model, ct.models.MLModel):
-        metadata = dict(model.user_defined_metadata)
-        if model._mil_program is not None:
-            return model._mil_program, metadata, "the model"
-        return _from_spec(model._spec, model.weights_dir or "", "the model"), metadata, "the model"
-    if not isinstance(model, str | Path):
-        raise ModelError(
-            "This cannot be planned",
-            expected="an MLModel, the path of a .mlpackage, or a MIL program",
-            found=type(model).__name__,
+class _Operand(NamedTuple):
+    """One value that an operation reads.
+
+    Attributes:
+        parameter: the operation's name for it, such as ``weight``.
+        tensor: shape and dtype.
+        value: of a constant that the file spells out, ``None`` for others.
+        made_by: the operation that makes it, ``None`` for inputs and values written in place.
+        name: of a runtime value, ``""`` for a constant.
+    """
+
+    parameter: str
+    tensor: TensorFacts
+    value: proto.MIL_pb2.Value | None
+    made_by: Operation | None
+    name: str
+
+
+class _Reader:
+    """Reads operations in program order; knows the type and maker of every value before them."""
+
+    def __init__(self, weights: Weights, inputs: Iterable[_Named]) -> None:
+        self._weights = weights
+        self._types = {item.name: item.type for item in inputs}
+        self._makers: dict[str, Operation] = {}
+
+    def read(self, body: proto.MIL_pb2.Block) -> Iterator[ProgramOp]:
+        """The operations of ``body`` but constants and their decompression."""
+        for operation in walk(body):
+            for inner in operation.blocks:
+                self._types |= {item.name: item.type for item in inner.inputs}
+            for output in operation.outputs:
+                self._types[output.name] = output.type
+                self._makers[output.name] = operation
+            if not _is_constant(operation):
+                reads = tuple(item.name for item in self._operands(operation) if item.name)
+                writes = tuple(output.name for output in operation.outputs)
+                yield ProgramOp(self._facts(operation), reads, writes)
+
+    def _facts(self, operation: Operation) -> OpFacts:
+        inputs: list[TensorFacts] = []
+        constants: list[TensorFacts] = []
+        attributes: dict[str, Any] = {}
+        for item in self._operands(operation):
+            tensor = item.tensor
+            if tensor.const and not tensor.shape and tensor.dtype == "string":
+                attributes[item.parameter] = self._plain(item)
+                continue
+            is_data = not tensor.const or (item.parameter in _DATA_OPERANDS and tensor.shape)
+            (inputs if is_data else constants).append(tensor)
+            if tensor.const and tensor.elements <= _MAX_ATTRIBUTE_ELEMENTS and item.value:
+                attributes[item.parameter] = self._plain(item)
+            if tensor.const and tensor.elements > 1 and tensor.dtype.startswith("fp"):
+                stored = attributes.get("stored_bytes", 0.0)
+                attributes["stored_bytes"] = stored + self._stored_bytes(item)
+                attributes |= self._compression(operation.type, item)
+        outputs = tuple(_tensor(output.type, "", False) for output in operation.outputs)
+        return OpFacts(
+            operation.type, tuple(inputs), outputs, tuple(constants), attributes, _name(operation)
         )
-    path = Path(model).expanduser()
-    if not path.exists():
-        raise ModelError(f"There is no model at {path}", hint="check the path")
-    try:
-        spec = load_spec(str(path))
-    except (DecodeError, OSError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{path.name} is not a Core ML package that can be read",
-            expected="a .mlpackage with an ML Program",
-            found=str(error).splitlines()[0],
-        ) from error
-    weights = path / "Data/com.apple.CoreML/weights"
-    program = _from_spec(spec, str(weights), path.name)
-    return program, dict(spec.description.metadata.userDefined), path.name
+
+    def _operands(self, operation: Operation) -> Iterator[_Operand]:
+        """What ``operation`` reads, in the order in which coremltools declares it."""
+        order = _declared_order(operation.type)
+        known = {**operation.attributes, **operation.inputs}
+        for parameter in sorted(known, key=lambda key: (order.get(key, len(order)), key)):
+            if parameter in operation.inputs:
+                for item in operation.inputs[parameter].arguments:
+                    yield self._operand(parameter, item)
+            elif parameter not in ("name", "val"):
+                yield _literal(parameter, operation.attributes[parameter], None)
+
+    def _operand(self, parameter: str, item: proto.MIL_pb2.Argument.Binding) -> _Operand:
+        if not item.HasField("name"):
+            return _literal(parameter, item.value, None)
+        if item.name not in self._types:
+            raise undefined(item.name)
+        maker = self._makers.get(item.name)  # none for inputs of the function and of blocks
+        if maker is not None and maker.type == "const":
+            return _literal(parameter, _constant(maker), maker)
+        const = maker is not None and _is_constant(maker)
+        tensor = _tensor(self._types[item.name], parameter, const)
+        return _Operand(parameter, tensor, None, maker, "" if const else item.name)
+
+    def _stored_bytes(self, item: _Operand) -> float:
+        """Bytes of a constant in the package: packed, where its weights are compressed."""
+        if item.made_by is None or item.made_by.type == "const":
+            return item.tensor.bytes
+        return sum(self._stored_bytes(part) for part in self._operands(item.made_by))
+
+    def _compression(self, op_type: str, item: _Operand) -> dict[str, Any]:
+        """What the prices ask of a compressed weight; empty for others."""
+        if item.made_by is None or not item.made_by.type.startswith(_UNPACKED):
+            return {}
+        parts = {part.parameter: part.tensor.shape for part in self._operands(item.made_by)}
+        found: dict[str, Any] = {}
+        scale = parts.get("scale", ())
+        axis = _SUMMED_AXIS.get(op_type)
+        is_blockwise = item.made_by.type == "constexpr_blockwise_shift_scale"
+        if is_blockwise and axis is not None and len(scale) > 1 and scale[axis] > 1:
+            found["blockwise_weight"] = True
+        if item.made_by.type == "constexpr_lut_to_dense":
+            loads = _palette_loads(item.tensor, parts.get("lut", ()))
+            found |= {"palette_loads": loads} if loads else {}
+        return found
+
+    def _plain(self, item: _Operand) -> Any:
+        """A short constant as plain Python values."""
+        assert item.value is not None
+        if item.tensor.dtype == "string":
+            return self._weights.carried(item.value)
+        return self._weights.stored(item.value).tolist()
 
 
-def _from_spec(spec: Any, weights: str, label: str) -> Program:
-    kind = spec.WhichOneof("Type")
-    if kind != "mlProgram":
-        raise ModelError(
-            f"{label} holds no ML Program",
-            expected="an ML Program (iOS 15 or later)",
-            found=f"a {kind}",
-            hint="convert it again with convert_to='mlprogram'",
-        )
-    try:
-        with quiet_coremltools():
-            return load_milproto(spec, spec.specificationVersion, weights)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-        AssertionError,
-    ) as error:
-        raise ModelError(
-            f"The program of {label} cannot be read",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            hint="the package may be damaged, its weights missing, or made by a newer coremltools",
-        ) from error
+@functools.cache
+def _declared_order(op_type: str) -> dict[str, int]:
+    """Place of each parameter of an operator as coremltools lists them; none for unknown ones.
+
+    A file keeps arguments by name, in no order.
+    """
+    versions = SSAOpRegistry.core_ops.get(op_type, {})
+    names: dict[str, int] = {}
+    for version in sorted(versions, reverse=True):
+        for name in versions[version].input_spec.input_types:
+            names.setdefault(name, len(names))
+    return names
 
 
-def _walk(block: Any) -> Iterator[Operation]:
-    """Operators in program order without constants, those of nested blocks after their holder."""
-    for op in block.operations:
-        if not op.op_type.startswith("const"):
-            yield op
-        for inner in op.blocks:
-            yield from _walk(inner)
+def _is_constant(operation: Operation) -> bool:
+    return operation.type == "const" or operation.type.startswith(_UNPACKED)
 
 
-def _program_op(op: Operation) -> ProgramOp:
-    reads = tuple(var.name for _, var in _operands(op) if not _is_const(var))
-    return ProgramOp(facts_of(op), reads, tuple(output.name for output in op.outputs))
+def _constant(operation: Operation) -> proto.MIL_pb2.Value:
+    """The value of a ``const``: older programs keep it among the attributes."""
+    if "val" in operation.attributes:
+        return operation.attributes["val"]
+    found = list(operation.inputs["val"].arguments) if "val" in operation.inputs else []
+    if len(found) != 1 or found[0].HasField("name"):
+        raise damaged("a constant with one value 'val'", "none", f"const {_name(operation)}")
+    return found[0].value
 
 
-def facts_of(op: Operation) -> OpFacts:
-    """Facts of a MIL operation."""
-    inputs: list[TensorFacts] = []
-    constants: list[TensorFacts] = []
-    attributes: dict[str, Any] = {}
-    for name, var in _operands(op):
-        const = _is_const(var)
-        tensor = _tensor(var, name, const)
-        if const and not tensor.shape and tensor.dtype == "string":
-            attributes[name] = str(var.val)
-            continue
-        is_data = not const or (name in _DATA_OPERANDS and tensor.shape)
-        (inputs if is_data else constants).append(tensor)
-        if const and tensor.elements <= _MAX_ATTRIBUTE_ELEMENTS and var.val is not None:
-            attributes[name] = var.val.tolist() if hasattr(var.val, "tolist") else var.val
-        if const and tensor.elements > 1 and tensor.dtype.startswith("fp"):
-            attributes["stored_bytes"] = attributes.get("stored_bytes", 0.0) + _stored_bytes(var)
-            if _is_blockwise(op.op_type, var):
-                attributes["blockwise_weight"] = True
-            loads = _palette_loads(var)
-            if loads:
-                attributes["palette_loads"] = loads
-    outputs = tuple(_tensor(output, "", False) for output in op.outputs)
-    return OpFacts(op.op_type, tuple(inputs), outputs, tuple(constants), attributes, op.name)
+def _literal(parameter: str, value: proto.MIL_pb2.Value, made_by: Operation | None) -> _Operand:
+    return _Operand(parameter, _tensor(value.type, parameter, True), value, made_by, "")
 
 
-def _operands(op: Operation) -> Iterator[tuple[str, Var]]:
-    for name, value in op.inputs.items():
-        for var in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(var, Var):
-                yield name, var
+def _name(operation: Operation) -> str:
+    if "name" in operation.attributes:
+        strings = operation.attributes["name"].immediateValue.tensor.strings.values
+        return str(strings[0]) if strings else ""
+    return operation.outputs[0].name if operation.outputs else operation.type
 
 
-def _is_const(var: Var) -> bool:
-    return var.op is not None and var.op.op_type.startswith("const")
+def _tensor(value_type: proto.MIL_pb2.ValueType, name: str, const: bool) -> TensorFacts:
+    """Of a list its elements' dtype, of a dictionary nothing; neither has a shape of its own."""
+    kind = value_type.WhichOneof("type")
+    if kind == "stateType":
+        value_type = value_type.stateType.wrappedType
+    elif kind == "listType":
+        value_type = value_type.listType.type
+    elif kind != "tensorType":
+        return TensorFacts((), "string", name, const)
+    dtype, shape = tensor_type(value_type)
+    sizes = tuple(size if size >= 0 else UNKNOWN_DIM for size in shape)
+    return TensorFacts(() if kind == "listType" else sizes, dtype.name, name, const)
 
 
-def _tensor(var: Var, name: str, const: bool) -> TensorFacts:
-    try:
-        shape = var.shape
-    except AttributeError:  # lists and states: no shape of their own
-        shape = ()
-    sizes = tuple(
-        int(size)
-        if isinstance(size, int) or getattr(size, "is_integer", None) is True
-        else UNKNOWN_DIM
-        for size in shape or ()
-    )
-    return TensorFacts(sizes, _dtype_name(var), name, const)
-
-
-def _dtype_name(var: Var) -> str:
-    dtype = var.dtype
-    state = getattr(var.sym_type, "wrapped_type", None)
-    if callable(state) and types.is_state(var.sym_type):
-        dtype = state().get_primitive()
-    return str(types.builtin_to_string(dtype))
-
-
-def _stored_bytes(var: Var) -> float:
-    """Bytes of a constant in the package: packed, where its weights are compressed."""
-    if var.op is None or var.op.op_type == "const":
-        return _tensor(var, "", True).bytes
-    return sum(_stored_bytes(inner) for _, inner in _operands(var.op))
-
-
-def _palette_loads(var: Var) -> float:
+def _palette_loads(weight: TensorFacts, palette: tuple[int, ...]) -> float:
     """Weights divided by the output channels that share a palette; 0 for one palette or none."""
-    if var.op is None or var.op.op_type != "constexpr_lut_to_dense":
-        return 0.0
     # iOS 18 keeps one palette per group: (groups of each axis..., palette size, vector size).
-    groups = var.op.inputs["lut"].shape[0] if len(var.op.inputs["lut"].shape) > 2 else 1
-    shape = _tensor(var, "", True)
-    return shape.elements / (shape.shape[0] / groups) if groups > 1 else 0.0
-
-
-def _is_blockwise(op_type: str, var: Var) -> bool:
-    """Its weight is unpacked with a scale that varies along the axis ``op_type`` sums over."""
-    axis = _SUMMED_AXIS.get(op_type)
-    producer = var.op
-    if axis is None or producer is None or producer.op_type != "constexpr_blockwise_shift_scale":
-        return False
-    scale = producer.inputs["scale"].shape
-    return len(scale) > 1 and scale[axis] > 1
+    groups = palette[0] if len(palette) > 2 else 1
+    return weight.elements / (weight.shape[0] / groups) if groups > 1 else 0.0

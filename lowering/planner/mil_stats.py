@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import coremltools as ct
-
+from lowering.package.open import ModelLike, open_package
 from lowering.planner.figures import padding_of
-from lowering.planner.mil import ModelError, ModelLike, ReadProgram, read_program
+from lowering.planner.mil import ReadProgram, read_program
 
 _LAYOUT = ("transpose", "reshape", "expand_dims", "squeeze", "split", "concat", "slice_by_index")
-_WEIGHTS = "Data/com.apple.CoreML/weights"
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def mil_stats(model: ModelLike | ReadProgram) -> MilStats:
     Sizes not known before the program runs count as one.
 
     Raises:
-        ModelError: there is no ML Program in ``model``.
+        PackageError: there is no ML Program in ``model``.
     """
     program = model if isinstance(model, ReadProgram) else read_program(model)
     outputs = [op.facts.output for op in program.ops if op.facts.outputs]
@@ -75,19 +72,10 @@ def mil_stats(model: ModelLike | ReadProgram) -> MilStats:
     )
 
 
-def weight_bytes(model: ct.models.MLModel | str | Path) -> int:
+def weight_bytes(model: ModelLike) -> int:
     """Bytes of the weight files of a model or a ``.mlpackage``, as stored.
 
     Raises:
-        ModelError: there is no package at the path.
+        PackageError: there is no ML Program in ``model``.
     """
-    if isinstance(model, ct.models.MLModel):
-        folder = Path(model.weights_dir) if model.weights_dir else None
-    else:
-        package = Path(model).expanduser()
-        if not package.is_dir():
-            raise ModelError(f"There is no package at {package}", hint="check the path")
-        folder = package / _WEIGHTS
-    if folder is None or not folder.is_dir():  # a program without large constants
-        return 0
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return open_package(model).weights.stored_bytes()

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from frontend.errors import AnePassesError
+from lowering.package.open import ModelLike
 from lowering.package.source_table import SourceTable
 from lowering.planner.capabilities import Capability, Reason, capability, gpu_refuses
 from lowering.planner.figures import figures_of
 from lowering.planner.latency import predict_latency
-from lowering.planner.mil import ModelLike, ReadProgram, read_program
+from lowering.planner.mil import ReadProgram, read_program
 from lowering.planner.prices import PriceBook, price, price_book, switch_ms
 from lowering.planner.result import OpPlan, Plan, Segment
 from lowering.planner.segmentation import cpu_price, path_cost, segment
@@ -49,7 +50,7 @@ def plan(
     Raises:
         TargetError: the chip is not known.
         ComputeUnitsError: GPU placement is asked for; no GPU price is known.
-        ModelError: there is no ML Program in ``model_or_path``.
+        PackageError: there is no ML Program in ``model_or_path``.
     """
     units = _compute_units(compute_units)
     platform = platform_of(target)

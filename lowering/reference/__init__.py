@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lowering.errors import PackageError
 from lowering.package.open import ModelLike
-from lowering.reference.errors import (
-    ExecutionError,
-    InputError,
-    PackageError,
-    UnknownOpsError,
-)
+from lowering.reference.errors import ExecutionError, InputError, UnknownOpsError
 from lowering.reference.model import LoadedModel
 from lowering.reference.names import value_name
 from lowering.reference.precision import Precision

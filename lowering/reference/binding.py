@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from lowering.reference.errors import PackageError
+from lowering.package.kinds import damaged
 
 Semantics: TypeAlias = Callable[..., Any]
 Convert: TypeAlias = Callable[[Any], Any]
@@ -145,12 +145,9 @@ def bind(
     unknown = sorted(set(arguments) - set(known))
     missing = sorted(key for key, item in known.items() if item.required and key not in arguments)
     if unknown or missing:
-        raise PackageError(
-            "An op of the program does not have the arguments that its type has",
-            op=f"{op_type} {name}",
-            expected=f"{', '.join(known)}" + (f"; missing {', '.join(missing)}" if missing else ""),
-            found=f"unknown {', '.join(unknown)}" if unknown else None,
-        )
+        wrong = [f"missing {', '.join(missing)}"] if missing else []
+        wrong += [f"unknown {', '.join(unknown)}"] if unknown else []
+        raise damaged(f"arguments {', '.join(known)}", "; ".join(wrong), f"{op_type} {name}")
     constants: dict[str, Any] = {}
     if SALT in known:
         constants[SALT] = zlib.crc32(name.encode())

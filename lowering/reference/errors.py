@@ -5,10 +5,6 @@ from __future__ import annotations
 from frontend.errors import AnePassesError
 
 
-class PackageError(AnePassesError):
-    """The package, its weights file or its program cannot be read."""
-
-
 class UnknownOpsError(AnePassesError):
     """The program holds ops that the interpreter has no semantics for; all are listed at once."""
 

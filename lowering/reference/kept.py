@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from lowering.package.blocks import walk
 from lowering.package.weights import tensor_type
 
 # A convolution spends this many multiplications on each weight, or more, where its weight is kept.
@@ -35,14 +36,14 @@ def kept_as_stored(body: Any) -> set[str]:
 
 def _reads(block: Any) -> Iterator[tuple[str, bool]]:
     """Every name that is read, and whether it may stay as stored for that."""
-    for operation in block.operations:
+    for operation in walk(block):
         for key, argument in operation.inputs.items():
             frugal = _is_frugal(operation, key)
             for item in argument.arguments:
                 if item.HasField("name"):
                     yield item.name, frugal
         for inner in operation.blocks:
-            yield from _reads(inner)
+            yield from ((name, False) for name in inner.outputs)
     for name in block.outputs:
         yield name, False
 

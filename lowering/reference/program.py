@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowering.package.blocks import walk
 from lowering.package.dtypes import DType
+from lowering.package.kinds import damaged, undefined
 from lowering.package.open import Package
 from lowering.package.weights import attributes, tensor_type
 from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
-from lowering.reference.errors import PackageError, UnknownOpsError
+from lowering.reference.errors import UnknownOpsError
 from lowering.reference.kept import kept_as_stored
 from lowering.reference.precision import Precision, needs_rounding, settle
 from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
@@ -121,16 +123,7 @@ def compile_function(package: Package, name: str, precision: Precision) -> Funct
         PackageError: there is no such function, or the program is malformed.
         UnknownOpsError: it holds ops without semantics.
     """
-    functions = package.program.functions
-    if name not in functions:
-        raise PackageError(
-            f"The program has no function {name!r}",
-            expected=f"one of {', '.join(sorted(functions))}",
-        )
-    spec = functions[name]
-    if spec.opset not in spec.block_specializations:
-        raise PackageError("The program is malformed", found=f"no block for opset {spec.opset!r}")
-    body = spec.block_specializations[spec.opset]
+    spec, body = package.function(name)
     _check_supported(body)
     function = _Compiler(package, precision).function(spec, body)
     package.weights.forget()
@@ -159,19 +152,12 @@ def _ops(block: Block) -> Iterator[Op]:
             yield from _ops(inner)
 
 
-def _op_types(block: Any) -> Iterator[str]:
-    for operation in block.operations:
-        yield operation.type
-        for inner in operation.blocks:
-            yield from _op_types(inner)
-
-
 def _check_supported(block: Any) -> None:
     known = {"const", *CONTROL_FLOW, *SEMANTICS}
-    unknown = Counter(kind for kind in _op_types(block) if kind not in known)
+    unknown = Counter(op.type for op in walk(block) if op.type not in known)
     if unknown:
         raise UnknownOpsError(
-            "The program holds ops that the interpreter does not know",
+            "the program holds ops that the interpreter does not know",
             found=", ".join(f"{kind} (x{count})" for kind, count in sorted(unknown.items())),
             hint="convert without these ops, or run the package on macOS",
         )
@@ -191,7 +177,7 @@ class _Scope:
             if name in scope.names:
                 return scope.names[name][0]
             scope = scope.outer
-        raise PackageError("The program is malformed", found=f"{name!r} is used but not defined")
+        raise undefined(name)
 
 
 class _Compiler:
@@ -245,8 +231,10 @@ class _Compiler:
     def _constexpr(self, operation: Any, scope: _Scope) -> None:
         call = self._bind(operation, scope)
         if call.dynamic:
-            raise PackageError(
-                "A compressed weight of the program is not constant", op=_describe(operation)
+            raise damaged(
+                "a compressed weight whose parts are constants",
+                f"it reads {', '.join(item.name for item in call.dynamic)}",
+                _describe(operation),
             )
         results = call.function(**call.constants)
         results = results if isinstance(results, tuple) else (results,)

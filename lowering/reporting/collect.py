@@ -10,6 +10,7 @@ from typing import Any
 
 from lowering.ablation.result import Ablation
 from lowering.conversion.metadata import PREFIX
+from lowering.package.folder import stored_bytes
 from lowering.planner.mil import ProgramOp, read_program
 from lowering.planner.placement import plan
 from lowering.reference import load
@@ -45,7 +46,7 @@ def collect(
         ablation: what ``ane-passes ablate`` wrote about the same model.
 
     Raises:
-        ModelError: there is no ML Program in ``package``.
+        PackageError: there is no ML Program in ``package``.
         TargetError: the chip is not known.
         VerificationError, CaptureError: ``model`` is not what the package was made from.
     """
@@ -62,7 +63,7 @@ def collect(
     return Report(
         PackageFacts(
             path.name,
-            sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+            stored_bytes(path),
             _versions(program.metadata),
             _passes(program.metadata, () if original is None else original.reports),
         ),

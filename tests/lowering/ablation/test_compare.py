@@ -9,7 +9,7 @@ import pytest
 import passes
 from lowering import convert, save
 from lowering.ablation.compare import compare
-from lowering.planner.mil import ModelError
+from lowering.errors import PackageError
 from tests.lowering.ablation.ablation_models import mlp
 
 
@@ -58,5 +58,5 @@ def test_other_inputs_are_not_run(packages, tmp_path):
 
 
 def test_no_package(tmp_path, packages):
-    with pytest.raises(ModelError):
+    with pytest.raises(PackageError):
         compare(packages[0], tmp_path / "missing.mlpackage")

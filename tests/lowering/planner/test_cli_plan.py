@@ -109,4 +109,4 @@ def test_user_errors_exit_with_two(arguments, package):
 def test_errors_are_json_when_asked(tmp_path):
     result = run(tmp_path / "missing.mlpackage", "--json")
     assert result.exit_code == 2
-    assert json.loads(result.stdout)["error"] == "ModelError"
+    assert json.loads(result.stdout)["error"] == "PackageError"

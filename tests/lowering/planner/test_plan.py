@@ -13,9 +13,10 @@ from coremltools.converters.mil.mil import types
 
 from benchmarks.planner_accuracy import encoder_program
 from frontend.source import Source
+from lowering.errors import PackageError
 from lowering.package.source_table import SOURCES_KEY, SourceTable
 from lowering.planner import TargetError
-from lowering.planner.mil import ModelError, read_program
+from lowering.planner.mil import read_program
 from lowering.planner.placement import ComputeUnitsError, plan
 
 
@@ -198,13 +199,13 @@ def test_compute_units(encoder):
 def test_errors_name_the_next_step(encoder, tmp_path):
     with pytest.raises(TargetError, match="M99"):
         plan(encoder, target="M99")
-    with pytest.raises(ModelError, match="There is no model"):
+    with pytest.raises(PackageError, match="there is no package"):
         plan(tmp_path / "missing.mlpackage")
     broken = tmp_path / "broken.mlpackage"
     broken.mkdir()
-    with pytest.raises(ModelError, match="not a Core ML package"):
+    with pytest.raises(PackageError, match="no manifest"):
         plan(broken)
-    with pytest.raises(ModelError, match="cannot be planned"):
+    with pytest.raises(PackageError, match="not a package"):
         plan(42)
 
 
@@ -214,7 +215,7 @@ def test_a_package_without_its_weights_is_refused(package, tmp_path):
     copy = tmp_path / "copy.mlpackage"
     shutil.copytree(package, copy)
     (copy / "Data/com.apple.CoreML/weights/weight.bin").unlink()
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(PackageError, match="weights file is missing"):
         plan(copy)
 
 
@@ -228,7 +229,7 @@ def test_neural_networks_are_refused(tmp_path):
     builder.add_activation("relu", "RELU", "x", "y")
     path = tmp_path / "old.mlmodel"
     ct.models.utils.save_spec(builder.spec, str(path))
-    with pytest.raises(ModelError, match="holds no ML Program"):
+    with pytest.raises(PackageError, match="not an ML Program but a neural network"):
         plan(path)
 
 

@@ -60,7 +60,7 @@ def _garble(relative: Path, start: int, data: bytes):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (shutil.rmtree, "does not exist"),
+        (shutil.rmtree, "there is no package at this path"),
         (_remove(Path("Manifest.json")), "no manifest"),
         (_cut(Path("Manifest.json"), 0.5), "manifest is corrupt"),
         (_remove(MODEL), "model file is missing"),
@@ -140,9 +140,9 @@ def test_other_things_are_refused(tmp_path: Path, package: Path) -> None:
     with pytest.raises(PackageError, match="not an ML Program"):
         load(network)
     network.save(str(tmp_path / "n.mlmodel"))
-    with pytest.raises(PackageError, match="not a package"):
+    with pytest.raises(PackageError, match="but a neural network"):
         load(tmp_path / "n.mlmodel")
-    with pytest.raises(PackageError, match="cannot be run"):
+    with pytest.raises(PackageError, match="this is not a package"):
         load(nn.ReLU())
     with pytest.raises(PackageError, match="no function 'other'"):
         load(package, function="other")

@@ -82,7 +82,7 @@ def test_user_errors_exit_with_two(arguments, package, tmp_path, monkeypatch):
 def test_errors_are_json_when_asked(tmp_path):
     result = run(tmp_path / "missing.mlpackage", "--json")
     assert result.exit_code == 2
-    assert json.loads(result.stdout)["error"] == "ModelError"
+    assert json.loads(result.stdout)["error"] == "PackageError"
 
 
 def test_inputs_from_a_file(package, tmp_path):
