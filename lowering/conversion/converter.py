@@ -17,10 +17,13 @@ from frontend.capturing import capture
 from frontend.errors import AnePassesError
 from frontend.legalize import to_cpu_float32
 from lowering.conversion.builder import Lowering, MilBuilder
+from lowering.conversion.classifier import completed_classifier
 from lowering.conversion.composites import Composite
 from lowering.conversion.composites_ane import ANE_COMPOSITES
+from lowering.conversion.distinct_outputs import distinct_outputs
 from lowering.conversion.exact_batch_norm import exact_batch_norms
 from lowering.conversion.input_shapes import Sizes, check_enumerated
+from lowering.conversion.interface import check_interface, check_names
 from lowering.conversion.io_types import check_states, input_types, output_types
 from lowering.conversion.metadata import describe
 from lowering.conversion.prepare import Prepared, prepare
@@ -189,6 +192,7 @@ def lower(
     outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
     sizes: Sizes | None = None,
     progress: bool = False,
+    classifier_config: ct.ClassifierConfig | None = None,
     **options: Any,
 ) -> ct.models.MLModel:
     """A prepared program as an ML Program; ``options`` are those of ``ct.convert``.
@@ -200,12 +204,18 @@ def lower(
     float_type = types.fp16 if compute_precision == ct.precision.FLOAT16 else types.fp32
     taken = input_types(prepared, inputs, float_type, sizes)
     check_enumerated(taken, options["minimum_deployment_target"])
+    given = output_types(prepared, outputs, float_type)
+    names = [kind.name for kind in given]
+    check_names([*(kind.name for kind in taken), *prepared.states()], "inputs")
+    check_names(names, "outputs")
+    classifier = completed_classifier(classifier_config, prepared, given)
     options = {
         **options,
         "convert_to": "mlprogram",
+        "classifier_config": classifier,
         "compute_precision": compute_precision,
-        "inputs": taken or None,
-        "outputs": output_types(prepared, outputs, float_type),
+        "inputs": copy.deepcopy(taken) or None,  # coremltools renames in what it is given
+        "outputs": copy.deepcopy(given),
     }
     graph = prepared.program.graph
     returned: set[int] = set()
@@ -213,12 +223,18 @@ def lower(
     with _CONVERSION, quiet_coremltools(progress=progress):
         Builder.name_count.clear()  # a failed conversion leaves its counts behind
         try:
-            with installed(graph, table, by_node), exact_batch_norms():
-                return ct.convert(prepared.program, **options)
+            with (
+                installed(graph, table, by_node),
+                exact_batch_norms(),
+                distinct_outputs(names, classifier),
+            ):
+                mlmodel = ct.convert(prepared.program, **options)
         except AnePassesError:
             raise
         except _COREMLTOOLS_ERRORS as error:
             raise LoweringError(f"coremltools could not convert the program: {error}") from error
+    check_interface(mlmodel, prepared, taken, given, classifier)
+    return mlmodel
 
 
 def _output(returned: set[int]) -> Lowering:

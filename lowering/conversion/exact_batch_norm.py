@@ -7,13 +7,15 @@ shift that nearly cancels it makes ten times larger, relative to the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb  # noqa: N813
-from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+from coremltools.converters.mil.mil import Program
+
+from lowering.conversion.mil_passes import around
 
 from lowering.package.blocks import walk
 
@@ -26,21 +28,16 @@ def exact_batch_norms() -> Iterator[None]:
 
     The caller holds the conversion lock: the table of passes is shared by the whole process.
     """
-    theirs: Any = PASS_REGISTRY.passes[_FUSION]
 
-    class Exact(theirs):
-        def apply(self, prog: Any) -> None:
-            before = {op.name for op in _batch_norms(prog)}
-            super().apply(prog)
-            for op in _batch_norms(prog):
-                if op.name not in before:
-                    _undo_epsilon(op)
+    def fuse(program: Program, theirs: Callable[[], None]) -> None:
+        before = {op.name for op in _batch_norms(program)}
+        theirs()
+        for op in _batch_norms(program):
+            if op.name not in before:
+                _undo_epsilon(op)
 
-    PASS_REGISTRY.passes[_FUSION] = Exact
-    try:
+    with around(_FUSION, fuse):
         yield
-    finally:
-        PASS_REGISTRY.passes[_FUSION] = theirs
 
 
 def _batch_norms(prog: Any) -> list[Any]:

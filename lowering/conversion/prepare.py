@@ -53,6 +53,15 @@ class Prepared:
     output_nodes: tuple[str, ...]
     handles: tuple[str, ...]
 
+    def states(self) -> dict[str, torch.Tensor]:
+        """The buffers that the program writes, by name, in the order of its inputs."""
+        written = self.program.graph_signature.buffers_to_mutate.values()
+        return {
+            spec.target: self.program.state_dict[spec.target]
+            for spec in self.program.graph_signature.input_specs
+            if spec.kind is InputKind.BUFFER and spec.target in set(written)
+        }
+
 
 def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
     """Copy ``program``; drop constant inputs and outputs; give each output a node of its own.
@@ -66,7 +75,7 @@ def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
             ``(1 - mask) * torch.finfo(torch.float32).min``.
 
     Raises:
-        LoweringError: an input or output is neither a tensor nor a constant.
+        LoweringError: an input or output is neither a tensor nor a constant, or there is no output.
     """
     signature = program.graph_signature
     unused = _constant_inputs(program)
@@ -89,6 +98,13 @@ def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
             outputs.append(_unused_name(spec.arg.name, [*outputs, *inputs]))
             returned.append(_output_node(graph, copies[argument], outputs[-1]))
         kept.append(spec)
+    if not outputs:
+        raise LoweringError(
+            "the model returns no tensor, and a package without outputs does nothing",
+            expected="one tensor or more",
+            found=f"{len(returned)} written buffers" if returned else "nothing",
+            hint="return a tensor, such as the new value of a buffer that the model writes",
+        )
     graph.output(tuple(returned))
     output_specs = [
         OutputSpec(spec.kind, TensorArgument(node.name), spec.target)
