@@ -16,7 +16,6 @@ from coremltools.converters.mil import Builder as mb  # noqa: N813
 from coremltools.converters.mil.mil import Program
 
 from lowering.conversion.mil_passes import around
-
 from lowering.package.blocks import walk
 
 _FUSION = "common::fuse_elementwise_to_batchnorm"
