@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import NotImplementedType
+from typing import Any, TypeAlias
 
 import torch
 from coremltools.converters.mil.mil import Builder, Var
 from torch import fx
 
-# A lowering: (mb, *arguments in schema order, **keyword-only arguments) -> Var or tuple of Vars.
-Lowering = Callable[..., Any]
+Operand: TypeAlias = Var | int | float
+"""What may stand where an operator takes a tensor or a number."""
+
+Lowered: TypeAlias = Var | tuple[Var | None, ...] | NotImplementedType | None
+"""What a lowering gives back; ``NotImplemented`` leaves the call to coremltools' own."""
+
+Lowering: TypeAlias = Callable[..., Lowered]
+"""``(mb, *arguments in schema order, **keyword-only arguments)``."""
 
 # Where a tensor lives and how it is strided has no meaning in MIL.
 _PLACEMENT = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})

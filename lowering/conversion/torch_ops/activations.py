@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from coremltools.converters.mil.mil import Var, types
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import MilBuilder, Operand
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
@@ -24,7 +23,7 @@ def _gelu(mb: MilBuilder, x: Var, *, approximate: str = "none") -> Var:
     return mb.gelu(x=x, mode="EXACT" if approximate == "none" else "TANH_APPROXIMATION")
 
 
-def _clip(mb: MilBuilder, x: Var, low: Any = -1, high: Any = 1) -> Var:
+def _clip(mb: MilBuilder, x: Var, low: Operand = -1, high: Operand = 1) -> Var:
     if types.is_float(x.dtype):
         return mb.clip(x=x, alpha=float(low), beta=float(high))
     return mb.minimum(x=mb.maximum(x=x, y=int(low)), y=int(high))

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var, types
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
 
 
-def _scaled(op_type: str, swap: bool) -> Callable[..., Any]:
+def _scaled(op_type: str, swap: bool) -> Lowering:
     """``x ± alpha · y``; with ``swap``, ``y - alpha · x``."""
 
-    def lower(mb: MilBuilder, x: Any, y: Any, *scalar: Any, alpha: Any = 1) -> Any:
+    def lower(mb: MilBuilder, x: Operand, y: Operand, *scalar: float, alpha: float = 1) -> Lowered:
         # rsub.Scalar takes alpha by position.
         alpha = scalar[0] if scalar else alpha
         if alpha == 1:
@@ -65,7 +65,7 @@ def _frac(mb: MilBuilder, x: Var) -> Var:
     return mb.sub(x=x, y=_trunc(mb, x))
 
 
-def _fmod(mb: MilBuilder, x: Any, y: Any) -> Var:
+def _fmod(mb: MilBuilder, x: Operand, y: Operand) -> Var:
     """Remainder with the sign of ``x``; MIL's ``mod`` has the sign of ``y``."""
     dtype = mb.result.dtype
     x, y = cast(mb, x, dtype), cast(mb, y, dtype)
@@ -112,7 +112,7 @@ def _hypot(mb: MilBuilder, x: Var, y: Var) -> Var:
     return mb.sqrt(x=mb.add(x=mb.square(x=x), y=mb.square(x=y)))
 
 
-def _atan2(mb: MilBuilder, y: Any, x: Any) -> Var:
+def _atan2(mb: MilBuilder, y: Operand, x: Operand) -> Var:
     """The angle of (x, y); coremltools gives 0 for y = 0 beside a negative x. -0.0 is as 0.0."""
     y, x = (cast(mb, value, mb.result.dtype) for value in (y, x))
     upright = mb.equal(x=x, y=0.0)
@@ -126,14 +126,14 @@ def _atan2(mb: MilBuilder, y: Any, x: Any) -> Var:
 def _extreme(op_type: str) -> Callable[..., Var]:
     """``fmax`` and ``fmin`` of numbers; a NaN is not told apart."""
 
-    def lower(mb: MilBuilder, x: Any, y: Any) -> Var:
+    def lower(mb: MilBuilder, x: Operand, y: Operand) -> Var:
         dtype = mb.result.dtype
         return getattr(mb, op_type)(x=cast(mb, x, dtype), y=cast(mb, y, dtype))
 
     return lower
 
 
-def _copysign(mb: MilBuilder, x: Any, y: Any) -> Var:
+def _copysign(mb: MilBuilder, x: Operand, y: Operand) -> Var:
     """MIL cannot tell -0.0 from 0.0, which counts as positive here."""
     dtype = mb.result.dtype
     size, sign = mb.abs(x=cast(mb, x, dtype)), cast(mb, y, dtype)
@@ -150,10 +150,10 @@ def _isinf(mb: MilBuilder, x: Var) -> Var:
     return mb.logical_and(x=mb.equal(x=half, y=x), y=mb.not_equal(x=x, y=0.0))
 
 
-def _compare(op_type: str) -> Callable[..., Any]:
+def _compare(op_type: str) -> Lowering:
     """MIL orders numbers only; booleans compare as 0 and 1."""
 
-    def lower(mb: MilBuilder, x: Any, y: Any) -> Any:
+    def lower(mb: MilBuilder, x: Operand, y: Operand) -> Lowered:
         operands = [x, y]
         if not any(_is_bool(operand) for operand in operands):
             return NotImplemented
@@ -165,11 +165,11 @@ def _compare(op_type: str) -> Callable[..., Any]:
     return lower
 
 
-def _is_bool(value: Any) -> bool:
+def _is_bool(value: Operand) -> bool:
     return types.is_bool(value.dtype) if isinstance(value, Var) else isinstance(value, bool)
 
 
-def _is_float(value: Any) -> bool:
+def _is_float(value: Operand) -> bool:
     return types.is_float(value.dtype) if isinstance(value, Var) else isinstance(value, float)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
@@ -25,7 +25,7 @@ _MOST_AXES = 4  # one more is needed for the bits
 
 
 def _logical(op_type: str, combine: Callable[[Any, Var, Var], Var]) -> Callable[..., Var]:
-    def lower(mb: MilBuilder, x: Any, y: Any) -> Var:
+    def lower(mb: MilBuilder, x: Operand, y: Operand) -> Var:
         dtype = mb.result.dtype
         if dtype == torch.bool:
             return getattr(mb, op_type)(x=cast(mb, x, dtype), y=cast(mb, y, dtype))
@@ -86,7 +86,7 @@ def _xor(mb: MilBuilder, a: Var, b: Var) -> Var:
 
 
 def _shift(left: bool) -> Callable[..., Var]:
-    def lower(mb: MilBuilder, x: Any, bits: Any) -> Var:
+    def lower(mb: MilBuilder, x: Operand, bits: Operand) -> Var:
         x = cast(mb, x, torch.int32)
         # 2^31 does not fit; a shift to the right by 31 leaves the sign, as one by 30 and 1 does.
         powers = np.int32(1) << np.minimum(np.arange(32, dtype=np.int32), 30)
@@ -109,7 +109,7 @@ _OVERLOADS = {
     "__{}__": ("Tensor", "Scalar"),
 }
 
-TABLE: dict[Any, Callable[..., Any]] = {
+TABLE: dict[Any, Lowering] = {
     **{
         getattr(getattr(aten, form.format(name)), overload): _logical(op_type, combine)
         for (name, op_type), combine in _LOGICAL.items()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, MilBuilder, Operand
 from lowering.conversion.conform import MIL_DTYPE
 from lowering.errors import LoweringError
 
@@ -40,7 +40,7 @@ def mil_dtype(dtype: torch.dtype) -> str:
     return MIL_DTYPE[dtype]
 
 
-def number(value: Any, dtype: torch.dtype) -> Any:
+def number(value: Operand, dtype: torch.dtype) -> Lowered:
     """A Python number as a numpy scalar of MIL's dtype for ``dtype``; integers saturate."""
     kind = _NUMPY[mil_dtype(dtype)]
     if kind is np.int32:
@@ -48,7 +48,7 @@ def number(value: Any, dtype: torch.dtype) -> Any:
     return kind(value)
 
 
-def cast(mb: MilBuilder, value: Any, dtype: torch.dtype) -> Var:
+def cast(mb: MilBuilder, value: Operand, dtype: torch.dtype) -> Var:
     """``value`` (a Var or a number) as MIL's dtype for ``dtype``."""
     if not isinstance(value, Var):
         return mb.const(val=number(value, dtype))
@@ -58,7 +58,7 @@ def cast(mb: MilBuilder, value: Any, dtype: torch.dtype) -> Var:
     return mb.cast(x=value, dtype=wanted)
 
 
-def size_vector(mb: MilBuilder, sizes: Sequence[Any]) -> Any:
+def size_vector(mb: MilBuilder, sizes: Sequence[Any]) -> Lowered:
     """A list of sizes, numbers and scalar Vars mixed, as what MIL takes for a shape."""
     if all(isinstance(size, int) for size in sizes):
         return np.array(sizes, dtype=np.int32)
@@ -69,7 +69,7 @@ def size_vector(mb: MilBuilder, sizes: Sequence[Any]) -> Any:
     return mb.concat(values=parts, axis=0)
 
 
-def filled(mb: MilBuilder, sizes: Sequence[Any], value: Any, dtype: torch.dtype) -> Var:
+def filled(mb: MilBuilder, sizes: Sequence[Any], value: Operand, dtype: torch.dtype) -> Var:
     """A tensor of ``sizes`` with ``value`` everywhere."""
     if all(isinstance(size, int) for size in sizes) and not isinstance(value, Var):
         return mb.const(val=np.full(sizes, number(value, dtype)))

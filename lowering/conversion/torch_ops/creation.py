@@ -11,51 +11,60 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import MilBuilder, Operand
 from lowering.conversion.torch_ops.common import filled, sizes_of
 
 aten = torch.ops.aten
 
 
-def _full(mb: MilBuilder, size: list[Any], fill_value: Any, *, dtype: Any = None) -> Var:
-    return filled(mb, size, fill_value, mb.result.dtype)
-
-
-def _ones(mb: MilBuilder, size: list[Any], *, dtype: Any = None) -> Var:
-    return filled(mb, size, 1, mb.result.dtype)
-
-
-def _zeros(mb: MilBuilder, size: list[Any], *, dtype: Any = None) -> Var:
-    return filled(mb, size, 0, mb.result.dtype)
-
-
-def _new_full(
-    mb: MilBuilder, x: Var, size: list[Any], fill_value: Any, *, dtype: Any = None
+def _full(
+    mb: MilBuilder, size: list[Any], fill_value: Operand, *, dtype: torch.dtype | None = None
 ) -> Var:
     return filled(mb, size, fill_value, mb.result.dtype)
 
 
-def _new_ones(mb: MilBuilder, x: Var, size: list[Any], *, dtype: Any = None) -> Var:
+def _ones(mb: MilBuilder, size: list[Any], *, dtype: torch.dtype | None = None) -> Var:
     return filled(mb, size, 1, mb.result.dtype)
 
 
-def _new_zeros(mb: MilBuilder, x: Var, size: list[Any], *, dtype: Any = None) -> Var:
+def _zeros(mb: MilBuilder, size: list[Any], *, dtype: torch.dtype | None = None) -> Var:
     return filled(mb, size, 0, mb.result.dtype)
 
 
-def _full_like(mb: MilBuilder, x: Var, fill_value: Any, *, dtype: Any = None) -> Var:
+def _new_full(
+    mb: MilBuilder,
+    x: Var,
+    size: list[Any],
+    fill_value: Operand,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Var:
+    return filled(mb, size, fill_value, mb.result.dtype)
+
+
+def _new_ones(mb: MilBuilder, x: Var, size: list[Any], *, dtype: torch.dtype | None = None) -> Var:
+    return filled(mb, size, 1, mb.result.dtype)
+
+
+def _new_zeros(mb: MilBuilder, x: Var, size: list[Any], *, dtype: torch.dtype | None = None) -> Var:
+    return filled(mb, size, 0, mb.result.dtype)
+
+
+def _full_like(
+    mb: MilBuilder, x: Var, fill_value: Operand, *, dtype: torch.dtype | None = None
+) -> Var:
     return filled(mb, sizes_of(mb, x), fill_value, mb.result.dtype)
 
 
-def _ones_like(mb: MilBuilder, x: Var, *, dtype: Any = None) -> Var:
+def _ones_like(mb: MilBuilder, x: Var, *, dtype: torch.dtype | None = None) -> Var:
     return filled(mb, sizes_of(mb, x), 1, mb.result.dtype)
 
 
-def _zeros_like(mb: MilBuilder, x: Var, *, dtype: Any = None) -> Var:
+def _zeros_like(mb: MilBuilder, x: Var, *, dtype: torch.dtype | None = None) -> Var:
     return filled(mb, sizes_of(mb, x), 0, mb.result.dtype)
 
 
-def _scalar_tensor(mb: MilBuilder, value: Any, *, dtype: Any = None) -> Var:
+def _scalar_tensor(mb: MilBuilder, value: Operand, *, dtype: torch.dtype | None = None) -> Var:
     return filled(mb, [], value, mb.result.dtype)
 
 

@@ -27,41 +27,41 @@ def _normal(mb: MilBuilder, sizes: Sequence[Any]) -> Var:
 
 
 def _sized(draw: Callable[..., Var]) -> Callable[..., Var]:
-    def lower(mb: MilBuilder, size: Sequence[Any], **_: Any) -> Var:
+    def lower(mb: MilBuilder, size: Sequence[Any], **_: object) -> Var:
         return cast(mb, draw(mb, size), mb.result.dtype)
 
     return lower
 
 
 def _like(draw: Callable[..., Var]) -> Callable[..., Var]:
-    def lower(mb: MilBuilder, x: Var, **_: Any) -> Var:
+    def lower(mb: MilBuilder, x: Var, **_: object) -> Var:
         return cast(mb, draw(mb, sizes_of(mb, x)), mb.result.dtype)
 
     return lower
 
 
-def _whole(mb: MilBuilder, low: int, high: int, size: Sequence[Any], **_: Any) -> Var:
+def _whole(mb: MilBuilder, low: int, high: int, size: Sequence[Any], **_: object) -> Var:
     drawn = mb.floor(x=_uniform(mb, size, low, high))
     # Rounding may reach the upper end, which is not among the numbers.
     return cast(mb, mb.minimum(x=drawn, y=float(high - 1)), mb.result.dtype)
 
 
-def _whole_from_zero(mb: MilBuilder, high: int, size: Sequence[Any], **_: Any) -> Var:
+def _whole_from_zero(mb: MilBuilder, high: int, size: Sequence[Any], **_: object) -> Var:
     return _whole(mb, 0, high, size)
 
 
-def _bernoulli(mb: MilBuilder, x: Var, **_: Any) -> Var:
+def _bernoulli(mb: MilBuilder, x: Var, **_: object) -> Var:
     """One with the probability that ``x`` says."""
     drawn = mb.less(x=_uniform(mb, sizes_of(mb, x)), y=cast(mb, x, torch.float32))
     return cast(mb, drawn, mb.result.dtype)
 
 
-def _bernoulli_p(mb: MilBuilder, x: Var, p: float = 0.5, **_: Any) -> Var:
+def _bernoulli_p(mb: MilBuilder, x: Var, p: float = 0.5, **_: object) -> Var:
     drawn = mb.less(x=_uniform(mb, sizes_of(mb, x)), y=float(p))
     return cast(mb, drawn, mb.result.dtype)
 
 
-def _multinomial(mb: MilBuilder, x: Var, count: int, replacement: bool = False, **_: Any) -> Var:
+def _multinomial(mb: MilBuilder, x: Var, count: int, replacement: bool = False, **_: object) -> Var:
     if count > 1 and not replacement:
         raise LoweringError(
             "MIL draws with replacement only",

@@ -18,14 +18,14 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic
 from torch import fx
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import axis_of, size_vector, sizes_of
 from lowering.errors import LoweringError
 
 aten = torch.ops.aten
 
 
-def einsum_of_any_size(mb: MilBuilder, equation: str, operands: Sequence[Var]) -> Any:
+def einsum_of_any_size(mb: MilBuilder, equation: str, operands: Sequence[Var]) -> Lowered:
     """Two operands as transposes and one ``matmul``, which asks nothing of unknown sizes.
 
     MIL's own ``einsum`` wants equal sizes under equal names. ``NotImplemented`` where all sizes
@@ -62,7 +62,7 @@ def _laid(mb: MilBuilder, x: Var, axes: str, order: Sequence[str]) -> Var:
     return x if perm == list(range(len(perm))) else mb.transpose(x=x, perm=perm)
 
 
-def _expand(mb: MilBuilder, x: Var, sizes: Sequence[Any], *, implicit: bool = False) -> Any:
+def _expand(mb: MilBuilder, x: Var, sizes: Sequence[Any], *, implicit: bool = False) -> Lowered:
     """Repeats the axes of size 1; the sizes of the result are those asked for."""
     if not any_symbolic(x.shape) and all(isinstance(size, int) for size in sizes):
         return NotImplemented
@@ -80,13 +80,18 @@ def _expand(mb: MilBuilder, x: Var, sizes: Sequence[Any], *, implicit: bool = Fa
     return mb.tile(x=x, reps=size_vector(mb, repeats))
 
 
-def _is_kept(size: Any) -> bool:
+def _is_kept(size: Operand) -> bool:
     return isinstance(size, int) and size in (1, -1)
 
 
 def _slice(
-    mb: MilBuilder, x: Var, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Any:
+    mb: MilBuilder,
+    x: Var,
+    dim: int = 0,
+    start: Operand | None = None,
+    end: Operand | None = None,
+    step: int = 1,
+) -> Lowered:
     """The first elements of an axis, as many as another tensor has."""
     if not isinstance(end, Var) or start not in (None, 0) or step != 1:
         return NotImplemented
@@ -100,7 +105,7 @@ def _slice(
     return mb.slice_by_size(x=x, begin=[0] * x.rank, size=size_vector(mb, sizes))
 
 
-def _masked_select(mb: MilBuilder, x: Var, mask: Var) -> Any:
+def _masked_select(mb: MilBuilder, x: Var, mask: Var) -> Lowered:
     """The elements under the mask; how many is known when the program runs."""
     shape, other = (tuple(mb.operand(place).shape) for place in range(2))
     if shape != other:

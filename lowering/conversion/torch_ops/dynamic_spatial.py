@@ -6,8 +6,7 @@ Each is left to it where all sizes are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import size_vector, sizes_of
 
 aten = torch.ops.aten
@@ -29,8 +28,8 @@ def _group_norm(
     weight: Var | None = None,
     bias: Var | None = None,
     eps: float = 1e-5,
-    *_: Any,
-) -> Any:
+    *_: object,
+) -> Lowered:
     """Centres and scales each group; the squares are taken of centred values, for fp16's sake."""
     if not any_symbolic(x.shape):
         return NotImplemented
@@ -48,10 +47,10 @@ def _group_norm(
     return result
 
 
-def _adaptive_average(axes: int) -> Callable[..., Any]:
+def _adaptive_average(axes: int) -> Lowering:
     """Averages over windows, as products with constant matrices; the batch may have any size."""
 
-    def lower(mb: MilBuilder, x: Var, output_size: Sequence[int]) -> Any:
+    def lower(mb: MilBuilder, x: Var, output_size: Sequence[int]) -> Lowered:
         if not any_symbolic(x.shape):
             return NotImplemented
         spatial = list(range(x.rank - axes, x.rank))
@@ -68,10 +67,10 @@ def _adaptive_average(axes: int) -> Callable[..., Any]:
     return lower
 
 
-def _adaptive_maximum(axes: int) -> Callable[..., Any]:
+def _adaptive_maximum(axes: int) -> Lowering:
     """The largest of each window, axis by axis; the batch may have any size."""
 
-    def lower(mb: MilBuilder, x: Var, output_size: Sequence[int]) -> Any:
+    def lower(mb: MilBuilder, x: Var, output_size: Sequence[int]) -> Lowered:
         inner = x.shape[-axes:]
         if not any_symbolic(x.shape) or any_symbolic(inner):
             return NotImplemented
@@ -88,7 +87,7 @@ def _adaptive_maximum(axes: int) -> Callable[..., Any]:
     return lower
 
 
-def _windows(size: int, count: int) -> Any:
+def _windows(size: int, count: int) -> np.ndarray:
     """(size, count): column ``i`` averages the ``i``-th of torch's ``count`` windows."""
     matrix = np.zeros((size, count), dtype=np.float32)
     for index, (start, stop) in enumerate(_bounds(size, count)):
@@ -102,11 +101,16 @@ def _bounds(size: int, count: int) -> list[tuple[int, int]]:
 
 
 def _bilinear(
-    mb: MilBuilder, x: Var, output_size: Any, align_corners: bool, scale_factors: Any = None
-) -> Any:
+    mb: MilBuilder,
+    x: Var,
+    output_size: Sequence[Operand] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None = None,
+) -> Lowered:
     """To a size that the program computes; MIL can from iOS17 on."""
-    dynamic = isinstance(output_size, list | tuple) and any(isinstance(n, Var) for n in output_size)
-    if not dynamic or not is_current_opset_version_compatible_with(AvailableTarget.iOS17):
+    if output_size is None or not any(isinstance(n, Var) for n in output_size):
+        return NotImplemented
+    if not is_current_opset_version_compatible_with(AvailableTarget.iOS17):
         return NotImplemented
     return mb.resize(
         x=x,

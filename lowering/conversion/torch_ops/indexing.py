@@ -7,14 +7,14 @@ slices, for ``scatter`` and ``gather`` with an index smaller than the data, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import axis_of, cast
 
 aten = torch.ops.aten
@@ -26,7 +26,7 @@ def _known(var: Var) -> bool:
 
 def _index_put(
     mb: MilBuilder, x: Var, indices: Sequence[Var | None], values: Var, accumulate: bool = False
-) -> Any:
+) -> Lowered:
     pairs = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     given = [axis for axis, _ in pairs]
     chosen = [index for _, index in pairs]
@@ -64,7 +64,9 @@ def _index_put(
     return _permuted(mb, written, [order.index(axis) for axis in range(x.rank)])
 
 
-def _mask_put(mb: MilBuilder, x: Var, masks: Sequence[Any], values: Var, accumulate: bool) -> Any:
+def _mask_put(
+    mb: MilBuilder, x: Var, masks: Sequence[Any], values: Var, accumulate: bool
+) -> Lowered:
     """One number written where a mask holds is a choice; anything else has no static shape."""
     if len(masks) > 1 or accumulate or int(np.prod(values.shape)) != 1 or masks[0].rank > x.rank:
         return NotImplemented
@@ -109,7 +111,7 @@ def _coordinates(mb: MilBuilder, x: Var, dim: int, index: Var) -> Var:
     return mb.stack(values=columns, axis=index.rank)
 
 
-def _gather(mb: MilBuilder, x: Var, dim: int, index: Var, *, sparse_grad: bool = False) -> Any:
+def _gather(mb: MilBuilder, x: Var, dim: int, index: Var, *, sparse_grad: bool = False) -> Lowered:
     dim = axis_of(dim, max(x.rank, 1))
     same = all(
         a == b for i, (a, b) in enumerate(zip(x.shape, index.shape, strict=True)) if i != dim
@@ -119,8 +121,8 @@ def _gather(mb: MilBuilder, x: Var, dim: int, index: Var, *, sparse_grad: bool =
     return mb.gather_nd(x=x, indices=_coordinates(mb, x, dim, index))
 
 
-def _scatter(mode: str) -> Callable[..., Any]:
-    def lower(mb: MilBuilder, x: Var, dim: int, index: Var, source: Any) -> Any:
+def _scatter(mode: str) -> Lowering:
+    def lower(mb: MilBuilder, x: Var, dim: int, index: Var, source: Operand) -> Lowered:
         if not _known(x) or not _known(index):
             return NotImplemented
         return _scattered(mb, x, axis_of(dim, x.rank), index, source, mode)
@@ -128,7 +130,7 @@ def _scatter(mode: str) -> Callable[..., Any]:
     return lower
 
 
-def _scattered(mb: MilBuilder, x: Var, dim: int, index: Var, source: Any, mode: str) -> Var:
+def _scattered(mb: MilBuilder, x: Var, dim: int, index: Var, source: Operand, mode: str) -> Var:
     if isinstance(source, Var) and source.rank == index.rank:
         updates = _number_like(mb, source, x)
         if tuple(source.shape) != tuple(index.shape):
@@ -163,7 +165,7 @@ def _scatter_reduce(
     reduce: str,
     *,
     include_self: bool = True,
-) -> Any:
+) -> Lowered:
     if not _known(x) or not _known(index):
         return NotImplemented
     dim = axis_of(dim, x.rank)
@@ -187,7 +189,7 @@ def _index_reduce(
     reduce: str,
     *,
     include_self: bool = True,
-) -> Any:
+) -> Lowered:
     """``scatter_reduce`` with the same index for every row."""
     if not _known(source):
         return NotImplemented
@@ -197,7 +199,7 @@ def _index_reduce(
     return _scatter_reduce(mb, x, dim, whole, source, reduce, include_self=include_self)
 
 
-def _put(mb: MilBuilder, x: Var, index: Var, source: Var, accumulate: bool = False) -> Any:
+def _put(mb: MilBuilder, x: Var, index: Var, source: Var, accumulate: bool = False) -> Lowered:
     """Writes to the flattened tensor."""
     if not _known(x):
         return NotImplemented
@@ -212,7 +214,7 @@ def _put(mb: MilBuilder, x: Var, index: Var, source: Var, accumulate: bool = Fal
     return mb.reshape(x=written, shape=[int(size) for size in x.shape])
 
 
-def _masked_scatter(mb: MilBuilder, x: Var, mask: Var, source: Var) -> Any:
+def _masked_scatter(mb: MilBuilder, x: Var, mask: Var, source: Var) -> Lowered:
     """The n-th chosen place takes the n-th element of ``source``."""
     shape = tuple(int(size) for size in mb.result.shape) if _known(x) and _known(mask) else ()
     if not shape:
@@ -228,7 +230,7 @@ def _masked_scatter(mb: MilBuilder, x: Var, mask: Var, source: Var) -> Any:
     return mb.select(cond=mb.cast(x=chosen, dtype="bool"), a=taken, b=old)
 
 
-def _diagonal(mb: MilBuilder, x: Var, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+def _diagonal(mb: MilBuilder, x: Var, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Lowered:
     """The diagonal of two axes, as the last axis."""
     rows, columns = axis_of(dim1, x.rank), axis_of(dim2, x.rank)
     if not all(isinstance(x.shape[axis], (int, np.integer)) for axis in (rows, columns)):
@@ -243,7 +245,7 @@ def _diagonal(mb: MilBuilder, x: Var, offset: int = 0, dim1: int = 0, dim2: int 
 
 def _diagonal_scatter(
     mb: MilBuilder, x: Var, source: Var, offset: int = 0, dim1: int = 0, dim2: int = 1
-) -> Any:
+) -> Lowered:
     """Writes ``source`` on a diagonal; its last axis runs along it."""
     if not _known(x):
         return NotImplemented
@@ -258,7 +260,7 @@ def _diagonal_scatter(
     return _permuted(mb, written, [back.index(axis) for axis in range(x.rank)])
 
 
-def _unfold(mb: MilBuilder, x: Var, dim: int, size: int, step: int) -> Any:
+def _unfold(mb: MilBuilder, x: Var, dim: int, size: int, step: int) -> Lowered:
     """Windows of ``size`` every ``step`` along ``dim``; the window is the last axis."""
     dim = axis_of(dim, x.rank)
     if not isinstance(x.shape[dim], (int, np.integer)):
@@ -269,7 +271,7 @@ def _unfold(mb: MilBuilder, x: Var, dim: int, size: int, step: int) -> Any:
     return _permuted(mb, windows, [*order, dim + 1])
 
 
-def _repeat_positions(mb: MilBuilder, repeats: Var, *, output_size: int | None = None) -> Any:
+def _repeat_positions(mb: MilBuilder, repeats: Var, *, output_size: int | None = None) -> Lowered:
     """Positions, each as often as ``repeats`` says."""
     if repeats.val is None:
         # As many positions as all repeats together; each lies behind the repeats that end before.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, MilBuilder
 from lowering.conversion.torch_ops.common import rows_of
 
 aten = torch.ops.aten
@@ -61,7 +61,7 @@ def _expanded(mb: MilBuilder, x: Var, cofactors: Var) -> Var:
     return mb.slice_by_size(x=products, begin=begin, size=size)
 
 
-def _determinant(mb: MilBuilder, x: Var) -> Any:
+def _determinant(mb: MilBuilder, x: Var) -> Lowered:
     determinant = _expanded(mb, x, _cofactors(mb, x))
     return mb.squeeze(x=determinant, axes=[x.rank - 2, x.rank - 1]), None, None
 
@@ -73,13 +73,13 @@ def _inverted(mb: MilBuilder, x: Var) -> Var:
     return mb.real_div(x=adjugate, y=_expanded(mb, x, cofactors))
 
 
-def _inverse(mb: MilBuilder, x: Var, *, check_errors: bool = False) -> Any:
+def _inverse(mb: MilBuilder, x: Var, *, check_errors: bool = False) -> Lowered:
     return _inverted(mb, x), None
 
 
 def _solution(
     mb: MilBuilder, x: Var, y: Var, *, left: bool = True, check_errors: bool = False
-) -> Any:
+) -> Lowered:
     inverse = _inverted(mb, x)
     # The same rule as torch's: a batch of vectors has an axis less than the matrices.
     if len(mb.result[0].shape) == x.rank - 1:

@@ -7,14 +7,13 @@ unroll into operators of fixed shape.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder
 from lowering.errors import LoweringError
 
 aten = torch.ops.aten
@@ -43,7 +42,7 @@ def _singular_values(
     compute_uv: bool = True,
     *,
     driver: str | None = None,
-) -> Any:
+) -> Lowered:
     """Rotates pairs of columns until all are orthogonal (Jacobi): their lengths are the values."""
     rows, columns = _sides(mb, x)
     least = min(rows, columns)
@@ -110,6 +109,6 @@ def _rotated(mb: MilBuilder, a: Var, b: Var) -> tuple[Var, Var]:
     return first, second
 
 
-TABLE: dict[Any, Callable[..., Any]] = {
+TABLE: dict[Any, Lowering] = {
     aten._linalg_svd.default: _singular_values,
 }

@@ -6,20 +6,19 @@ The operators that HuggingFace builds attention masks with (apple/coremltools#26
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import MilBuilder, Operand
 from lowering.conversion.torch_ops.common import cast, filled, sizes_of
 
 aten = torch.ops.aten
 
 
 def _binary(op_type: str) -> Callable[..., Var]:
-    def lower(mb: MilBuilder, x: Any, y: Any) -> Var:
+    def lower(mb: MilBuilder, x: Operand, y: Operand) -> Var:
         return getattr(mb, op_type)(x=cast(mb, x, torch.bool), y=cast(mb, y, torch.bool))
 
     return lower
@@ -35,7 +34,7 @@ def _bitwise_not(mb: MilBuilder, x: Var) -> Var:
     return mb.sub(x=-1, y=x)  # two's complement: ~x = -1 - x
 
 
-def _where(mb: MilBuilder, condition: Var, a: Any, b: Any) -> Var:
+def _where(mb: MilBuilder, condition: Var, a: Operand, b: Operand) -> Var:
     dtype = mb.result.dtype
     condition, a, b = cast(mb, condition, torch.bool), cast(mb, a, dtype), cast(mb, b, dtype)
     if _widens(condition, a, b):
@@ -66,7 +65,7 @@ def _spread(mb: MilBuilder, value: Var, like: Var, dtype: torch.dtype) -> Var:
     return mb.add(x=value, y=nothing)
 
 
-def _masked_fill(mb: MilBuilder, x: Var, mask: Var, value: Any) -> Var:
+def _masked_fill(mb: MilBuilder, x: Var, mask: Var, value: Operand) -> Var:
     return _where(mb, mask, value, x)
 
 

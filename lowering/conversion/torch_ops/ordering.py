@@ -6,31 +6,31 @@ no negative axis but the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import axis_of, cast
 
 aten = torch.ops.aten
 
 
-def _cumsum(mb: MilBuilder, x: Var, dim: int, dtype: Any = None) -> Var:
+def _cumsum(mb: MilBuilder, x: Var, dim: int, dtype: torch.dtype | None = None) -> Var:
     x = cast(mb, x, mb.result.dtype)
     return mb.cumsum(x=x, axis=axis_of(dim, x.rank)) if x.rank else x
 
 
-def _running(better: str) -> Callable[..., Any]:
+def _running(better: str) -> Lowering:
     """``cummax`` and ``cummin`` in log2(n) steps; of equal elements the last counts, as in torch.
 
     After the step ``s`` each place holds the extreme of the ``2 s`` elements that end there.
     """
 
-    def lower(mb: MilBuilder, x: Var, dim: int) -> Any:
+    def lower(mb: MilBuilder, x: Var, dim: int) -> Lowered:
         if not all(isinstance(size, (int, np.integer)) for size in x.shape):
             return NotImplemented
         if types.is_bool(x.dtype):
@@ -72,7 +72,7 @@ def _running(better: str) -> Callable[..., Any]:
     return lower
 
 
-def _rank(mb: MilBuilder, x: Any, boundaries: Var, right: bool) -> Var:
+def _rank(mb: MilBuilder, x: Operand, boundaries: Var, right: bool) -> Var:
     """How many of the sorted ``boundaries`` lie below each element."""
     floats = any(types.is_float(v.dtype) for v in (x, boundaries) if isinstance(v, Var))
     dtype = torch.float32 if floats or isinstance(x, float) else torch.int32
@@ -84,21 +84,21 @@ def _rank(mb: MilBuilder, x: Any, boundaries: Var, right: bool) -> Var:
 
 
 def _bucketize(
-    mb: MilBuilder, x: Any, boundaries: Var, *, out_int32: bool = False, right: bool = False
-) -> Any:
+    mb: MilBuilder, x: Operand, boundaries: Var, *, out_int32: bool = False, right: bool = False
+) -> Lowered:
     return _rank(mb, x, boundaries, right) if boundaries.rank == 1 else NotImplemented
 
 
 def _searchsorted(
     mb: MilBuilder,
     boundaries: Var,
-    x: Any,
+    x: Operand,
     *,
     out_int32: bool = False,
     right: bool = False,
     side: str | None = None,
     sorter: Var | None = None,
-) -> Any:
+) -> Lowered:
     if boundaries.rank != 1:
         return NotImplemented
     if sorter is not None:
@@ -120,21 +120,22 @@ def _kth(mb: MilBuilder, x: Var, k: int, dim: int, keepdim: bool) -> tuple[Var, 
     return found[0], found[1]
 
 
-def _kthvalue(mb: MilBuilder, x: Var, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+def _kthvalue(mb: MilBuilder, x: Var, k: int, dim: int = -1, keepdim: bool = False) -> Lowered:
     return _kth(mb, x, k, dim, keepdim)
 
 
-def _median_dim(mb: MilBuilder, x: Var, dim: int, keepdim: bool = False) -> Any:
+def _median_dim(mb: MilBuilder, x: Var, dim: int, keepdim: bool = False) -> Lowered:
     count = x.shape[dim] if x.rank else 1
     if not isinstance(count, (int, np.integer)):
         return NotImplemented
     return _kth(mb, x, (int(count) + 1) // 2, dim, keepdim)
 
 
-def _median(mb: MilBuilder, x: Var) -> Any:
+def _median(mb: MilBuilder, x: Var) -> Lowered:
     if not all(isinstance(size, (int, np.integer)) for size in x.shape):
         return NotImplemented
-    return _median_dim(mb, mb.reshape(x=x, shape=[-1]), 0)[0]
+    middle = (math.prod(int(size) for size in x.shape) + 1) // 2
+    return _kth(mb, mb.reshape(x=x, shape=[-1]), middle, 0, False)[0]
 
 
 def _histc(mb: MilBuilder, x: Var, bins: int = 100, low: float = 0, high: float = 0) -> Var:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder
 
 aten = torch.ops.aten
 
@@ -29,7 +29,7 @@ def _per_axis(spatial: int, *options: Sequence[int]) -> list[list[int]]:
     return [list(o) * spatial if len(o) == 1 else list(o) for o in options]
 
 
-def _avg_pool(spatial: int) -> Callable[..., Any]:
+def _avg_pool(spatial: int) -> Lowering:
     def lower(
         mb: MilBuilder,
         x: Var,
@@ -39,7 +39,7 @@ def _avg_pool(spatial: int) -> Callable[..., Any]:
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
-    ) -> Any:
+    ) -> Lowered:
         if not ceil_mode and divisor_override is None:
             return NotImplemented
         kernel, stride, padding = _per_axis(spatial, kernel, stride or kernel, padding)
@@ -73,7 +73,7 @@ def _avg_pool(spatial: int) -> Callable[..., Any]:
     return lower
 
 
-def _max_pool(spatial: int) -> Callable[..., Any]:
+def _max_pool(spatial: int) -> Lowering:
     def lower(
         mb: MilBuilder,
         x: Var,
@@ -82,7 +82,7 @@ def _max_pool(spatial: int) -> Callable[..., Any]:
         padding: Sequence[int] = (0,),
         dilation: Sequence[int] = (1,),
         ceil_mode: bool = False,
-    ) -> Any:
+    ) -> Lowered:
         """The maxima, and their positions in the flattened image where somebody reads them."""
         kernel, stride, padding, dilation = _per_axis(
             spatial, kernel, stride or kernel, padding, dilation
@@ -169,7 +169,7 @@ class _Windows:
             best = mb.maximum(x=best, y=value)
         return best, self._positions(mb, tap_number)
 
-    def _positions(self, mb: MilBuilder, tap_number: Any) -> Var:
+    def _positions(self, mb: MilBuilder, tap_number: Var) -> Var:
         position: Any = None
         volume = 1
         for axis in reversed(range(len(self.sizes))):

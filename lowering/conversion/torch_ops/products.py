@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from coremltools.converters.mil.frontend._utils import build_einsum_mil
 from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, MilBuilder
 from lowering.conversion.torch_ops.common import cast
 from lowering.conversion.torch_ops.dynamic import einsum_of_any_size
 
@@ -28,7 +27,7 @@ aten = torch.ops.aten
 MASKED = -3e4
 
 
-def _matmul(mb: MilBuilder, x: Var, y: Var) -> Any:
+def _matmul(mb: MilBuilder, x: Var, y: Var) -> Lowered:
     """Vectors take part as a row on the left, as a column on the right."""
     if x.rank > 1 and y.rank > 1:
         return NotImplemented
@@ -41,23 +40,25 @@ def _matmul(mb: MilBuilder, x: Var, y: Var) -> Any:
 
 
 def _addmv(
-    mb: MilBuilder, x: Var, matrix: Var, vector: Var, *, beta: Any = 1, alpha: Any = 1
+    mb: MilBuilder, x: Var, matrix: Var, vector: Var, *, beta: float = 1, alpha: float = 1
 ) -> Var:
     product = mb.squeeze(x=mb.matmul(x=matrix, y=mb.expand_dims(x=vector, axes=[1])), axes=[1])
     return _blend(mb, x, product, beta, alpha)
 
 
-def _addbmm(mb: MilBuilder, x: Var, a: Var, b: Var, *, beta: Any = 1, alpha: Any = 1) -> Var:
+def _addbmm(mb: MilBuilder, x: Var, a: Var, b: Var, *, beta: float = 1, alpha: float = 1) -> Var:
     product = mb.reduce_sum(x=mb.matmul(x=a, y=b), axes=[0], keep_dims=False)
     return _blend(mb, x, product, beta, alpha)
 
 
-def _blend(mb: MilBuilder, x: Var, product: Var, beta: Any, alpha: Any) -> Var:
+def _blend(mb: MilBuilder, x: Var, product: Var, beta: float, alpha: float) -> Var:
     scaled = mb.mul(x=product, y=float(alpha)) if alpha != 1 else product
     return mb.add(x=mb.mul(x=x, y=float(beta)) if beta != 1 else x, y=scaled)
 
 
-def _einsum(mb: MilBuilder, equation: str, operands: Sequence[Var], *, path: Any = None) -> Any:
+def _einsum(
+    mb: MilBuilder, equation: str, operands: Sequence[Var], *, path: Sequence[int] | None = None
+) -> Lowered:
     """Spells out ``...``, which coremltools takes for one axis."""
     equation = equation.replace(" ", "")
     if "..." not in equation or len(operands) > 2:
@@ -97,7 +98,7 @@ def _attention(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Any:
+) -> Lowered:
     """With grouped queries each key and value head serves several query heads."""
     fused = is_current_opset_version_compatible_with(AvailableTarget.iOS18)
     groups = int(q.shape[-3]) // int(k.shape[-3]) if enable_gqa else 1
@@ -131,7 +132,7 @@ def _repeat_heads(mb: MilBuilder, x: Var, groups: int) -> Var:
     return mb.reshape(x=repeated, shape=[*batch, heads * groups, tokens, width])
 
 
-def _cdist(mb: MilBuilder, x: Var, y: Var, p: float = 2.0, mode: Any = None) -> Any:
+def _cdist(mb: MilBuilder, x: Var, y: Var, p: float = 2.0, mode: int | None = None) -> Lowered:
     if p not in (1.0, 2.0):
         return NotImplemented
     difference = mb.sub(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from coremltools.converters.mil.mil import Var, types
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder
 from lowering.conversion.torch_ops.common import axis_of, cast
 
 aten = torch.ops.aten
 
 
-def _stack(mb: MilBuilder, values: Sequence[Var], dim: int = 0) -> Any:
+def _stack(mb: MilBuilder, values: Sequence[Var], dim: int = 0) -> Lowered:
     """Stacks integers beside floats, promoted as torch does it."""
     if len({types.builtin_to_string(value.dtype) for value in values}) == 1:
         return NotImplemented
@@ -23,17 +22,17 @@ def _stack(mb: MilBuilder, values: Sequence[Var], dim: int = 0) -> Any:
     return mb.stack(values=[cast(mb, value, dtype) for value in values], axis=axis)
 
 
-def _softmax(mb: MilBuilder, x: Var, dim: int, dtype: Any = None) -> Any:
+def _softmax(mb: MilBuilder, x: Var, dim: int, dtype: torch.dtype | None = None) -> Lowered:
     """Of integers, where a float dtype is asked for."""
     if types.is_float(x.dtype):
         return NotImplemented
     return mb.softmax(x=cast(mb, x, mb.result.dtype), axis=axis_of(dim, x.rank))
 
 
-def _extreme(which: str) -> Callable[..., Any]:
+def _extreme(which: str) -> Lowering:
     """``max`` and ``min`` of booleans along an axis: any and all, with a position."""
 
-    def lower(mb: MilBuilder, x: Var, dim: int, keepdim: bool = False) -> Any:
+    def lower(mb: MilBuilder, x: Var, dim: int, keepdim: bool = False) -> Lowered:
         if not types.is_bool(x.dtype):
             return NotImplemented
         axis = axis_of(dim, x.rank)
@@ -45,10 +44,12 @@ def _extreme(which: str) -> Callable[..., Any]:
     return lower
 
 
-def _extreme_over(which: str) -> Callable[..., Any]:
+def _extreme_over(which: str) -> Lowering:
     """``amax`` and ``amin`` of booleans."""
 
-    def lower(mb: MilBuilder, x: Var, dim: Any = (), keepdim: bool = False) -> Any:
+    def lower(
+        mb: MilBuilder, x: Var, dim: int | Sequence[int] = (), keepdim: bool = False
+    ) -> Lowered:
         if not types.is_bool(x.dtype):
             return NotImplemented
         dims = [dim] if isinstance(dim, int) else list(dim) or list(range(x.rank))
@@ -60,7 +61,7 @@ def _extreme_over(which: str) -> Callable[..., Any]:
     return lower
 
 
-def _extreme_of_all(which: str) -> Callable[..., Any]:
+def _extreme_of_all(which: str) -> Lowering:
     """``max`` and ``min`` of all elements of a boolean tensor."""
     over = _extreme_over(which)
     return lambda mb, x: over(mb, x)

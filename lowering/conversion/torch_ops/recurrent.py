@@ -7,12 +7,11 @@ exported operator (the same gap: pytorch/executorch#4090).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, MilBuilder
 from lowering.conversion.torch_ops.projected_lstm import projected_lstm
 
 aten = torch.ops.aten
@@ -71,13 +70,13 @@ def _lstm(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
-) -> Any:
+) -> Lowered:
     if state[0].shape[-1] == state[1].shape[-1]:
         return NotImplemented
     return projected_lstm(mb, x, state, weights, has_biases, layers, bidirectional, batch_first)
 
 
-def _stock(mb: MilBuilder, *_: Any) -> Any:
+def _stock(mb: MilBuilder, *_: object) -> Lowered:
     return NotImplemented
 
 

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder
 from lowering.conversion.torch_ops.common import axis_of, cast, sizes_of
 
 aten = torch.ops.aten
 
+# One axis, several, or all of them.
+Axes = int | Sequence[int] | None
 
-def _axes(dim: Any, rank: int) -> list[int]:
+
+def _axes(dim: Axes, rank: int) -> list[int]:
     """Axes of a reduction over ``dim``: a number, a list, or all of them."""
     if dim is None or dim == []:
         return list(range(rank))
@@ -26,7 +29,7 @@ def _axes(dim: Any, rank: int) -> list[int]:
     return [axis_of(d, rank) for d in dims]
 
 
-def _variance(mb: MilBuilder, x: Var, dim: Any, correction: float | None, keepdim: bool) -> Var:
+def _variance(mb: MilBuilder, x: Var, dim: Axes, correction: float | None, keepdim: bool) -> Var:
     axes = _axes(dim, x.rank)
     mean = mb.reduce_mean(x=x, axes=axes, keep_dims=True)
     spread = mb.reduce_mean(x=mb.square(x=mb.sub(x=x, y=mean)), axes=axes, keep_dims=keepdim)
@@ -36,7 +39,7 @@ def _variance(mb: MilBuilder, x: Var, dim: Any, correction: float | None, keepdi
     return mb.mul(x=spread, y=_bessel(mb, [sizes_of(mb, x)[axis] for axis in axes], correction))
 
 
-def _bessel(mb: MilBuilder, sizes: Sequence[Any], correction: float) -> Any:
+def _bessel(mb: MilBuilder, sizes: Sequence[Any], correction: float) -> Lowered:
     """``n / (n - correction)`` for ``n`` elements."""
     if all(isinstance(size, int) for size in sizes):
         count = math.prod(sizes)
@@ -48,45 +51,67 @@ def _bessel(mb: MilBuilder, sizes: Sequence[Any], correction: float) -> Any:
 
 
 def _var(
-    mb: MilBuilder, x: Var, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+    mb: MilBuilder,
+    x: Var,
+    dim: Axes = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
 ) -> Var:
     return _variance(mb, x, dim, correction, keepdim)
 
 
 def _std(
-    mb: MilBuilder, x: Var, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+    mb: MilBuilder,
+    x: Var,
+    dim: Axes = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
 ) -> Var:
     return mb.sqrt(x=_variance(mb, x, dim, correction, keepdim))
 
 
 def _var_mean(
-    mb: MilBuilder, x: Var, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+    mb: MilBuilder,
+    x: Var,
+    dim: Axes = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
 ) -> tuple[Var, Var]:
     mean = mb.reduce_mean(x=x, axes=_axes(dim, x.rank), keep_dims=keepdim)
     return _variance(mb, x, dim, correction, keepdim), mean
 
 
 def _std_mean(
-    mb: MilBuilder, x: Var, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+    mb: MilBuilder,
+    x: Var,
+    dim: Axes = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
 ) -> tuple[Var, Var]:
     variance, mean = _var_mean(mb, x, dim, correction=correction, keepdim=keepdim)
     return mb.sqrt(x=variance), mean
 
 
-def _prod(mb: MilBuilder, x: Var, *, dtype: Any = None) -> Var:
+def _prod(mb: MilBuilder, x: Var, *, dtype: torch.dtype | None = None) -> Var:
     x = cast(mb, x, mb.result.dtype)
     return mb.reduce_prod(x=x, axes=_axes(None, x.rank), keep_dims=False)
 
 
-def _prod_dim(mb: MilBuilder, x: Var, dim: int, keepdim: bool = False, *, dtype: Any = None) -> Var:
+def _prod_dim(
+    mb: MilBuilder, x: Var, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Var:
     x = cast(mb, x, mb.result.dtype)
     return mb.reduce_prod(x=x, axes=_axes(dim, x.rank), keep_dims=keepdim)
 
 
-def _arg(op_type: str) -> Callable[..., Any]:
+def _arg(op_type: str) -> Lowering:
     """The position in the flattened tensor when no axis is given."""
 
-    def lower(mb: MilBuilder, x: Var, dim: int | None = None, keepdim: bool = False) -> Any:
+    def lower(mb: MilBuilder, x: Var, dim: int | None = None, keepdim: bool = False) -> Lowered:
         if dim is not None:
             return NotImplemented
         flat = mb.reshape(x=x, shape=[-1])
@@ -99,7 +124,7 @@ def _arg(op_type: str) -> Callable[..., Any]:
 def _holds(op_type: str) -> Callable[..., Var]:
     """``all`` and ``any``: the least and the greatest of booleans."""
 
-    def lower(mb: MilBuilder, x: Var, dim: Any = None, keepdim: bool = False) -> Var:
+    def lower(mb: MilBuilder, x: Var, dim: Axes = None, keepdim: bool = False) -> Var:
         number = cast(mb, cast(mb, x, torch.bool), torch.int32)
         if not x.rank:
             return mb.cast(x=number, dtype="bool")

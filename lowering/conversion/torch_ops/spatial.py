@@ -8,14 +8,16 @@ takes an anti-aliased resize for a plain one (pytorch/executorch#5728), and cann
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
+from torch import fx
+from torch._ops import OpOverload
 
-from lowering.conversion.builder import MilBuilder
+from frontend.schema import arguments
+from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
@@ -23,7 +25,7 @@ aten = torch.ops.aten
 
 def _pad(
     mb: MilBuilder, x: Var, pad: Sequence[int], mode: str = "constant", value: float | None = None
-) -> Any:
+) -> Lowered:
     """``pad`` is (before, after) for the last axis, then for the one before it, and so on."""
     numbers = all(isinstance(amount, int) for amount in pad)
     if not numbers or (mode != "circular" and min(pad) >= 0):
@@ -62,7 +64,7 @@ def _part(mb: MilBuilder, x: Var, axis: int, begin: int, end: int | None) -> Var
     )
 
 
-def _resized(mb: MilBuilder, x: Var, *_: Any) -> Any:
+def _resized(mb: MilBuilder, x: Var, *_: object) -> Lowered:
     """Resizing by one constant matrix per axis, which holds whatever filter torch uses.
 
     The matrix is what torch makes of the unit vectors, so that it is right by construction.
@@ -77,13 +79,19 @@ def _resized(mb: MilBuilder, x: Var, *_: Any) -> Any:
     return mb.matmul(x=mb.matmul(x=rows, y=x), y=columns, transpose_y=True)
 
 
-def _resized_sequence(linear: bool) -> Callable[..., Any]:
+def _resized_sequence(linear: bool) -> Lowering:
     """A sequence of unknown length, by a factor: coremltools leaves its own extra axis in place."""
 
-    def lower(mb: MilBuilder, x: Var, size: Any, *options: Any) -> Any:
+    def lower(
+        mb: MilBuilder,
+        x: Var,
+        size: Sequence[Operand] | None,
+        *options: bool | Sequence[float] | None,
+    ) -> Lowered:
         if isinstance(x.shape[-1], (int, np.integer)):
             return NotImplemented
-        factor = options[-1][0] if options[-1] else _growth(mb.node)
+        given = options[-1]
+        factor = given[0] if isinstance(given, Sequence) and given else _growth(mb.node)
         if factor is None:
             return NotImplemented
         image = mb.expand_dims(x=x, axes=[2])
@@ -98,21 +106,22 @@ def _resized_sequence(linear: bool) -> Callable[..., Any]:
     return lower
 
 
-def _growth(node: Any) -> float | None:
+def _growth(node: fx.Node) -> float | None:
     """By what number the last size is multiplied, None where it is not one number."""
-    sizes = [n.meta["val"].shape[-1] for n in (node, node.args[0])]
+    sizes = [n.meta["val"].shape[-1] for n in (node, node.all_input_nodes[0])]
     if any(isinstance(size, int) for size in sizes):
         return None
     ratio = sizes[0].node.expr / sizes[1].node.expr
     return float(ratio) if ratio.is_number else None
 
 
-def _axis_matrix(node: Any, size: int, wanted: int, axis: int) -> np.ndarray:
+def _axis_matrix(node: fx.Node, size: int, wanted: int, axis: int) -> np.ndarray:
     """(1, 1, wanted, size): the operator of ``node`` along one axis.
 
     The other axis has two elements and keeps them: torch's anti-aliased kernels compute something
     else along an axis beside one of a single element.
     """
+    assert isinstance(node.target, OpOverload)
     units = torch.eye(size).reshape(size, 1, size, 1).expand(-1, -1, -1, 2).contiguous()
     out = [wanted, 2]
     if axis == 1:
@@ -121,17 +130,18 @@ def _axis_matrix(node: Any, size: int, wanted: int, axis: int) -> np.ndarray:
     # Sizes are exact; a scale, where one was given, still sets the sampling step.
     scales[axis] = _scales(node)[axis]
     with torch.no_grad():
-        resized = node.target.overloadpacket.default(units, out, node.args[2], *scales)
+        corners = arguments(node)["align_corners"]
+        resized = node.target.overloadpacket.default(units, out, corners, *scales)
     one = resized.select(3 - axis, 0)
     return one.reshape(size, wanted).t().reshape(1, 1, wanted, size).numpy().copy()
 
 
-def _scales(node: Any) -> list[float | None]:
+def _scales(node: fx.Node) -> list[float | None]:
     """Scale factors per axis as the operator was called, ``None`` where sizes were given."""
-    if node.target._overloadname == "vec":
-        given = node.args[3] if len(node.args) > 3 else None
-        return list(given) if given is not None else [None, None]
-    return [*node.args[3:5], None, None][:2]
+    given = arguments(node)
+    if "scale_factors" in given:
+        return list(given["scale_factors"] or [None, None])
+    return [given["scales_h"], given["scales_w"]]
 
 
 _SAMPLING = {0: "bilinear", 1: "nearest"}
@@ -140,7 +150,7 @@ _OUTSIDE = {0: "constant", 1: "border", 2: "reflection"}
 
 def _grid_sampler(
     mb: MilBuilder, x: Var, grid: Var, sampling: int, outside: int, align: bool
-) -> Any:
+) -> Lowered:
     if sampling not in _SAMPLING:
         return NotImplemented
     padding = _OUTSIDE[outside]
@@ -168,7 +178,7 @@ def _convolution(
     transposed: bool,
     output_padding: Sequence[int],
     groups: int,
-) -> Any:
+) -> Lowered:
     """Transposed, with rows of the result that no window reaches: they hold the bias alone."""
     if not transposed or all(
         extra <= edge for extra, edge in zip(output_padding, padding, strict=False)
@@ -205,7 +215,7 @@ def _im2col(
     dilation: Sequence[int],
     padding: Sequence[int],
     stride: Sequence[int],
-) -> Any:
+) -> Lowered:
     """Patches as one grouped convolution: each output channel copies one tap of one channel."""
     known = all(isinstance(size, (int, np.integer)) for size in x.shape[1:])
     if not types.is_float(x.dtype) or x.rank != 4 or not known:
@@ -232,7 +242,7 @@ def _col2im(
     dilation: Sequence[int],
     padding: Sequence[int],
     stride: Sequence[int],
-) -> Any:
+) -> Lowered:
     """The transpose of ``im2col``: overlapping patches are added."""
     if not types.is_float(x.dtype) or x.rank != 3:
         return NotImplemented

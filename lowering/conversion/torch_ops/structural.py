@@ -11,25 +11,25 @@ from typing import Any
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, MilBuilder
 from lowering.conversion.torch_ops.common import cast
 
 aten = torch.ops.aten
 
 
-def _same(mb: MilBuilder, x: Var, *_: Any, **__: Any) -> Var:
+def _same(mb: MilBuilder, x: Var, *_: object, **__: object) -> Var:
     return x
 
 
-def _to_dtype(mb: MilBuilder, x: Var, *_: Any, **__: Any) -> Var:
+def _to_dtype(mb: MilBuilder, x: Var, *_: object, **__: object) -> Var:
     return cast(mb, x, mb.result.dtype)
 
 
-def _nothing(mb: MilBuilder, *_: Any, **__: Any) -> None:
+def _nothing(mb: MilBuilder, *_: object, **__: object) -> None:
     """Assertions about sizes and values were true for the example; a package has no way to fail."""
 
 
-def _reshape(mb: MilBuilder, x: Var, shape: Sequence[Any]) -> Any:
+def _reshape(mb: MilBuilder, x: Var, shape: Sequence[Any]) -> Lowered:
     """To no axes at all: coremltools leaves one."""
     if list(shape) or not x.rank:
         return NotImplemented

@@ -5,13 +5,11 @@ Neither needs a pivot, so each unrolls into a few operators for each row.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, MilBuilder
 from lowering.conversion.torch_ops.common import rows_of
 
 aten = torch.ops.aten
@@ -37,7 +35,9 @@ def _transposed(mb: MilBuilder, x: Var) -> Var:
     return mb.transpose(x=x, perm=[*range(x.rank - 2), x.rank - 1, x.rank - 2])
 
 
-def _cholesky(mb: MilBuilder, x: Var, *, upper: bool = False, check_errors: bool = False) -> Any:
+def _cholesky(
+    mb: MilBuilder, x: Var, *, upper: bool = False, check_errors: bool = False
+) -> Lowered:
     """Column by column; of ``x`` only the triangle that torch reads."""
     count = _rows(mb, x)
     rest = _transposed(mb, x) if upper else x
