@@ -28,6 +28,7 @@ from lowering.conversion.io_types import check_states, input_types, output_types
 from lowering.conversion.metadata import describe
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.registry import installed
+from lowering.conversion.sound_passes import GUARDS, guarded
 from lowering.conversion.torch_ops import TORCH_OPS
 from lowering.conversion.unsupported import unsupported_ops
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
@@ -225,6 +226,7 @@ def lower(
         try:
             with (
                 installed(graph, table, by_node),
+                guarded(GUARDS),
                 exact_batch_norms(),
                 distinct_outputs(names, classifier),
             ):
