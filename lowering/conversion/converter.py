@@ -22,6 +22,7 @@ from lowering.conversion.composites import Composite
 from lowering.conversion.composites_ane import ANE_COMPOSITES
 from lowering.conversion.distinct_outputs import distinct_outputs
 from lowering.conversion.exact_batch_norm import exact_batch_norms
+from lowering.conversion.fast_coremltools import fast_coremltools
 from lowering.conversion.input_shapes import Sizes, check_enumerated
 from lowering.conversion.interface import check_interface, check_names
 from lowering.conversion.io_types import check_states, input_types, output_types
@@ -228,6 +229,7 @@ def lower(
                 installed(graph, table, by_node),
                 guarded(GUARDS),
                 exact_batch_norms(),
+                fast_coremltools(),
                 distinct_outputs(names, classifier),
             ):
                 mlmodel = ct.convert(prepared.program, **options)

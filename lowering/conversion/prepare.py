@@ -235,17 +235,22 @@ def _saturated(tensors: dict[str, Any], fp16: bool) -> dict[str, Any]:
         if not isinstance(value, torch.Tensor) or not value.numel():
             return value
         if value.dtype == torch.int64:
-            return _within(value, _INT32.min, _INT32.max)
-        if fp16 and value.dtype == torch.float32:
-            infinite = value.isinf()
+            narrowed = _within(value, _INT32.min, _INT32.max)
+        elif fp16 and value.dtype == torch.float32:
             narrowed = _within(value, _FP16.min, _FP16.max)
-            return torch.where(infinite, value, narrowed) if infinite.any() else narrowed
-        return value
+        else:
+            return value
+        if narrowed is not value and isinstance(value, torch.nn.Parameter):
+            return torch.nn.Parameter(narrowed, requires_grad=False)  # as the signature has it
+        return narrowed
 
     return {name: narrow(value) for name, value in tensors.items()}
 
 
 def _within(value: torch.Tensor, lowest: float, highest: float) -> torch.Tensor:
-    low, high = value.aminmax()
-    fits = lowest <= low and high <= highest
-    return value if fits else value.clamp(lowest, highest)
+    """``value`` itself where every number is within; else a copy whose infinities stay."""
+    low, high = value.detach().aminmax()
+    if lowest <= low and high <= highest:
+        return value
+    narrowed = value.detach().clamp(lowest, highest)
+    return torch.where(value.isinf(), value.detach(), narrowed)
