@@ -11,6 +11,7 @@ from typing import Any
 import coremltools as ct
 import torch
 from coremltools.converters.mil.mil import Builder, types
+from coremltools.converters.mil.mil.block import InvalidBlockStateError
 from torch.export import ExportedProgram
 
 from frontend.capturing import capture
@@ -48,6 +49,7 @@ _COREMLTOOLS_ERRORS = (
     LookupError,
     AssertionError,
     AttributeError,
+    InvalidBlockStateError,
 )
 # coremltools keeps its registry, its name counter and its block stack per process.
 _CONVERSION = threading.RLock()
