@@ -63,6 +63,10 @@ class CaptureError(AnePassesError):
     rule = "capture-failed"
 
 
+class ProgramFileError(AnePassesError):
+    """A saved program could not be loaded."""
+
+
 class DataDependentError(CaptureError):
     """The model's shapes or control flow depend on the values of its inputs."""
 
