@@ -1,8 +1,8 @@
 """What in a saved program is code: torch would run it when the file is loaded or its program is.
 
 ``torch.export.save`` writes a zip archive with a program as JSON, tensors, and pickles of example
-inputs. *Seen* in torch 2.13's ``_export/serde`` and ``export/pt2_archive``: pickles that plain tensors
-do not need are unpickled in full, expressions of sizes go through ``sympify``, which is ``eval``,
+inputs. *Seen* in torch 2.13's ``_export/serde`` and ``export/pt2_archive``: a pickle that is more
+than tensors is unpickled in full, expressions of sizes go through ``sympify``, which is ``eval``,
 guards and names become Python source, and the structure of the inputs can name modules to import.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 import torch
+from torch._export.verifier import SpecViolationError
 from torch.export.pt2_archive import constants as archive
 from torch.export.pt2_archive._package import PT2ArchiveReader
 
@@ -38,17 +39,22 @@ LOAD_ERRORS = (
     ImportError,
     MemoryError,
     struct.error,
+    SpecViolationError,
     zipfile.BadZipFile,
     pickle.UnpicklingError,
 )
 
 # Expressions of sizes and guards: sympy's and torch's functions, and Python's that compare them.
 _FUNCTIONS = frozenset(
-    """Symbol Integer Float Rational Max Min Mod Eq Ne Lt Le Gt Ge And Or Not Xor Piecewise
-    ExprCondPair floor ceiling Abs Pow Add Mul sqrt max min abs FloorDiv ModularIndexing Where
-    PythonMod CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift PowByNatural FloatPow
-    FloatTrueDiv IntTrueDiv IsNonOverlappingAndDenseIndicator TruncToFloat TruncToInt RoundToInt
-    RoundDecimal ToFloat Identity""".split()
+    (
+        *("Symbol", "Integer", "Float", "Rational", "Max", "Min", "Mod", "Eq", "Ne", "Lt", "Le"),
+        *("Gt", "Ge", "And", "Or", "Not", "Xor", "Piecewise", "ExprCondPair", "floor", "ceiling"),
+        *("Abs", "Pow", "Add", "Mul", "sqrt", "max", "min", "abs", "FloorDiv", "ModularIndexing"),
+        *("Where", "PythonMod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv", "LShift"),
+        *("RShift", "PowByNatural", "FloatPow", "FloatTrueDiv", "IntTrueDiv", "TruncToFloat"),
+        *("TruncToInt", "RoundToInt", "RoundDecimal", "ToFloat", "Identity"),
+        "IsNonOverlappingAndDenseIndicator",
+    )
 )
 _METHODS = frozenset(("size", "stride", "storage_offset", "floor", "ceil", "trunc", "sqrt"))
 _PARTS = (
@@ -63,7 +69,7 @@ _POWERS = ("Pow", "PowByNatural", "FloatPow", "LShift", "pow")
 
 _OPERATOR = re.compile(
     r"torch\.ops(\.(?!__)\w+){2,3}|_operator\.(?!methodcaller|attrgetter|_)\w+|math\.(?!_)\w+"
-    r"|torch\.(_sym_sqrt|sym_\w+)|#?[\w.:]+"
+    r"|torch\.(_sym_sqrt|sym_\w+)|#[\w.:]+"
 )
 # These call compiled code or open a file by name.
 _FORBIDDEN = re.compile(
@@ -179,7 +185,7 @@ def _is_plain(value: str, key: str) -> bool:
 
 
 def is_arithmetic(text: str) -> bool:
-    """Whether ``text`` is an expression of sizes, small enough to be worked out, and nothing else."""
+    """Whether ``text`` is an expression of sizes and nothing else, small enough to work out."""
     if len(text) > _MAX_EXPRESSION:
         return False
     try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import torch
+from torch._export.serde.serialize import deserialize_torch_artifact
 from torch.export import ExportedProgram
 from torch.export.pt2_archive._package import PT2ArchiveReader, load_pt2
 
@@ -41,7 +45,8 @@ def load_program(path: str | os.PathLike[str], *, trust: bool = False) -> Export
             if not trust:
                 _refuse_code(path, file)
             file.seek(0)
-            return load_pt2(file).exported_programs[_MODEL]
+            with _quiet():
+                return load_pt2(file).exported_programs[_MODEL]
     except LOAD_ERRORS as error:
         raise ProgramFileError(
             f"the file is no program of torch {torch.__version__}: {_first_line(error)}",
@@ -63,6 +68,18 @@ def _refuse_code(path: Path, file: IO[bytes]) -> None:
         found=f"{path}: {'; '.join(shown[:_SHOWN])}{more}",
         hint="if the file is your own, add --trust (in Python trust=True); else leave it alone",
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's warning about what was unpickled in full holds a format error, and prints that."""
+    logger = logging.getLogger(deserialize_torch_artifact.__module__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: BaseException) -> str:

@@ -203,6 +203,7 @@ def _subject(source: Source, data: bytes | None) -> Subject:
     if source.digest not in _LAST:
         _LAST.clear()
         composites = tuple(source.composites()) if source.composites is not None else ()
+        # Written by `Source` of this sweep, from a program that was loaded or captured already.
         program = torch.export.load(source.path if data is None else io.BytesIO(data))
         _LAST[source.digest] = Subject(_original(program), composites)
     return _LAST[source.digest]

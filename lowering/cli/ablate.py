@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import TARGET_HELP, load_target
+from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
 from lowering.cli.pipeline import (
     attention_option,
     chosen_passes,
@@ -42,6 +42,7 @@ _FORMATS = ("table", "md", "csv", "json")
 
 @click.command("ablate", help=HELP, short_help="Compare the passes: all, none, each left out.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@trust_option
 @click.option(
     "--passes",
     "only",
@@ -57,6 +58,7 @@ _FORMATS = ("table", "md", "csv", "json")
 @guarded
 def ablate(
     targets: tuple[str, ...],
+    trust: bool,
     only: str | None,
     form: str,
     attention: str | None,
@@ -72,7 +74,7 @@ def ablate(
         from lowering.ablation.sweep import Settings
         from lowering.ablation.sweep import ablate as ablate_models
     composite_options = composite_arguments(composites)
-    models = models_of(targets, chosen_passes(attention, pipeline))
+    models = models_of(targets, chosen_passes(attention, pipeline), trust)
     names = [name.strip() for name in only.split(",")] if only else ()
     with sweeping(**where) as options:
         settings = Settings(chips, deployment_target, **composite_options, **options)
@@ -95,7 +97,7 @@ def ablate(
                 console.print(part)
 
 
-def models_of(targets: tuple[str, ...], pipeline: tuple[Any, ...]) -> list[Any]:
+def models_of(targets: tuple[str, ...], pipeline: tuple[Any, ...], trust: bool) -> list[Any]:
     """The models of ``targets``, their weights the same in each run."""
     import torch
 
@@ -105,7 +107,7 @@ def models_of(targets: tuple[str, ...], pipeline: tuple[Any, ...]) -> list[Any]:
     for text in targets:
         with step(f"Loading {text}"):
             torch.manual_seed(0)
-            found = load_target(text)
+            found = load_target(text, trust)
         name = found.name if found.name not in [model.name for model in models] else text
         models.append(
             Model(name, found.model, found.args, found.kwargs, pipeline, found.dynamic_shapes)

@@ -16,7 +16,7 @@ from lowering.cli.common import (
 )
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import TARGET_HELP, load_target
+from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
 from lowering.cli.pipeline import composites_option
 
 _LEVELS = ("fatal", "wrong", "off-ane", "slow")
@@ -48,6 +48,7 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 
 @click.command("check", help=HELP, short_help="List what is in the way of a conversion.")
 @click.argument("target")
+@trust_option
 @click.option(
     "--fail-on",
     type=click.Choice(_LEVELS),
@@ -63,6 +64,7 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 @guarded
 def check(
     target: str,
+    trust: bool,
     fail_on: str,
     deployment_target: str,
     chip: str,
@@ -73,7 +75,7 @@ def check(
     """See ``HELP``."""
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
-        loaded = load_target(target)
+        loaded = load_target(target, trust)
     with step("Looking for obstacles"):
         import coremltools as ct
 

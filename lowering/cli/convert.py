@@ -12,7 +12,7 @@ from rich.markup import escape
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import TARGET_HELP, Target, load_target
+from lowering.cli.load_model import TARGET_HELP, Target, load_target, trust_option
 from lowering.cli.pipeline import attention_option, composites_option, optimized, pipeline_option
 from lowering.cli.sizes import sizes_option
 
@@ -38,6 +38,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 
 @click.command("convert", help=HELP, short_help="Write a Core ML package.")
 @click.argument("target")
+@trust_option
 @click.option("-o", "--output", required=True, metavar="PACKAGE", help="Where to write it.")
 @deployment_target_option(". Models that write buffers need iOS18")
 @click.option(
@@ -63,6 +64,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 @guarded
 def convert(
     target: str,
+    trust: bool,
     output: str,
     deployment_target: str,
     precision: str,
@@ -78,7 +80,7 @@ def convert(
     start = time.perf_counter()
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
-        loaded = load_target(target)
+        loaded = load_target(target, trust)
     model: Any = loaded if no_optimize else optimized(loaded, attention, pipeline)
     with step("Converting to an ML Program"):
         mlmodel = _converted(

@@ -6,17 +6,18 @@ import importlib
 import importlib.util
 import inspect
 import os
-import pickle
 import sys
 import traceback
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from lowering.errors import TargetError
+from lowering.package.kinds import file_kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +31,9 @@ TARGET names a function that returns the model and what to call it with, or a sa
   model.py:tiny            function in a file
   model.pt2                what torch.export.save wrote
 
+A function is code: its module is imported and run. A .pt2 file is read and runs nothing; one that
+asks for code is refused, unless it is your own and you say --trust.
+
 The function takes no arguments and returns (model, example_inputs) or (model, args, kwargs);
 a model alone will do where example inputs can be inferred. A fourth part is dynamic_shapes, as
 torch.export takes it:
@@ -39,18 +43,16 @@ torch.export takes it:
       return MyModel(), (torch.randn(1, 3, 224, 224),)
 """
 
-# What torch.export.load raises for a file that is no program, or one of another release.
-_LOAD_ERRORS = (
-    RuntimeError,
-    ValueError,
-    LookupError,
-    OSError,
-    AssertionError,
-    AttributeError,
-    TypeError,
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Run the code that a .pt2 TARGET asks for. For files of your own only.",
 )
+
+_HINTS = {
+    ".py": "name the function in it: FILE.py:FUNCTION",
+    ".mlpackage": "give the model that the package was made from",
+}
 _FORMS = "module:function, path/to/file.py:function or program.pt2"
 _RETURNS = "(model, example_inputs), (model, args, kwargs[, dynamic_shapes]) or a model"
 
@@ -74,15 +76,30 @@ class Target:
     dynamic_shapes: Any = None
 
 
-def load_target(text: str) -> Target:
+def load_target(text: str, trust: bool = False) -> Target:
     """Load what ``text`` names, see ``TARGET_HELP``.
+
+    Args:
+        text: the TARGET.
+        trust: run the code that a saved program asks for.
 
     Raises:
         TargetError: it names nothing, or the function fails or returns something else.
+        ProgramFileError: it is a saved program that cannot be loaded, or asks for code.
     """
     if text.endswith(".pt2"):
-        return Target(PurePath(text).stem, _saved_program(Path(text)))
+        from frontend.program_file import load_program
+
+        return Target(PurePath(text).stem, load_program(text, trust=trust))
     location, colon, function_name = text.rpartition(":")
+    if not location and Path(text).exists():
+        kind = file_kind(Path(text))
+        raise TargetError(
+            f"TARGET is {kind.what}, which cannot be captured",
+            expected=_FORMS,
+            found=text,
+            hint=_HINTS.get(Path(text).suffix, "give a function that builds the model in PyTorch"),
+        )
     if not colon or not location or not function_name.isidentifier():
         raise TargetError("TARGET cannot be read", expected=_FORMS, found=text)
     module = load_module(location)
@@ -103,21 +120,6 @@ def load_module(location: str) -> ModuleType:
         TargetError: there is none, or it fails.
     """
     return _file(Path(location)) if location.endswith(".py") else _module(location)
-
-
-def _saved_program(path: Path) -> ExportedProgram:
-    import torch
-
-    if not path.is_file():
-        raise TargetError("There is no such file", found=str(path))
-    try:
-        return torch.export.load(path)
-    except _LOAD_ERRORS as error:
-        raise TargetError(
-            f"The file is no program of torch {torch.__version__}: {_first_line(error)}",
-            expected="a file written by torch.export.save",
-            found=str(path),
-        ) from error
 
 
 def _file(path: Path) -> ModuleType:

@@ -11,7 +11,7 @@ import click
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import TARGET_HELP, load_target
+from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
 from lowering.cli.pipeline import attention_option, optimized, pipeline_option
 from lowering.errors import SaveError
 
@@ -33,6 +33,7 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 
 @click.command("optimize", help=HELP, short_help="Rewrite a model and report every pass.")
 @click.argument("target")
+@trust_option
 @click.option("-o", "--output", metavar="PROGRAM.pt2", help="Save the rewritten program.")
 @attention_option
 @pipeline_option
@@ -40,6 +41,7 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 @guarded
 def optimize(
     target: str,
+    trust: bool,
     output: str | None,
     attention: str | None,
     pipeline: Path | None,
@@ -47,7 +49,7 @@ def optimize(
 ) -> None:
     """See ``HELP``."""
     with step("Loading the model"):
-        loaded = load_target(target)
+        loaded = load_target(target, trust)
     model = optimized(loaded, attention, pipeline)
     saved = None if output is None else _save_program(model.program, Path(output))
     if as_json:

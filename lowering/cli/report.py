@@ -9,7 +9,7 @@ import click
 
 from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import guarded, json_option, print_json, step
-from lowering.cli.load_model import TARGET_HELP, load_target
+from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
 
 HELP = f"""Write a report about a package: where it runs, why, and how far it is from its original.
 
@@ -41,6 +41,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 @click.command("report", help=HELP, short_help="Write what is known of a package as a page.")
 @click.argument("package", type=click.Path(path_type=Path), required=False)
 @click.argument("target", required=False)
+@trust_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="Default: by -o; else html.")
 @click.option("--chip", default="M4", show_default=True, help="Such as M1 or 'A17 Pro'.")
@@ -55,6 +56,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 def report(
     package: Path | None,
     target: str | None,
+    trust: bool,
     output: Path | None,
     form: str | None,
     chip: str,
@@ -76,7 +78,7 @@ def report(
 
     name = None if target is None else target.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
-    made = _collected(package, target, inputs, chip, ablated)
+    made = _collected(package, target, inputs, chip, ablated, trust)
     if output is None and (as_json or form != "html"):
         click.echo(written(made, "json" if as_json else form))
         return
@@ -106,7 +108,12 @@ def _ablations(file: Any, chip: str, form: str, output: Path, as_json: bool) -> 
 
 
 def _collected(
-    package: Path, target: str | None, inputs: Path | None, chip: str, ablation: Any
+    package: Path,
+    target: str | None,
+    inputs: Path | None,
+    chip: str,
+    ablation: Any,
+    trust: bool,
 ) -> Any:
     """The report's data; the original is loaded only where one is named."""
     if target is None:
@@ -115,7 +122,7 @@ def _collected(
 
             return collect(package, target=chip, ablation=ablation)
     with step("Loading the model"):
-        loaded = load_target(target)
+        loaded = load_target(target, trust)
     with step("Planning, and running both"):
         from lowering.reporting import collect
 

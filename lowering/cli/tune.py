@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lowering.cli.ablate import models_of
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import TARGET_HELP
+from lowering.cli.load_model import TARGET_HELP, trust_option
 from lowering.cli.pipeline import (
     chosen_passes,
     composite_arguments,
@@ -40,6 +40,7 @@ Exit codes: 0 done, 2 the model or the call needs attention.
 
 @click.command("tune", help=HELP, short_help="Choose the forms that suit a model best.")
 @click.argument("target")
+@trust_option
 @click.option(
     "--by",
     type=click.Choice(("price", "latency")),
@@ -66,6 +67,7 @@ Exit codes: 0 done, 2 the model or the call needs attention.
 @guarded
 def tune(
     target: str,
+    trust: bool,
     by: Any,
     bound: float | None,
     output: Path | None,
@@ -82,7 +84,7 @@ def tune(
         from lowering.ablation.sweep import Settings
         from lowering.ablation.tune import tune as tune_model
     lowerings = composite_arguments(composites)
-    (model,) = models_of((target,), chosen_passes(None))
+    (model,) = models_of((target,), chosen_passes(None), trust)
     with sweeping(**where) as options:
         settings = Settings(chips, deployment_target, **lowerings, **options)
         found = tune_model(model, settings, by=by, bound=bound)

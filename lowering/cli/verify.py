@@ -17,7 +17,7 @@ from lowering.cli.common import (
     step,
 )
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import TARGET_HELP, load_target
+from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
 from lowering.cli.pipeline import composites_option
 
 HELP = f"""Run a package on any OS and compare its outputs with the original's.
@@ -40,6 +40,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 @click.command("verify", help=HELP, short_help="Hold a package against its original.")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.argument("target")
+@trust_option
 @inputs_option
 @click.option(
     "--threshold",
@@ -61,6 +62,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 def verify(
     package: Path,
     target: str,
+    trust: bool,
     inputs: Path | None,
     threshold: float | None,
     precision: str,
@@ -72,7 +74,7 @@ def verify(
     with step("Loading the model"):
         if composites is not None:
             load_composites(composites)  # defines the operators of a saved program
-        loaded = load_target(target)
+        loaded = load_target(target, trust)
     with step("Repeating the passes"):
         from lowering.reference import load
         from lowering.verification import Original

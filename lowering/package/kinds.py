@@ -90,7 +90,7 @@ def git_lfs_pointer(file: Path, what: str) -> PackageError | None:
 
 def not_a_package(path: Path) -> PackageError:
     """The error for something at ``path`` that is no package."""
-    what, hint = _kind_of(path)
+    what, hint = file_kind(path)
     return PackageError(
         f"this is not a package but {what}",
         expected="a .mlpackage folder with an ML Program",
@@ -99,7 +99,8 @@ def not_a_package(path: Path) -> PackageError:
     )
 
 
-def _kind_of(path: Path) -> Kind:
+def file_kind(path: Path) -> Kind:
+    """What the file or folder at ``path`` is that is not a package's model."""
     around = next((parent for parent in path.parents if parent.suffix == ".mlpackage"), None)
     if around is not None:
         return Kind("a part of one", f"give the package: {around}")
@@ -107,6 +108,8 @@ def _kind_of(path: Path) -> Kind:
 
 
 def _folder_kind(path: Path) -> Kind:
+    if path.suffix == ".mlpackage":
+        return Kind("a Core ML package", "check the path")
     if path.suffix == ".mlmodelc" or (path / "coremldata.bin").is_file():
         return Kind(
             "a compiled Core ML model",

@@ -1,4 +1,5 @@
 import json
+from collections import defaultdict
 
 import pytest
 import torch
@@ -115,6 +116,46 @@ def test_a_damaged_program_file(run, tmp_path):
     (tmp_path / "bad.pt2").write_bytes(b"not a program")
     result = run("convert", "bad.pt2", "-o", "out.mlpackage")
     assert result.exit_code == 2 and "written by torch.export.save" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "hint"),
+    [
+        ("net.onnx", "an ONNX model", "builds the model in PyTorch"),
+        ("net.pt", "a TorchScript program", "builds the model in PyTorch"),
+        ("weights.pth", "a checkpoint of torch.save", "builds the model in PyTorch"),
+        ("net.mlpackage", "a Core ML package", "the model that the package was made from"),
+        ("model.py", "Python source", "FILE.py:FUNCTION"),
+        ("net.tflite", "a TensorFlow Lite model", "builds the model in PyTorch"),
+    ],
+)
+def test_targets_of_other_kinds_are_named(run, tmp_path, name, what, hint):
+    if name == "net.pt":
+        torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / name)
+    elif name == "weights.pth":
+        torch.save({"w": torch.ones(1)}, tmp_path / name)
+    elif name == "net.mlpackage":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_bytes(b"\x08\x07")
+    result = run("convert", name, "-o", "out.mlpackage")
+    assert result.exit_code == 2
+    assert f"TARGET is {what}" in result.stderr and hint in result.stderr
+
+
+def test_a_program_that_asks_for_code_needs_trust(run, tmp_path):
+    parts = defaultdict(list, {"a": [torch.ones(1, 4)]})  # a class that torch pickles
+
+    class Sum(torch.nn.Module):
+        def forward(self, parts):
+            return parts["a"][0] + 1
+
+    torch.export.save(torch.export.export(Sum(), (parts,)), tmp_path / "net.pt2")
+    result = run("optimize", "net.pt2")
+    assert result.exit_code == 2
+    assert "collections.defaultdict" in result.stderr and "--trust" in result.stderr
+    result = run("optimize", "net.pt2", "--trust")
+    assert result.exit_code == 0, result.output
 
 
 def test_help_teaches(run):
