@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import passes
-from passes.pipeline import Pass
+from passes.base import Pass
 from passes.split_attention import SplitAttention
 
 Inputs = dict[str, torch.Tensor]

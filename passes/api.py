@@ -9,10 +9,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from frontend.capturing import capture
+from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.numerics import NumericCheck
 from passes.optimized_model import OptimizedModel
-from passes.pipeline import Pass, run
+from passes.order import check_order
+from passes.pipeline import run
 
 
 def optimize_for_ane(
@@ -47,6 +49,7 @@ def optimize_for_ane(
         OrderError: the passes stand in an order that cannot work.
         InvariantError: a pass broke the program, or ``verify`` found numbers that differ.
     """
+    pipeline = check_order(pipeline)
     program = capture(model, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
     if progress is not None:
         progress("capture")

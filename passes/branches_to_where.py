@@ -16,21 +16,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import aten, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
 _COND = torch.ops.higher_order.cond
-# Where an operator of a branch comes from; everything else of its metadata is computed anew.
-_SOURCE_KEYS = ("stack_trace", "nn_module_stack")
 
 
 @dataclass(frozen=True)
-class BranchesToWhere:
+class BranchesToWhere(Pass):
     """Inlines both branches of ``torch.cond``, nested ones too, and selects with ``where``.
 
     coremltools 9.0 refuses ``cond`` from an exported program (*measured*: it has no lowering).
@@ -43,12 +42,13 @@ class BranchesToWhere:
     """
 
     name: ClassVar[str] = "branches_to_where"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites every cond of the program."""
         # Not rw.find: branches of two shapes have a size that only the run knows, and are declined
         # with both shapes.
-        for node in [node for node in rw.graph.nodes if is_call(node, _COND)]:
+        for node in [node for node in rw.nodes() if is_call(node, _COND)]:
             try:
                 with rw.at(node):
                     results = _select(rw, rw.root, *node.args)
@@ -56,10 +56,7 @@ class BranchesToWhere:
             except _RefusalError as refusal:
                 rw.decline(node, str(refusal))
                 continue
-            for user in list(node.users):
-                result = results[cast(int, user.args[1])]
-                rw.replace(user, result, counted=False)
-            rw.rewrites += 1
+            rw.replace_results(node, results)
 
 
 class _RefusalError(Exception):
@@ -123,9 +120,7 @@ def _inline(rw: Rewriter, branch: fx.GraphModule, operands: Sequence[Any]) -> li
             values[node] = args[0][args[1]]
         else:
             values[node] = rw.emit(node.target, *args, **kwargs)
-            for key in _SOURCE_KEYS:
-                if node.meta.get(key):
-                    values[node].meta[key] = node.meta[key]
+            rw.inherit_source(values[node], node)
     raise AssertionError("a graph ends in its output")
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.einsum import EinsumLinear, read_einsum
 from passes.patterns.nodes import argument, aten, dtype, is_call, is_tensor, only_user, shape
 from passes.patterns.operands import Axis, add_sides, arguments, reshape_to, same_sizes
@@ -16,7 +17,7 @@ _PRODUCTS = (aten.mm.default, aten.bmm.default, aten.matmul.default)
 
 
 @dataclass(frozen=True)
-class CanonicalLinear:
+class CanonicalLinear(Pass):
     """``mm``, ``addmm``, ``bmm``, ``baddbmm``, ``matmul`` and ``einsum`` with a constant matrix.
 
     Before: ``reshape(addmm(b, reshape(x, [B*S, I]), w), [B, S, O])``, as GPT-2 writes it.
@@ -29,6 +30,8 @@ class CanonicalLinear:
     """
 
     name: ClassVar[str] = "canonical_linear"
+    by_site: ClassVar[bool] = True
+    chooses_form: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """Products first, then their biases, then the reshapes around them."""

@@ -9,10 +9,11 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from frontend.program import FakeCalls
+from passes.base import Pass
 from passes.errors import InvariantError
 
 
-def check_signature(before: ExportedProgram, after: ExportedProgram, step: Any) -> None:
+def check_signature(before: ExportedProgram, after: ExportedProgram, step: Pass) -> None:
     """User inputs and outputs keep names, order, shapes and dtypes.
 
     A pass whose ``changes_outputs`` is true may change the shapes of outputs.
@@ -20,22 +21,21 @@ def check_signature(before: ExportedProgram, after: ExportedProgram, step: Any) 
     Raises:
         InvariantError: one of them differs.
     """
-    free = getattr(step, "changes_outputs", False)
     for kind in ("inputs", "outputs"):
         expected: Any = _described(before, kind)
         found: Any = _described(after, kind)
-        if free and kind == "outputs":
+        if step.changes_outputs and kind == "outputs":
             expected, found = ([entry[::2] for entry in d] for d in (expected, found))
         if expected != found:
             raise InvariantError(
                 f"pass {step.name} changed the program's {kind}",
                 expected=str(expected),
                 found=str(found),
-                hint="report this model; leave the pass out of the pipeline meanwhile",
+                hint=step.advice,
             )
 
 
-def check_fakes(emitted: list[fx.Node], name: str, mode: Any) -> None:
+def check_fakes(emitted: list[fx.Node], step: Pass, mode: Any) -> None:
     """Stored shapes and dtypes of the nodes that a pass emitted are what they compute now.
 
     Raises:
@@ -50,10 +50,11 @@ def check_fakes(emitted: list[fx.Node], name: str, mode: Any) -> None:
             continue
         if tuple(stored.shape) != tuple(again.shape) or stored.dtype is not again.dtype:
             raise InvariantError(
-                f"pass {name} left a stale shape or dtype",
+                f"pass {step.name} left a stale shape or dtype",
                 op=str(node.target),
                 expected=f"{again.dtype} {tuple(again.shape)}",
                 found=f"{stored.dtype} {tuple(stored.shape)}",
+                hint=step.advice,
             )
 
 

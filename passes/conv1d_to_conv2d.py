@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class Conv1dToConv2d:
+class Conv1dToConv2d(Pass):
     """``convolution`` on (B, C, L) becomes ``convolution`` on (B, C, 1, L).
 
     Kernels (O, I, k) become (O, I, 1, k); stride, padding and dilation get a 1 or 0 for the row.
@@ -23,6 +24,8 @@ class Conv1dToConv2d:
     """
 
     name: ClassVar[str] = "conv1d_to_conv2d"
+    by_site: ClassVar[bool] = True
+    chooses_form: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites every convolution of rank 3; declines rank 5."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from passes.base import Pass
 from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
 from passes.complex_to_real.complex_to_real import ComplexToReal
@@ -18,7 +19,6 @@ from passes.fuse_rms_norm import FuseRmsNorm
 from passes.layout.assign_layout import AssignLayout
 from passes.limit_rank.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
-from passes.pipeline import Pass
 from passes.rms_norm_form import RmsNormForm
 from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex

@@ -71,7 +71,7 @@ class Mask:
 
 def find_masks(rw: Rewriter) -> Iterator[Mask]:
     """Every Bernoulli draw, and its spellings ``rand < keep`` and ``floor(rand + keep)``."""
-    for node in list(rw.graph.nodes):
+    for node in rw.nodes():
         keep = _keep(rw, node)
         if keep is not None and 0 < keep <= 1:
             yield Mask(node, keep)

@@ -10,30 +10,31 @@ import torch
 from torch import fx
 
 from frontend.random_calls import draws_random
+from passes.base import Pass
 from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class EliminateCommon:
+class EliminateCommon(Pass):
     """Lets later copies of a computation use the first.
 
     Exact. Random operators and those that write to their inputs are never merged.
     """
 
     name: ClassVar[str] = "eliminate_common"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """One walk in program order: inputs are merged before their users are compared."""
         first: dict[Hashable, fx.Node] = {}
-        for node in list(rw.graph.nodes):
-            if node.op != "call_function" or not _mergeable(node):
+        for node in rw.nodes():
+            if not _mergeable(node):
                 continue
             key = (node.target, _key(node.args), _key(node.kwargs))
             known = first.setdefault(key, node)
             if known is not node:
                 # Outputs keep a node of their own; closing the program sees to it.
-                node.replace_all_uses_with(known)
-                rw.rewrites += 1
+                rw.merge(node, known)
 
 
 def _mergeable(node: fx.Node) -> bool:

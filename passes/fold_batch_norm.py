@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import aten, is_call, shape
 from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class FoldBatchNorm:
+class FoldBatchNorm(Pass):
     """Inference batch norm on values that are no images.
 
     A batch norm of rank 2, (N, C), behind a linear with constant weights is folded into weight
@@ -25,6 +27,10 @@ class FoldBatchNorm:
     """
 
     name: ClassVar[str] = "fold_batch_norm"
+    by_site: ClassVar[bool] = True
+    runs_after: ClassVar[Mapping[str, str]] = {
+        "remove_dropout": "batch norms must be in inference form",
+    }
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites batch norms with constant statistics."""

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from frontend.random_calls import UNINITIALISED
+from passes.base import Pass
 from passes.patterns.nodes import is_tensor
 from passes.rewriter import Rewriter
 
@@ -19,7 +20,7 @@ _FREE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class FoldConstants:
+class FoldConstants(Pass):
     """Evaluates operators whose inputs are all constants.
 
     Before: ``conv(x, reshape(w, [O, I, 1, 1]))``; after: ``conv(x, w__reshape)``. A view folds
@@ -32,8 +33,8 @@ class FoldConstants:
     def apply(self, rw: Rewriter) -> None:
         """Stores every constant value that a non-constant operator or the output uses."""
         views: dict[Hashable, fx.Node] = {}
-        for node in list(rw.graph.nodes):
-            if node.op != "call_function" or not is_tensor(node) or not rw.is_constant(node):
+        for node in rw.nodes():
+            if not is_tensor(node) or not rw.is_constant(node):
                 continue
             if all(user.op != "output" and rw.is_constant(user) for user in node.users):
                 continue  # the fold of its users takes it along

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import argument, aten, is_call, is_tensor, shape
 from passes.patterns.operands import (
     add_sides,
@@ -36,7 +37,7 @@ _Match = tuple[Any, fx.Node, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class FuseActivations:
+class FuseActivations(Pass):
     """GELU, SiLU, hard swish, softmax and log-softmax, each back to one operator.
 
     Before: ``0.5 * x * (1 + tanh(0.79788 * (x + 0.044715 * x**3)))`` and its other spellings,
@@ -49,6 +50,7 @@ class FuseActivations:
     """
 
     name: ClassVar[str] = "fuse_activations"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """One walk in program order over the operators that can end an activation."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import aten, axis, dtype, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
@@ -31,7 +32,7 @@ class _Scores:
 
 
 @dataclass(frozen=True)
-class FuseAttention:
+class FuseAttention(Pass):
     """Recognises ``matmul, scale, mask, softmax, matmul`` and grouped key heads.
 
     Before: ``softmax(q @ k.T * scale + mask) @ v``, scale and masks in any order and number,
@@ -43,6 +44,11 @@ class FuseAttention:
     """
 
     name: ClassVar[str] = "fuse_attention"
+    by_site: ClassVar[bool] = True
+    chooses_form: ClassVar[bool] = True
+    runs_after: ClassVar[Mapping[str, str]] = {
+        "remove_dropout": "a dropout inside attention hides its pattern",
+    }
 
     def apply(self, rw: Rewriter) -> None:
         """Fuses written-out attention first, then drops repeated heads."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import fx
 
 from frontend.ops import layer_norm
+from passes.base import Pass
 from passes.patterns.nodes import argument, aten, is_call, shape
 from passes.patterns.norm import absorb_affine, read_norm
 from passes.rewriter import Rewriter
@@ -21,7 +22,7 @@ _FLOAT16_SMALLEST = 2.0**-24
 
 
 @dataclass(frozen=True)
-class ChannelNorm:
+class ChannelNorm(Pass):
     """Every layer norm that can stand as one MIL operator.
 
     Before: ``aten.layer_norm``, ``native_layer_norm`` of which only the result is used, or a
@@ -40,6 +41,8 @@ class ChannelNorm:
     """
 
     name: ClassVar[str] = "channel_norm"
+    by_site: ClassVar[bool] = True
+    chooses_form: ClassVar[bool] = True
     min_eps: float = 0.0
 
     def apply(self, rw: Rewriter) -> None:

@@ -9,13 +9,14 @@ import torch
 from torch import fx
 
 from frontend.ops import rms_norm
+from passes.base import Pass
 from passes.patterns.nodes import argument, aten, dtype, shape
 from passes.patterns.norm import absorb_affine, read_norm
 from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class FuseRmsNorm:
+class FuseRmsNorm(Pass):
     """Recognises RMSNorm; ``rms_norm_form`` then chooses how it is computed.
 
     Before: ``w * (x * rsqrt(mean(x², axis) + eps))`` as language models write it (``pow(2)``,
@@ -27,6 +28,7 @@ class FuseRmsNorm:
     """
 
     name: ClassVar[str] = "fuse_rms_norm"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """Composite operators first, then norms that are written out."""

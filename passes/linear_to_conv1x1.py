@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import aten, is_call, is_static, is_tensor, shape
 from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class LinearToConv1x1:
+class LinearToConv1x1(Pass):
     """``linear(x, w, b)`` becomes ``conv2d(image(x), w[:, :, None, None], b)``.
 
     Before: ``linear (B, S, I) -> (B, S, O)``. After: ``permute, unsqueeze -> (B, I, 1, S)``,
@@ -33,6 +35,11 @@ class LinearToConv1x1:
     """
 
     name: ClassVar[str] = "linear_to_conv1x1"
+    by_site: ClassVar[bool] = True
+    chooses_form: ClassVar[bool] = True
+    runs_after: ClassVar[Mapping[str, str]] = {
+        "canonical_linear": "it makes the linears that are converted there",
+    }
     tied: Literal["keep", "convert"] = "keep"
 
     def apply(self, rw: Rewriter) -> None:

@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 from frontend.capturing import result_structure
 from frontend.errors import AnePassesError
 from frontend.program import runnable
-from passes.pipeline import Pass, PassReport
+from passes.base import Pass
+from passes.pipeline import PassReport
 
 
 class InputError(AnePassesError):

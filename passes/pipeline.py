@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Any
 
 from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from frontend.errors import AnePassesError
 from frontend.program import Draft
+from frontend.source import source_of
+from passes.base import Pass
 from passes.checks import check_fakes, check_signature
-from passes.errors import InvariantError, OrderError
+from passes.errors import InvariantError, PassError
+from passes.order import check_order
 from passes.rewriter import Declined, Rewriter
-
-
-@runtime_checkable
-class Pass(Protocol):
-    """A rewrite; ours are frozen dataclasses whose fields are their options."""
-
-    @property
-    def name(self) -> str:
-        """Of the pass, in reports and in order checks."""
-
-    def apply(self, rw: Rewriter) -> None:
-        """Rewrites what it can and declines the rest with a reason."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +37,7 @@ class PassReport:
         ops_before, ops_after: operator name to count.
         bytes_added: parameter bytes added (negative where some were dropped).
         seconds: wall time.
+        chooses_form: see ``Pass``.
     """
 
     name: str
@@ -54,52 +49,11 @@ class PassReport:
     ops_after: Mapping[str, int]
     bytes_added: int
     seconds: float
+    chooses_form: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         return {**asdict(self), "declined": [_declined_json(d) for d in self.declined]}
-
-
-# (earlier, later, why). Checked wherever both stand in a pipeline.
-ORDER: tuple[tuple[str, str, str], ...] = (
-    ("remove_dropout", "fuse_attention", "a dropout inside attention hides its pattern"),
-    ("remove_dropout", "fold_batch_norm", "batch norms must be in inference form"),
-    ("canonical_linear", "linear_to_conv1x1", "it makes the linears that are converted there"),
-    ("fuse_attention", "split_attention", "attention is recognised before its form is chosen"),
-    ("fuse_rms_norm", "rms_norm_form", "norms are recognised before their form is chosen"),
-    ("split_attention", "assign_layout", "the layout is chosen for the attention form that runs"),
-    ("linear_to_conv1x1", "assign_layout", "the conversions that it inserts are cancelled there"),
-    ("conv1d_to_conv2d", "assign_layout", "the conversions that it inserts are cancelled there"),
-    ("channel_norm", "assign_layout", "norms must be free to change their axis"),
-    ("rms_norm_form", "assign_layout", "norms must be free to change their axis"),
-)
-
-
-def check_order(pipeline: Sequence[Pass]) -> None:
-    """Checks types and order of a pipeline.
-
-    Raises:
-        OrderError: with every violation, each with its reason.
-    """
-    wrong = [repr(p) for p in pipeline if not isinstance(p, Pass) or isinstance(p, type)]
-    if wrong:
-        raise OrderError(
-            "a pipeline holds something that is no pass",
-            expected="pass values, such as LinearToConv1x1()",
-            found=", ".join(wrong),
-        )
-    places = {p.name: i for i, p in reversed(list(enumerate(pipeline)))}
-    violations = [
-        f"{earlier} must come before {later}: {why}"
-        for earlier, later, why in ORDER
-        if earlier in places and later in places and places[earlier] > places[later]
-    ]
-    if violations:
-        raise OrderError(
-            "the pipeline's order cannot work",
-            found="; ".join(violations),
-            expected="the order of passes.DEFAULT_PIPELINE",
-        )
 
 
 def run(
@@ -119,26 +73,26 @@ def run(
     Raises:
         OrderError: see ``check_order``.
         InvariantError: a pass broke the program.
+        PassError: a pass raised something.
     """
-    check_order(pipeline)
     reports = []
-    for step in pipeline:
+    for step in check_order(pipeline):
         start = time.perf_counter()
         draft = Draft(program)
-        rewriter = Rewriter(draft, step.name)
+        rewriter = Rewriter(draft, step)
         try:
-            step.apply(rewriter)
+            _apply(step, rewriter)
         except GuardOnDataDependentSymNode as error:
             draft = Draft(program)
-            rewriter = Rewriter(draft, step.name)
+            rewriter = Rewriter(draft, step)
             rewriter.note(f"left out: it asks for a size that depends on data ({error.cond})")
         before, program = program, _closed(draft, step)
         check_signature(before, program, step)
-        check_fakes(rewriter.emitted, step.name, draft.fake_mode)
+        check_fakes(rewriter.emitted, step, draft.fake_mode)
         reports.append(
             PassReport(
                 name=step.name,
-                options=_options(step),
+                options=step.options(),
                 rewrites=rewriter.rewrites,
                 declined=tuple(rewriter.declined),
                 notes=tuple(rewriter.notes),
@@ -146,6 +100,7 @@ def run(
                 ops_after=count_ops(program),
                 bytes_added=weight_bytes(program) - weight_bytes(before),
                 seconds=time.perf_counter() - start,
+                chooses_form=step.chooses_form,
             )
         )
         if after_each is not None:
@@ -168,6 +123,29 @@ def weight_bytes(program: ExportedProgram) -> int:
     return sum(storages.values())
 
 
+def _apply(step: Pass, rewriter: Rewriter) -> None:
+    try:
+        step.apply(rewriter)
+    except (AnePassesError, GuardOnDataDependentSymNode):
+        raise
+    except Exception as error:  # whatever the code of a user's pass raises
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        node = rewriter.failed_at
+        origin = None if node is None else source_of(node)
+        raise PassError(
+            f"pass {step.name} failed: {type(error).__name__}: {_first_line(error)}",
+            op=None if node is None else str(node.target),
+            module=None if origin is None else origin.module,
+            source=None if origin is None else origin.line,
+            found=f"at {PurePath(frame.filename).name}:{frame.lineno} {frame.line}",
+            hint=step.advice,
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or ["no message"])[0]
+
+
 def _closed(draft: Draft, step: Pass) -> ExportedProgram:
     try:
         return draft.close()
@@ -175,13 +153,9 @@ def _closed(draft: Draft, step: Pass) -> ExportedProgram:
         raise InvariantError(
             f"pass {step.name} left an invalid graph",
             expected="every value defined once, before its users",
-            found=str(error).splitlines()[0],
-            hint="report this model; leave the pass out of the pipeline meanwhile",
+            found=_first_line(error),
+            hint=step.advice,
         ) from error
-
-
-def _options(step: Pass) -> dict[str, Any]:
-    return {f.name: getattr(step, f.name) for f in fields(step)} if is_dataclass(step) else {}
 
 
 def _declined_json(declined: Declined) -> dict[str, Any]:

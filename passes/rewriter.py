@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -14,7 +14,11 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from frontend.program import Draft, FakeCalls
 from frontend.random_calls import draws_random
 from frontend.source import Source, source_of
+from passes.base import Pass
 from passes.errors import InvariantError
+
+# Where an operator comes from; everything else of its metadata is computed anew.
+_SOURCE_KEYS = ("stack_trace", "nn_module_stack")
 
 
 @dataclass(frozen=True)
@@ -37,32 +41,49 @@ class Declined:
 class Rewriter:
     """Edits one program for one pass.
 
+    A node may be read freely; whatever is written goes through this object.
+
     Attributes:
-        graph: the graph; read it freely, edit it through this object only.
-        rewrites: how many times ``replace`` was called with ``counted`` set.
+        rewrites: how many places were rewritten.
         declined: every refusal, in order.
         notes: sentences for the user that are no refusals (warnings of changed behaviour).
+        emitted: every new operator, in the order they were made.
+        failed_at: where the pass was at work when it raised something, if that was anywhere.
     """
 
-    def __init__(self, draft: Draft, pass_name: str) -> None:
+    def __init__(self, draft: Draft, step: Pass) -> None:
         self._draft = draft
-        self._pass_name = pass_name
+        self._step = step
         self._anchor: fx.Node | None = None
         self._constant: dict[fx.Node, bool] = {}
         self._values: dict[fx.Node, torch.Tensor] = {}
         self._fake_calls = FakeCalls(draft.fake_mode)
         self._has_data_sizes = any("unbacked_bindings" in n.meta for n in draft.graph.nodes)
         self._sites: Callable[[str], bool] = lambda module: True
-        self.graph = draft.graph
+        self._graph = draft.graph
         self.rewrites = 0
         self.declined: list[Declined] = []
         self.notes: list[str] = []
         self.emitted: list[fx.Node] = []
+        self.failed_at: fx.Node | None = None
 
     @property
     def root(self) -> fx.GraphModule:
         """The module that holds the subgraphs of higher-order operators; not to be edited."""
         return self._draft.root
+
+    @property
+    def output(self) -> fx.Node:
+        """The node that returns the results."""
+        return self._graph.output_node()
+
+    def nodes(self) -> list[fx.Node]:
+        """Every call of an operator where the pass may look, in program order."""
+        return [
+            node
+            for node in self._graph.nodes
+            if node.op == "call_function" and self._sites(source_of(node).module)
+        ]
 
     def find(self, *targets: Any) -> list[fx.Node]:
         """Nodes that call one of ``targets``, in program order.
@@ -70,11 +91,7 @@ class Rewriter:
         Those whose sizes depend on data are declined: a rewrite cannot ask for such a size.
         """
         wanted = set(targets)
-        found = [
-            n
-            for n in self.graph.nodes
-            if n.op == "call_function" and n.target in wanted and self._sites(source_of(n).module)
-        ]
+        found = [node for node in self.nodes() if node.target in wanted]
         if not self._has_data_sizes:
             return found
         sized_by_data = [n for n in found if _is_sized_by_data(n)]
@@ -84,9 +101,9 @@ class Rewriter:
 
     @contextmanager
     def limited_to(self, modules: Collection[str], *, inverted: bool = False) -> Iterator[None]:
-        """Inside, ``find`` finds operators of these modules only, or of all others."""
+        """Inside, only operators of these modules are found, or only those of all others."""
         before = self._sites
-        self._sites = lambda module: (module in modules) != inverted
+        self._sites = lambda module: before(module) and (module in modules) != inverted
         try:
             yield
         finally:
@@ -95,12 +112,8 @@ class Rewriter:
     @contextmanager
     def at(self, node: fx.Node) -> Iterator[None]:
         """Inside, ``emit`` inserts before ``node`` and inherits its source."""
-        outer, self._anchor = self._anchor, node
-        try:
-            with self.graph.inserting_before(node):
-                yield
-        finally:
-            self._anchor = outer
+        with self._emitting(node, before=node):
+            yield
 
     @contextmanager
     def after(self, node: fx.Node) -> Iterator[None]:
@@ -108,10 +121,18 @@ class Rewriter:
         place = node.next
         while place.op == "placeholder":
             place = place.next
-        outer, self._anchor = self._anchor, node
+        with self._emitting(node, before=place):
+            yield
+
+    @contextmanager
+    def _emitting(self, anchor: fx.Node, before: fx.Node) -> Iterator[None]:
+        outer, self._anchor, self.failed_at = self._anchor, anchor, None
         try:
-            with self.graph.inserting_before(place):
+            with self._graph.inserting_before(before):
                 yield
+        except Exception:
+            self.failed_at = self.failed_at or anchor
+            raise
         finally:
             self._anchor = outer
 
@@ -127,19 +148,17 @@ class Rewriter:
             value = self._fake_calls(target, args, kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InvariantError(
-                f"pass {self._pass_name} emitted an operator that does not fit its arguments",
+                f"pass {self._step.name} emitted an operator that does not fit its arguments",
                 op=str(target),
                 module=source_of(self._anchor).module,
                 source=source_of(self._anchor).line,
                 found=f"{error} for {[_shape(a) for a in args]}",
-                hint="report this model; leave the pass out of the pipeline meanwhile",
+                hint=self._step.advice,
             ) from error
-        node = self.graph.call_function(target, args, kwargs)
+        node = self._graph.call_function(target, args, kwargs)
         node.meta["val"] = value
-        for key in ("stack_trace", "nn_module_stack"):
-            if key in self._anchor.meta:
-                node.meta[key] = self._anchor.meta[key]
-        node.meta["rewritten_by"] = _chain(self._anchor, self._pass_name)
+        self.inherit_source(node, self._anchor)
+        node.meta["rewritten_by"] = _chain(self._anchor, self._step.name)
         self.emitted.append(node)
         return node
 
@@ -152,26 +171,85 @@ class Rewriter:
     def replace(self, old: fx.Node, new: fx.Node, *, counted: bool = True) -> None:
         """Lets every user of ``old`` use ``new``.
 
+        Args:
+            old: the node to be replaced; it stays until the pass is done, without users.
+            new: a node of the same shape and dtype.
+            counted: this is a rewrite of its own, and no part of one.
+
         Raises:
             InvariantError: their shapes or dtypes differ.
         """
-        expected, found = old.meta["val"], new.meta["val"]
-        if _shape(old) != _shape(new) or _dtype(expected) != _dtype(found):
-            raise InvariantError(
-                f"pass {self._pass_name} replaced a value by a different one",
-                op=str(old.target),
-                module=source_of(old).module,
-                source=source_of(old).line,
-                expected=f"{_dtype(expected)} {_shape(old)}",
-                found=f"{_dtype(found)} {_shape(new)} from {new.target}",
-                hint="report this model; leave the pass out of the pipeline meanwhile",
-            )
+        self._check_same(old, new)
         old.replace_all_uses_with(new)
         self.rewrites += counted
 
+    def replace_results(self, old: fx.Node, new: Sequence[fx.Node]) -> None:
+        """The same for an operator of several results, each taken by ``getitem``.
+
+        Raises:
+            InvariantError: shapes or dtypes differ.
+        """
+        for user in list(old.users):
+            self.replace(user, new[cast(int, user.args[1])], counted=False)
+        self.rewrites += 1
+
+    def merge(self, old: fx.Node, known: fx.Node) -> None:
+        """Lets every user of ``old`` use ``known``, which computes the same by the same operator.
+
+        Sizes are not compared: those that are known only when the model runs have a symbol of
+        their own in each call.
+
+        Raises:
+            InvariantError: the operators differ.
+        """
+        if old.target is not known.target:
+            raise self._different(old, str(old.target), str(known.target))
+        old.replace_all_uses_with(known)
+        self.rewrites += 1
+
+    def use_instead(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
+        """Lets one user of ``old`` use ``new``; no rewrite of its own, see ``rewritten``.
+
+        Raises:
+            InvariantError: shapes or dtypes differ. A pass that declares ``changes_outputs``
+                may give the program's results another shape.
+        """
+        self._check_same(old, new, any_shape=user is self.output and self._step.changes_outputs)
+        user.replace_input_with(old, new)
+
+    def rewritten(self, node: fx.Node) -> None:
+        """Counts ``node`` as rewritten, where ``replace`` does not."""
+        self.rewrites += 1
+
+    def inherit_source(self, node: fx.Node, origin: fx.Node) -> None:
+        """Lets an emitted node come from where ``origin`` comes from."""
+        for key in _SOURCE_KEYS:
+            if origin.meta.get(key):
+                node.meta[key] = origin.meta[key]
+
+    def _check_same(self, old: fx.Node, new: fx.Node, *, any_shape: bool = False) -> None:
+        expected, found = old.meta["val"], new.meta["val"]
+        if (_shape(old) != _shape(new) and not any_shape) or _dtype(expected) != _dtype(found):
+            raise self._different(
+                old,
+                f"{_dtype(expected)} {_shape(old)}",
+                f"{_dtype(found)} {_shape(new)} from {new.target}",
+            )
+
+    def _different(self, old: fx.Node, expected: str, found: str) -> InvariantError:
+        return InvariantError(
+            f"pass {self._step.name} replaced a value by a different one",
+            op=str(old.target),
+            module=source_of(old).module,
+            source=source_of(old).line,
+            expected=expected,
+            found=found,
+            hint=self._step.advice,
+        )
+
     def erase(self, node: fx.Node) -> None:
         """Removes a node without users."""
-        self.graph.erase_node(node)
+        self._graph.erase_node(node)
 
     def decline(self, node: fx.Node, reason: str) -> None:
         """Records why ``node`` was left as it is."""
@@ -218,10 +296,18 @@ class Rewriter:
         """Qualified name of the stored tensor behind a constant placeholder."""
         return self._draft.constant_name(node)
 
+    def stored(self, name: str) -> fx.Node | None:
+        """The placeholder of the parameter, buffer or constant called ``name``."""
+        return next((n for n in self.placeholders() if self.constant_name(n) == name), None)
+
     def keep_buffer(self, node: fx.Node) -> None:
         """Drops the program's writes to the buffer behind ``node``: it is constant from now on."""
         self._draft.keep_buffer(node)
         self._constant.clear()
+
+    def placeholders(self) -> list[fx.Node]:
+        """Parameters, buffers, constants and the call's arguments, in order."""
+        return list(self._graph.find_nodes(op="placeholder"))
 
     def user_inputs(self) -> list[fx.Node]:
         """Placeholders of the call's arguments, in order."""

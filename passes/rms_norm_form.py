@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import fx
 
 from frontend.ops import layer_norm, rms_norm
+from passes.base import Pass
 from passes.errors import PassError
 from passes.patterns.nodes import argument, aten, shape
 from passes.rewriter import Rewriter
@@ -22,7 +23,7 @@ Form = Literal["scaled", "layer_norm", "native"]
 
 
 @dataclass(frozen=True)
-class RmsNormForm:
+class RmsNormForm(Pass):
     """Chooses how ``ane.rms_norm`` is computed.
 
     The textbook form squares activations: above 256 the square overflows float16, and the
@@ -64,6 +65,11 @@ class RmsNormForm:
     """
 
     name: ClassVar[str] = "rms_norm_form"
+    by_site: ClassVar[bool] = True
+    chooses_form: ClassVar[bool] = True
+    runs_after: ClassVar[Mapping[str, str]] = {
+        "fuse_rms_norm": "norms are recognised before their form is chosen",
+    }
     form: Form = "scaled"
     prescale: float = 1.0
 

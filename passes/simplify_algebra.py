@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import aten, dtype, is_tensor, shape
 from passes.rewriter import Rewriter
 
@@ -30,7 +31,7 @@ _BOOLEAN = (aten.bitwise_and.Tensor, aten.bitwise_or.Tensor)
 
 
 @dataclass(frozen=True)
-class SimplifyAlgebra:
+class SimplifyAlgebra(Pass):
     """Drops additions of 0, products with 1, conjunctions with an all-true mask, and the like.
 
     Before: ``bitwise_and(all_true (1, 1, S, 1), mask (B, 1, 1, S))``; after:
@@ -39,6 +40,7 @@ class SimplifyAlgebra:
     """
 
     name: ClassVar[str] = "simplify_algebra"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites operators whose result is one of their operands, broadcast."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import argument, aten, is_call, is_static, shape
 from passes.rewriter import Rewriter
 
@@ -28,7 +29,7 @@ class _Range:
 
 
 @dataclass(frozen=True)
-class SimplifyIndex:
+class SimplifyIndex(Pass):
     """Turns gathers with constant, contiguous indices into ``slice``, ``reshape``, ``expand``.
 
     Before: ``index(mask (B, S), [zeros (B, 1, 1, 1), arange (1, 1, 1, S)])``, as HuggingFace
@@ -39,6 +40,7 @@ class SimplifyIndex:
     """
 
     name: ClassVar[str] = "simplify_index"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites ``index.Tensor`` and ``index_select``; declines irregular indices."""

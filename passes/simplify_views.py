@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import aten, axis, is_call, is_static, shape
 from passes.rewriter import Rewriter
 
@@ -20,7 +21,7 @@ _RESHAPES = (
 
 
 @dataclass(frozen=True)
-class SimplifyViews:
+class SimplifyViews(Pass):
     """Composes neighbouring permutations and neighbouring reshapes.
 
     ``permute(permute(x))`` becomes one permutation or nothing; a permutation that moves axes of
@@ -29,6 +30,7 @@ class SimplifyViews:
     """
 
     name: ClassVar[str] = "simplify_views"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """One walk in program order; inputs are simple before their users are looked at."""

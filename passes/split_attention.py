@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from torch import fx
 
 from passes.attention_mask import additive_mask, masks_nothing
+from passes.base import Pass
 from passes.patterns.nodes import aten, shape
 from passes.query_scale import scaled_query
 from passes.rewriter import Rewriter
@@ -38,7 +40,7 @@ class _Attention:
 
 
 @dataclass(frozen=True)
-class SplitAttention:
+class SplitAttention(Pass):
     """Gives every ``scaled_dot_product_attention`` one of three forms.
 
     * ``split``: per head ``einsum('bchq,bkhc->bkhq')``, softmax over the keys on axis 1,
@@ -66,6 +68,11 @@ class SplitAttention:
     """
 
     name: ClassVar[str] = "split_attention"
+    by_site: ClassVar[bool] = True
+    chooses_form: ClassVar[bool] = True
+    runs_after: ClassVar[Mapping[str, str]] = {
+        "fuse_attention": "attention is recognised before its form is chosen",
+    }
     form: Literal["split", "batched", "native"] = "split"
     query_chunk: int = 512
     chunk_above: int = 8 << 20

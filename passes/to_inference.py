@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from passes.base import Pass
 from passes.dropout_mask import Mask, find_masks, masked_factor
 from passes.patterns.nodes import argument, aten, is_call, is_tensor, only_user
 from passes.patterns.operands import add_sides, arguments, times_scalar
@@ -33,7 +34,7 @@ _RELATIVE = 1e-5
 
 
 @dataclass(frozen=True)
-class RemoveDropout:
+class RemoveDropout(Pass):
     """Drops dropout, and lets batch norms use their running statistics.
 
     ``capture`` evaluates modules, so this is for what it cannot switch off: functional dropout
@@ -47,6 +48,7 @@ class RemoveDropout:
     """
 
     name: ClassVar[str] = "remove_dropout"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """Operators with dropout inside, then masks, then batch norms; then what stays random."""
@@ -65,7 +67,7 @@ class RemoveDropout:
             _batch_norm(rw, node)
         for node in rw.find(_BATCH_NORM_WITHOUT_STATISTICS):
             rw.decline(node, "it has no running statistics, so it uses those of its batch")
-        for node in list(rw.graph.nodes):
+        for node in rw.nodes():
             if is_random(node) and node.users and not is_call(node, *_ATTENTION, *_RECURRENT):
                 rw.decline(node, "it draws random numbers, and not for a dropout known here")
 
@@ -201,9 +203,9 @@ def _batch_norm(rw: Rewriter, node: fx.Node) -> None:
 def _stop_counting(rw: Rewriter, module: str) -> None:
     """Keeps the counter of batches that a batch norm in training mode increments."""
     counter = f"{module}.num_batches_tracked".lstrip(".")
-    for node in rw.graph.nodes:
-        if node.op == "placeholder" and rw.constant_name(node) == counter:
-            rw.keep_buffer(node)
+    node = rw.stored(counter)
+    if node is not None:
+        rw.keep_buffer(node)
 
 
 def _was_active(rw: Rewriter, what: str) -> None:

@@ -8,12 +8,13 @@ from typing import ClassVar
 
 from torch import fx
 
+from passes.base import Pass
 from passes.patterns.nodes import argument, aten, axis, is_call, shape
 from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class RankLogits:
+class RankLogits(Pass):
     """``topk(softmax(x))`` takes its indices from ``topk(x)``.
 
     Before: the router of a mixture of experts ranks probabilities. In fp16 neighbouring
@@ -28,6 +29,7 @@ class RankLogits:
     """
 
     name: ClassVar[str] = "rank_logits"
+    by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites every ``topk`` of the largest along the axis of a softmax."""

@@ -9,7 +9,7 @@ from typing import Any
 from lowering.ablation.tasks import Rewrite, Source
 from lowering.ablation.variants import Variant
 from lowering.ablation.work import Work
-from passes.pipeline import Pass
+from passes.base import Pass
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from torch.export import ExportedProgram
 
 from frontend.ops import rms_norm
 from frontend.source import source_of
+from passes.base import Pass
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.patterns.nodes import aten, shape
-from passes.pipeline import Pass, run
+from passes.pipeline import run
 from passes.rms_norm_form import RmsNormForm
 from passes.split_attention import SplitAttention
 

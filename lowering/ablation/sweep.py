@@ -25,8 +25,8 @@ from lowering.ablation.work import Progress, Work
 from lowering.conversion.composites import Composite
 from lowering.errors import CompositeError
 from lowering.planner.targets import chip_of, platform_of
+from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
-from passes.pipeline import Pass
 
 # Namespaces of operators that torch and this package define.
 _KNOWN_EVERYWHERE = ("aten", "prim", "prims", "ane", "higher_order")

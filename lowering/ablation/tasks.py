@@ -16,7 +16,8 @@ from lowering.ablation.digest import Digester, code_digest, text_digest
 from lowering.ablation.measure import figures_of, half_error
 from lowering.conversion.composites import Composite
 from lowering.verification.original import Original
-from passes.pipeline import Pass, run
+from passes.base import Pass
+from passes.pipeline import run
 
 
 @dataclass(frozen=True)

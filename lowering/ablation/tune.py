@@ -14,7 +14,7 @@ from lowering.ablation.sites import Sites, sites_of
 from lowering.ablation.sweep import Model, Settings, Sweep
 from lowering.ablation.variants import CHOICES, Variant, choices_of, variant_with
 from lowering.verification.parity import Thresholds
-from passes.pipeline import Pass
+from passes.base import Pass
 
 By = Literal["price", "latency"]
 # A variant must cost this much less than the default to be worth a departure from it.

@@ -11,9 +11,9 @@ from frontend.errors import AnePassesError
 from lowering.ablation.result import Kind
 from lowering.ablation.sites import Sites
 from passes.at_sites import AtSites
+from passes.base import Pass
 from passes.layout.assign_layout import AssignLayout
 from passes.linear_to_conv1x1 import LinearToConv1x1
-from passes.pipeline import Pass
 from passes.rms_norm_form import RmsNormForm
 from passes.split_attention import SplitAttention
 

@@ -20,16 +20,9 @@ from lowering.checking.rules import Severity
 from lowering.checking.trial import try_lowering
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import lowering_table, program_of
+from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
-from passes.pipeline import Pass, PassReport, run
-
-# Passes that choose the form of an operator; the others tidy up.
-_FORMS = frozenset(
-    {
-        "canonical_linear", "fuse_attention", "split_attention", "linear_to_conv1x1",
-        "conv1d_to_conv2d", "channel_norm", "rms_norm_form",
-    }
-)  # fmt: skip
+from passes.pipeline import PassReport, run
 
 
 def preflight(
@@ -156,7 +149,7 @@ def _declined(reports: Sequence[PassReport], findings: Findings) -> None:
     for report in reports:
         for declined in report.declined:
             findings.add(
-                "form-declined" if report.name in _FORMS else "rewrite-declined",
+                "form-declined" if report.chooses_form else "rewrite-declined",
                 f"{report.name}: {declined.reason}",
                 op=declined.op,
                 place=Place(declined.source.module, declined.source.line),

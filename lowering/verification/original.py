@@ -23,9 +23,10 @@ from frontend.structure import flatten
 from lowering.conversion.metadata import PREFIX
 from lowering.verification import fx_values
 from passes.at_sites import AtSites
+from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.patterns.nodes import is_tensor
-from passes.pipeline import Pass, PassReport
+from passes.pipeline import PassReport
 from passes.pipeline import run as run_passes
 
 # What torch raises for operators that have no half-precision kernel, and for mixed dtypes.

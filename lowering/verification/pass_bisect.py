@@ -12,7 +12,7 @@ from lowering.verification import fx_values
 from lowering.verification.original import Original
 from lowering.verification.parity import rel_l2
 from lowering.verification.result import PassFault
-from passes.pipeline import Pass
+from passes.base import Pass
 from passes.pipeline import run as run_passes
 
 

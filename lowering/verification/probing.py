@@ -17,7 +17,7 @@ from lowering.verification.image_inputs import with_nearest_images
 from lowering.verification.original import Original, VerificationError
 from lowering.verification.package_values import in_form_of
 from lowering.verification.parity import Parity, parity
-from passes.pipeline import Pass
+from passes.base import Pass
 
 # How many names an error lists.
 _LISTED = 8

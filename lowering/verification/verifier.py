@@ -18,7 +18,7 @@ from lowering.verification.package_values import PackageRun, declares_fp16, feed
 from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
 from lowering.verification.pass_bisect import faulty_pass
 from lowering.verification.result import Verification
-from passes.pipeline import Pass
+from passes.base import Pass
 
 
 def verify(

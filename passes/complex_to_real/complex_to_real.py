@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from passes.base import Pass
 from passes.complex_to_real.rules import RULES, Parts
 from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class ComplexToReal:
+class ComplexToReal(Pass):
     """Rewrites every complex value that leads to a real one.
 
     Core ML has no complex numbers. A complex value becomes two real ones: spectra
@@ -31,19 +32,18 @@ class ComplexToReal:
         """One walk in program order; what has no real form is declined where it first occurs."""
         parts = Parts(rw)
         refused: set[fx.Node] = set()
-        for node in list(rw.graph.nodes):
+        for node in [*rw.placeholders(), *rw.nodes()]:
             if _is_complex(node):
                 reason = _split(parts, node, refused)
                 if reason is not None:
                     refused.add(node)
                     if reason:
                         rw.decline(node, reason)
-            elif node.op == "output":
-                for result in node.all_input_nodes:
-                    if result in parts.pairs:
-                        rw.decline(result, "it is a result, and a package gives real numbers only")
             elif any(argument in parts.pairs for argument in node.all_input_nodes):
                 _leave(parts, node, refused)
+        for result in rw.output.all_input_nodes:
+            if result in parts.pairs:
+                rw.decline(result, "it is a result, and a package gives real numbers only")
 
 
 def _split(parts: Parts, node: fx.Node, refused: set[fx.Node]) -> str | None:
@@ -91,6 +91,6 @@ def _leave(parts: Parts, node: fx.Node, refused: set[fx.Node]) -> None:
 
 
 def _is_complex(node: fx.Node) -> bool:
-    value: Any = node.meta.get("val") if node.op != "output" else None
+    value: Any = node.meta.get("val")
     values = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(part, torch.Tensor) and part.is_complex() for part in values)

@@ -8,12 +8,13 @@ tokens of (B, S, C). A minimum cut decides, a conversion costing the bytes that 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 from torch import fx
 
+from passes.base import Pass
 from passes.errors import LayoutError
 from passes.layout.costs import conversion_cost, image_cost, lengths, plain_cost
 from passes.layout.min_cut import FORBIDDEN, ContradictionError, Pair, Same, Term, Use, Value, solve
@@ -25,7 +26,7 @@ from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class AssignLayout:
+class AssignLayout(Pass):
     """(B, C, 1, S) wherever it pays, by one global choice.
 
     Before: ``conv -> squeeze -> permute -> gelu -> permute -> unsqueeze -> conv``;
@@ -43,6 +44,13 @@ class AssignLayout:
     """
 
     name: ClassVar[str] = "assign_layout"
+    runs_after: ClassVar[Mapping[str, str]] = {
+        "split_attention": "the layout is chosen for the attention form that runs",
+        "linear_to_conv1x1": "the conversions that it inserts are cancelled there",
+        "conv1d_to_conv2d": "the conversions that it inserts are cancelled there",
+        "channel_norm": "norms must be free to change their axis",
+        "rms_norm_form": "norms must be free to change their axis",
+    }
     image_outputs: bool = False
 
     @property
@@ -54,9 +62,7 @@ class AssignLayout:
         """Finds forms, solves the cut, and writes the image operators."""
         layout = _Layout(rw, self.image_outputs)
         if not layout.plans:
-            for node in rw.graph.nodes:
-                if node.op == "output":
-                    rw.decline(node, "no operator asks for the image layout")
+            rw.decline(rw.output, "no operator asks for the image layout")
             return
         image = layout.choose()
         layout.write(image)
@@ -71,8 +77,7 @@ class _Layout:
         self.forms: dict[fx.Node, Form] = {}
         self.plans: dict[fx.Node, Plan] = {}
         self.physical: dict[tuple[fx.Node, Form], fx.Node] = {}
-        self.calls = [n for n in rw.graph.nodes if n.op == "call_function"]
-        self.calls = [n for n in self.calls if not rw.is_constant(n)]
+        self.calls = [n for n in rw.nodes() if not rw.is_constant(n)]
         self._seed()
         # Products can come out either way: they wait for what their consumers ask.
         self._forward(products=False)
@@ -218,14 +223,15 @@ class _Layout:
 
     def write(self, image: set[fx.Node]) -> None:
         """Emits the chosen operators; the plain ones take converted inputs."""
-        for node in list(self.rw.graph.nodes):
+        for node in [*self.rw.nodes(), self.rw.output]:
             if node in image:
                 chosen = self.plans[node]
                 with self.rw.at(node):
                     taken = [self._take(x, form, image) for x, form in chosen.inputs]
                     result = self._emit(node, chosen, taken)
                 self.physical[node, chosen.output] = result
-                self.rw.rewrites += chosen.emit is not None
+                if chosen.emit is not None:
+                    self.rw.rewritten(node)
                 continue
             for source in node.all_input_nodes:
                 if source in image and is_tensor(source):
@@ -234,7 +240,7 @@ class _Layout:
                         form = self.plans[source].output
                     with self.rw.at(node):
                         converted = self._take(source, form, image)
-                    node.replace_input_with(source, converted)
+                    self.rw.use_instead(node, source, converted)
 
     def _emit(self, node: fx.Node, chosen: Plan, taken: Sequence[fx.Node]) -> fx.Node:
         if chosen.emit is not None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from passes.base import Pass
 from passes.limit_rank.rules import rule_for
 from passes.limit_rank.stand_ins import LowRank, UnknownSizeError
 from passes.patterns.nodes import is_call, is_tensor
@@ -15,7 +16,7 @@ from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class LimitRank:
+class LimitRank(Pass):
     """Runs every operator of a tensor with too many axes on one with its axes merged.
 
     Before (window partition): ``reshape (B, H, h, W, w, C)``, ``permute (0, 1, 3, 2, 4, 5)``,
@@ -35,7 +36,7 @@ class LimitRank:
     def apply(self, rw: Rewriter) -> None:
         """One walk in program order; results with few axes again replace the originals."""
         low = LowRank(rw, self.most)
-        for node in list(rw.graph.nodes):
+        for node in rw.nodes():
             if not _concerns(low, node):
                 continue
             with rw.at(node):
@@ -49,8 +50,6 @@ class LimitRank:
 
 
 def _concerns(low: LowRank, node: fx.Node) -> bool:
-    if node.op != "call_function":
-        return False
     if node.target is operator.getitem:
         return node.args[0] in low.values
     values = [node.meta.get("val"), *(n.meta.get("val") for n in node.all_input_nodes)]

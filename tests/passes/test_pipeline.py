@@ -8,12 +8,9 @@ import torch
 from torch import nn
 
 from frontend.capturing import capture
-from passes import DEFAULT_PIPELINE, InvariantError, OrderError, default_pipeline, optimize_for_ane
-from passes.fuse_attention import FuseAttention
-from passes.layout.assign_layout import AssignLayout
+from passes import DEFAULT_PIPELINE, InvariantError, Pass, PassError, optimize_for_ane
 from passes.linear_to_conv1x1 import LinearToConv1x1
-from passes.pipeline import ORDER, Pass, check_order, run
-from passes.split_attention import SplitAttention
+from passes.pipeline import run
 from tests.passes.util import Function, assert_same, count, run_pass, seeded
 
 aten = torch.ops.aten
@@ -21,7 +18,7 @@ X = seeded(2, 5, 8)
 
 
 @dataclass(frozen=True)
-class Break:
+class Break(Pass):
     """A pass that does with the first relu what a test tells it to."""
 
     name: ClassVar[str] = "break_it"
@@ -44,58 +41,13 @@ class Net(nn.Module):
         return torch.relu(h)
 
 
-# --- order ----------------------------------------------------------------------------------
-
-
-def test_the_default_pipelines_are_in_order():
-    for form in ("split", "batched", "native"):
-        check_order(default_pipeline(attention=form))
-
-
-def test_rules_name_passes_that_exist():
-    known = {step.name for step in DEFAULT_PIPELINE}
-    assert {name for one, other, _ in ORDER for name in (one, other)} <= known
-
-
-def test_all_violations_are_listed():
-    backwards = (AssignLayout(), LinearToConv1x1(), SplitAttention(), FuseAttention())
-    with pytest.raises(OrderError) as caught:
-        check_order(backwards)
-    found = caught.value.details["found"]
-    for rule in (
-        "fuse_attention must come before split_attention: ",
-        "split_attention must come before assign_layout: ",
-        "linear_to_conv1x1 must come before assign_layout: ",
-    ):
-        assert rule in found
-    assert found.count("must come before") == 3
-
-
-def test_order_is_checked_before_anything_runs():
-    def fail(rw, relu):
-        raise AssertionError("it ran")
-
-    with pytest.raises(OrderError):
-        optimize_for_ane(Net(), (X,), pipeline=(Break(fail), AssignLayout(), LinearToConv1x1()))
-
-
-@pytest.mark.parametrize(
-    "value", [LinearToConv1x1, "linear_to_conv1x1", None, len, (AssignLayout(),)]
-)
-def test_what_is_no_pass_is_refused(value):
-    with pytest.raises(OrderError, match="something that is no pass") as caught:
-        check_order((AssignLayout(), value))
-    assert repr(value) in caught.value.details["found"]
-
-
 def test_a_pass_of_ones_own_needs_a_name_and_apply_alone():
-    class Mine:
+    class Mine(Pass):
         name = "mine"
 
         def apply(self, rw):
             rw.note("was here")
 
-    assert isinstance(Mine(), Pass)
     _, (report,) = run(capture(Net(), (X,)), (Mine(),))
     assert (report.notes, report.options) == (("was here",), {})
 
@@ -220,7 +172,7 @@ def test_a_value_used_before_it_is_defined_is_caught():
 
 def test_emitting_nowhere_is_caught():
     @dataclass(frozen=True)
-    class Nowhere:
+    class Nowhere(Pass):
         name: ClassVar[str] = "nowhere"
 
         def apply(self, rw):
@@ -228,6 +180,47 @@ def test_emitting_nowhere_is_caught():
 
     with pytest.raises(InvariantError, match=r"outside Rewriter\.at"):
         run(capture(Net(), (X,)), (Nowhere(),))
+
+
+def test_merging_different_operators_is_caught():
+    error = broken(lambda rw, relu: rw.merge(relu, rw.emit(aten.neg.default, relu.args[0])))
+    assert_names_the_place(error)
+    assert error.details["found"] == "aten.neg.default"
+
+
+def test_another_shape_for_one_user_is_caught():
+    def how(rw, relu):
+        rw.use_instead(rw.output, relu, rw.emit(aten.unsqueeze.default, relu.args[0], 0))
+
+    error = broken(how)
+    assert_names_the_place(error)
+    assert error.details["next step"] == "mend the pass, or leave it out of the pipeline"
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        (lambda rw, relu: relu.args[7], "IndexError: tuple index out of range"),
+        (lambda rw, relu: {}["x"], "KeyError: 'x'"),
+        (lambda rw, relu: rw.graph, "AttributeError: 'Rewriter' object has no attribute 'graph'"),
+    ],
+)
+def test_a_pass_that_raises_is_named_with_both_places(how, message):
+    with pytest.raises(PassError) as caught:
+        optimize_for_ane(Net(), (X,), pipeline=(Break(how),))
+    error = caught.value
+    assert_names_the_place(error)
+    assert message in error.message
+    assert error.details["next step"] == "mend the pass, or leave it out of the pipeline"
+
+
+def test_the_line_of_the_pass_is_named():
+    def how(rw, relu):
+        raise ZeroDivisionError
+
+    with pytest.raises(PassError, match="pass break_it failed: ZeroDivisionError") as caught:
+        run(capture(Net(), (X,)), (Break(how),))
+    assert caught.value.details["found"].endswith(" raise ZeroDivisionError")
 
 
 # --- numbers --------------------------------------------------------------------------------
@@ -298,12 +291,12 @@ def test_the_program_given_is_left_alone():
 
 
 @dataclass(frozen=True)
-class AsksForASize:
+class AsksForASize(Pass):
     name: ClassVar[str] = "asks_for_a_size"
 
     def apply(self, rw):
         """Rewrites nothing, but branches on sizes."""
-        for node in rw.graph.nodes:
+        for node in rw.nodes():
             if isinstance(node.meta.get("val"), torch.Tensor) and node.meta["val"].numel() > 1:
                 rw.note("large")
 

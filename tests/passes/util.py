@@ -11,7 +11,8 @@ from torch.export import ExportedProgram
 
 from frontend.capturing import capture
 from frontend.program import runnable
-from passes.pipeline import Pass, PassReport, run
+from passes.base import Pass
+from passes.pipeline import PassReport, run
 
 RTOL, ATOL = 1e-5, 1e-6
 

@@ -127,7 +127,7 @@ def test_two_faults_name_the_first(package):
 
 
 @dataclass(frozen=True)
-class GeluToTanh:
+class GeluToTanh(passes.Pass):
     """A pass that is wrong on purpose."""
 
     name: ClassVar[str] = "gelu_to_tanh"
