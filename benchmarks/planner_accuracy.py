@@ -233,7 +233,7 @@ def plan_seconds(layers: int, target: str = "M4") -> tuple[int, float]:
     """
     program = encoder_program(layers)
     start = time.perf_counter()
-    made = plan(program, target=target)
+    made = plan(program, chip=target)
     return len(made.ops), time.perf_counter() - start
 
 

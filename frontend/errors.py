@@ -67,6 +67,10 @@ class ProgramFileError(AnePassesError):
     """A saved program could not be loaded."""
 
 
+class InputError(AnePassesError):
+    """The inputs of a call are missing, unknown, or of a wrong type, shape or value."""
+
+
 class DataDependentError(CaptureError):
     """The model's shapes or control flow depend on the values of its inputs."""
 

@@ -8,41 +8,38 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Mapping
+
+from frontend.deprecated import warn_renamed
 
 
-class _LazyPackage(ModuleType):
-    """A package that looks its public names up in their modules.
+def lazily(
+    package: str, homes: Mapping[str, str], renamed: Mapping[str, str] | None = None
+) -> tuple[list[str], Callable[[str], object], Callable[[], list[str]]]:
+    """What a package needs to import its public names on first use.
 
-    A name may be that of a submodule too, as ``capture`` in ``frontend.capture``: the import
-    system sets it to the submodule, so ``__getattr__`` would never be asked.
-    """
-
-    _homes: Mapping[str, str]
-
-    def __getattribute__(self, name: str) -> Any:
-        home = super().__getattribute__("_homes").get(name)
-        if home is None:
-            return super().__getattribute__(name)
-        return getattr(importlib.import_module(home), name)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self._homes})
-
-
-def lazily(package: str, homes: Mapping[str, str]) -> list[str]:
-    """Makes ``package`` import its public names on first use.
+    No public name may be that of a submodule: the import system would set it to the module.
 
     Args:
-        package: its ``__name__``, called from its ``__init__``.
+        package: its ``__name__``.
         homes: each name to the module that defines it.
+        renamed: old names to new ones; an old name works and warns.
 
     Returns:
-        The names in order, for ``__all__``.
+        ``__all__``, ``__getattr__`` and ``__dir__`` of the package.
     """
-    module = sys.modules[package]
-    module.__dict__["_homes"] = dict(homes)
-    module.__class__ = _LazyPackage
-    return sorted(homes)
+    old_names = dict(renamed or {})
+
+    def get(name: str) -> object:
+        if name in old_names:
+            warn_renamed(f"{package}.{name}", f"{package}.{old_names[name]}")
+            name = old_names[name]
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value: object = getattr(importlib.import_module(homes[name]), name)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return sorted(homes), get, names

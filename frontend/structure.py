@@ -15,10 +15,10 @@ class Structure:
     """How flat leaves make up a result again.
 
     Attributes:
-        kind: the type to rebuild, ``None`` for a leaf tensor, ``Constant`` for a stored value.
+        kind: the type to rebuild, ``None`` for a leaf tensor, ``FixedLeaf`` for a stored value.
         keys: dictionary keys, field names or positions, one per child.
         children: the parts, in order.
-        constant: the value itself where ``kind`` is ``Constant``.
+        constant: the value itself where ``kind`` is ``FixedLeaf``.
     """
 
     kind: Any = None
@@ -33,7 +33,7 @@ class Structure:
     def _take(self, leaves: Iterator[Any]) -> Any:
         if self.kind is None:
             return next(leaves)
-        if self.kind is Constant:
+        if self.kind is FixedLeaf:
             return self.constant
         parts = [child._take(leaves) for child in self.children]
         if issubclass(self.kind, Mapping) or dataclasses.is_dataclass(self.kind):
@@ -44,7 +44,7 @@ class Structure:
         return self.kind(*parts) if hasattr(self.kind, "_fields") else self.kind(parts)
 
 
-class Constant:
+class FixedLeaf:
     """Marks a part of a result that is a plain Python value (``None``, a number, a text)."""
 
 
@@ -88,7 +88,7 @@ def _walk(value: Any, path: tuple[str, ...], flat: Flat) -> Structure:
         flat.names.append("_".join(path))
         return Structure()
     if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype):
-        return Structure(Constant, constant=value)
+        return Structure(FixedLeaf, constant=value)
     items: list[tuple[Any, Any]]
     if isinstance(value, Mapping):
         items = list(value.items())
@@ -98,7 +98,7 @@ def _walk(value: Any, path: tuple[str, ...], flat: Flat) -> Structure:
         items = list(enumerate(value))
     else:
         flat.dropped.append(f"{'.'.join(path) or 'the result'}: {type(value).__name__}")
-        return Structure(Constant)
+        return Structure(FixedLeaf)
     kind: Any = type(value)
     children = tuple(_walk(part, (*path, _label(value, key)), flat) for key, part in items)
     return Structure(kind, tuple(key for key, _ in items), children)

@@ -1,4 +1,7 @@
-"""Core ML packages: conversion, execution on any OS, verification, placement."""
+"""Core ML packages: conversion, execution on any OS, verification, placement.
+
+Each verb of the command line is a function here, with its result and its errors.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,37 +9,114 @@ from frontend.lazy import lazily
 from lowering.support.quiet import hide_import_warnings
 
 if TYPE_CHECKING:
-    from lowering.checking import preflight as preflight
+    from frontend.errors import AnePassesError as AnePassesError
+    from frontend.errors import CaptureError as CaptureError
+    from frontend.errors import InputError as InputError
+    from lowering.ablation.compare import PackageComparison as PackageComparison
+    from lowering.ablation.compare import PackageFigures as PackageFigures
+    from lowering.ablation.compare import compare as compare
+    from lowering.ablation.result import Ablation as Ablation
+    from lowering.ablation.sweep import Settings as Settings
+    from lowering.ablation.tune import TuneError as TuneError
+    from lowering.ablation.tune import Tuning as Tuning
+    from lowering.ablation.variants import VariantsError as VariantsError
+    from lowering.ablation.verbs import ablate as ablate
+    from lowering.ablation.verbs import tune as tune
+    from lowering.checking.explain import Explained as Explained
+    from lowering.checking.explain import RuleError as RuleError
+    from lowering.checking.explain import explain as explain
+    from lowering.checking.result import Preflight as Preflight
+    from lowering.checking.rules import Severity as Severity
+    from lowering.checking.scan import check as check
     from lowering.conversion.composites import Composite as Composite
     from lowering.conversion.composites import composite as composite
     from lowering.conversion.converter import convert as convert
+    from lowering.errors import CompositeError as CompositeError
     from lowering.errors import LoweringError as LoweringError
+    from lowering.errors import SaveError as SaveError
+    from lowering.errors import UnsupportedOpsError as UnsupportedOpsError
     from lowering.package.saving import save as save
+    from lowering.planner.placement import ComputeUnitsError as ComputeUnitsError
     from lowering.planner.placement import plan as plan
+    from lowering.planner.result import Plan as Plan
+    from lowering.planner.targets import UnknownChipError as UnknownChipError
+    from lowering.reference import ExecutionError as ExecutionError
+    from lowering.reference import LoadedModel as LoadedModel
+    from lowering.reference import PackageError as PackageError
+    from lowering.reference import Precision as Precision
+    from lowering.reference import State as State
+    from lowering.reference import UnknownOpsError as UnknownOpsError
     from lowering.reference import load as load
     from lowering.reference import make_state as make_state
     from lowering.reference import predict as predict
+    from lowering.reporting.reporter import report as report
+    from lowering.reporting.result import Report as Report
+    from lowering.reporting.result import ReportError as ReportError
+    from lowering.verification import Parity as Parity
+    from lowering.verification import Probe as Probe
+    from lowering.verification import Thresholds as Thresholds
+    from lowering.verification import Verification as Verification
+    from lowering.verification import VerificationError as VerificationError
     from lowering.verification import probe as probe
     from lowering.verification import verify as verify
     from lowering.verification.check_composite import check_composite as check_composite
 
 hide_import_warnings()
 
-__all__ = lazily(
+__all__, __getattr__, __dir__ = lazily(
     __name__,
     {
+        "Ablation": "lowering.ablation.result",
+        "AnePassesError": "frontend.errors",
+        "CaptureError": "frontend.errors",
         "Composite": "lowering.conversion.composites",
+        "CompositeError": "lowering.errors",
+        "ComputeUnitsError": "lowering.planner.placement",
+        "ExecutionError": "lowering.reference",
+        "Explained": "lowering.checking.explain",
+        "InputError": "frontend.errors",
+        "LoadedModel": "lowering.reference",
         "LoweringError": "lowering.errors",
+        "PackageComparison": "lowering.ablation.compare",
+        "PackageError": "lowering.reference",
+        "PackageFigures": "lowering.ablation.compare",
+        "Parity": "lowering.verification",
+        "Plan": "lowering.planner.result",
+        "Precision": "lowering.reference",
+        "Preflight": "lowering.checking.result",
+        "Probe": "lowering.verification",
+        "Report": "lowering.reporting.result",
+        "ReportError": "lowering.reporting.result",
+        "RuleError": "lowering.checking.explain",
+        "SaveError": "lowering.errors",
+        "Settings": "lowering.ablation.sweep",
+        "Severity": "lowering.checking.rules",
+        "State": "lowering.reference",
+        "Thresholds": "lowering.verification",
+        "TuneError": "lowering.ablation.tune",
+        "Tuning": "lowering.ablation.tune",
+        "UnknownChipError": "lowering.planner.targets",
+        "UnknownOpsError": "lowering.reference",
+        "UnsupportedOpsError": "lowering.errors",
+        "VariantsError": "lowering.ablation.variants",
+        "Verification": "lowering.verification",
+        "VerificationError": "lowering.verification",
+        "ablate": "lowering.ablation.verbs",
+        "check": "lowering.checking.scan",
         "check_composite": "lowering.verification.check_composite",
+        "compare": "lowering.ablation.compare",
         "composite": "lowering.conversion.composites",
         "convert": "lowering.conversion.converter",
+        "explain": "lowering.checking.explain",
         "load": "lowering.reference",
         "make_state": "lowering.reference",
         "plan": "lowering.planner.placement",
         "predict": "lowering.reference",
-        "preflight": "lowering.checking",
         "probe": "lowering.verification",
+        "report": "lowering.reporting.reporter",
         "save": "lowering.package.saving",
+        "tune": "lowering.ablation.verbs",
         "verify": "lowering.verification",
     },
+    renamed={"preflight": "check"},
 )

@@ -49,7 +49,7 @@ class SaveError(AnePassesError):
     """A package could not be written; the destination is as it was before."""
 
 
-class TargetError(AnePassesError):
+class ModelLoadError(AnePassesError):
     """A command-line TARGET could not be loaded."""
 
 

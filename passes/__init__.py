@@ -1,29 +1,72 @@
 """Rewrites that shape a captured program for the Apple Neural Engine."""
 
+from frontend.errors import InputError
 from passes.api import optimize_for_ane
 from passes.at_sites import AtSites
 from passes.base import Choice, Forms, Pass
+from passes.branches_to_where import BranchesToWhere
+from passes.canonical_linear import CanonicalLinear
+from passes.complex_to_real.complex_to_real import ComplexToReal
+from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.default_pipeline import DEFAULT_PIPELINE, default_pipeline
+from passes.eliminate_common import EliminateCommon
 from passes.errors import InvariantError, LayoutError, OrderError, PassError
-from passes.optimized_model import InputError, OptimizedModel
+from passes.fold_batch_norm import FoldBatchNorm
+from passes.fold_constants import FoldConstants
+from passes.fuse_activations import FuseActivations
+from passes.fuse_attention import FuseAttention
+from passes.fuse_layer_norm import ChannelNorm
+from passes.fuse_rms_norm import FuseRmsNorm
+from passes.layout.assign_layout import AssignLayout
+from passes.limit_rank.limit_rank import LimitRank
+from passes.linear_to_conv1x1 import LinearToConv1x1
+from passes.optimized_model import OptimizedModel
 from passes.pipeline import PassReport
 from passes.rewriter import Declined, Rewriter
+from passes.rms_norm_form import RmsNormForm
+from passes.simplify_algebra import SimplifyAlgebra
+from passes.simplify_index import SimplifyIndex
+from passes.simplify_views import SimplifyViews
+from passes.split_attention import SplitAttention
+from passes.to_inference import RemoveDropout
+from passes.topk_of_logits import RankLogits
 
 __all__ = [
     "DEFAULT_PIPELINE",
+    "AssignLayout",
     "AtSites",
+    "BranchesToWhere",
+    "CanonicalLinear",
+    "ChannelNorm",
     "Choice",
+    "ComplexToReal",
+    "Conv1dToConv2d",
     "Declined",
+    "EliminateCommon",
+    "FoldBatchNorm",
+    "FoldConstants",
     "Forms",
+    "FuseActivations",
+    "FuseAttention",
+    "FuseRmsNorm",
     "InputError",
     "InvariantError",
     "LayoutError",
+    "LimitRank",
+    "LinearToConv1x1",
     "OptimizedModel",
     "OrderError",
     "Pass",
     "PassError",
     "PassReport",
+    "RankLogits",
+    "RemoveDropout",
     "Rewriter",
+    "RmsNormForm",
+    "SimplifyAlgebra",
+    "SimplifyIndex",
+    "SimplifyViews",
+    "SplitAttention",
     "default_pipeline",
     "optimize_for_ane",
 ]

@@ -15,14 +15,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from frontend.capturing import result_structure
-from frontend.errors import AnePassesError
+from frontend.errors import InputError
 from frontend.program import runnable
 from passes.base import Pass
 from passes.pipeline import PassReport
-
-
-class InputError(AnePassesError):
-    """An optimized model was called with arguments that it was not captured for."""
 
 
 class OptimizedModel(nn.Module):

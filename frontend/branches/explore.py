@@ -31,7 +31,7 @@ from frontend.branches.data_index import gathering
 from frontend.branches.known_sizes import knowing_sizes
 from frontend.branches.merge import Decision, Outcome, merge
 from frontend.branches.path import Path
-from frontend.branches.state import BranchError, State
+from frontend.branches.state import BranchError, BranchState
 from frontend.branches.trace import Trace
 from frontend.source import source_line
 
@@ -83,7 +83,7 @@ class _Explorer:
         self._module = module
         self._max_paths = max_paths
         self._trace = Trace()
-        self._state = State(module, inputs, self._trace)
+        self._state = BranchState(module, inputs, self._trace)
         self._paths = 0
         self.sites: dict[str, Site] = {}  # by line
         self._dropped: dict[str, str] = {}  # line that raises -> what, and the line that led there

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
 
 from frontend.branches.ask import Site
-from frontend.branches.state import BranchError, Effect, Effects, State
+from frontend.branches.state import BranchError, BranchState, Effect, Effects
 from frontend.branches.trace import Trace
-from frontend.structure import Constant, Structure
+from frontend.structure import FixedLeaf, Structure
 
 # Values that are the same where they compare equal; of others only the identity counts.
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
@@ -43,7 +43,7 @@ class Outcome:
     effects: Effects
 
 
-def merge(decision: Decision, a: Outcome, b: Outcome, state: State) -> Outcome:
+def merge(decision: Decision, a: Outcome, b: Outcome, state: BranchState) -> Outcome:
     """``a`` where the decision's condition is as answered for ``a``, else ``b``."""
     merger = Merger(decision, state.trace)
     if a.structure != b.structure:
@@ -122,7 +122,7 @@ def _of(value: Any) -> str:
 def _first_difference(a: Hashable, b: Hashable, path: str = "the result") -> tuple[str, str]:
     """Where two structures part, one text for each."""
     if isinstance(a, Structure) and isinstance(b, Structure) and a.kind is b.kind:
-        if a.kind is Constant:
+        if a.kind is FixedLeaf:
             return f"{path} = {a.constant!r}", f"{path} = {b.constant!r}"
         if a.keys != b.keys:
             return f"{path} with {_keys(a)}", f"{path} with {_keys(b)}"
@@ -135,7 +135,7 @@ def _first_difference(a: Hashable, b: Hashable, path: str = "the result") -> tup
 def _kind(structure: Hashable) -> str:
     if not isinstance(structure, Structure):
         return str(structure)
-    if structure.kind is Constant:
+    if structure.kind is FixedLeaf:
         return repr(structure.constant)
     return "a tensor" if structure.kind is None else f"a {structure.kind.__name__}"
 

@@ -1,7 +1,7 @@
 """What a model keeps between calls, watched over the runs of the branch explorer.
 
 Every path through a model has to start from the same state, and what the paths leave behind has
-to be merged like their results. State is the content of buffers, parameters and inputs (written
+to be merged like their results. The state is the content of buffers, parameters and inputs (written
 in place), and what the modules' attributes are bound to, with plain containers looked into.
 """
 
@@ -84,7 +84,7 @@ class _Container:
     copy: Any
 
 
-class State:
+class BranchState:
     """The state of ``module`` and its ``inputs``, as it is at construction.
 
     Args:

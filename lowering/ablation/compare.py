@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from frontend.deprecated import renamed_arguments
 from lowering.ablation.result import Predicted
 from lowering.planner.mil import read_program
 from lowering.planner.mil_stats import MilStats, mil_stats, weight_bytes
@@ -35,14 +36,14 @@ class PackageFigures:
     predicted: tuple[Predicted, ...]
 
     @classmethod
-    def of(cls, package: str | Path, targets: Sequence[str] = ("M4",)) -> PackageFigures:
+    def of(cls, package: str | Path, chips: Sequence[str] = ("M4",)) -> PackageFigures:
         """The figures of the package at a path.
 
         Raises:
             PackageError: there is no ML Program.
-            TargetError: a chip is not known.
+            UnknownChipError: a chip is not known.
         """
-        plans = [plan(package, target=target) for target in targets]
+        plans = [plan(package, chip=chip) for chip in chips]
         return cls(
             str(package),
             mil_stats(read_program(package)),
@@ -104,24 +105,25 @@ class PackageComparison:
             yield f"{chip}: latency, ms", one.latency_text, other.latency_text
 
 
+@renamed_arguments(targets="chips")
 def compare(
-    first: str | Path, second: str | Path, *, targets: Sequence[str] = ("M4",), seed: int = 0
+    first: str | Path, second: str | Path, *, chips: Sequence[str] = ("M4",), seed: int = 0
 ) -> PackageComparison:
     """Two packages side by side.
 
     Args:
         first, second: paths of packages.
-        targets: chips to predict for.
+        chips: to predict for.
         seed: of the random inputs that both are run on.
 
     Raises:
         PackageError: there is no ML Program at a path.
-        TargetError: a chip is not known.
+        UnknownChipError: a chip is not known.
         UnknownOpsError: the interpreter does not know an op of a package.
     """
     return PackageComparison(
-        PackageFigures.of(first, targets),
-        PackageFigures.of(second, targets),
+        PackageFigures.of(first, chips),
+        PackageFigures.of(second, chips),
         _output_difference(first, second, seed),
     )
 

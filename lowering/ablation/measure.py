@@ -65,7 +65,7 @@ def figures_of(
         seconds = time.perf_counter() - start
         try:
             error = _error(mlmodel, original, expected)
-            plans = [plan(mlmodel, target=target) for target in targets]
+            plans = [plan(mlmodel, chip=target) for target in targets]
             stats, weights = mil_stats(read_program(mlmodel)), weight_bytes(mlmodel)
         finally:
             # coremltools keeps its folder until the process ends; a sweep would fill the disk.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowering.ablation.tasks import Rewrite, Source
+from lowering.ablation.tasks import Rewrite, StoredProgram
 from lowering.ablation.variants import Variant
 from lowering.ablation.work import Work
 from passes.base import Pass
@@ -17,7 +17,7 @@ class Case:
     """A captured model and its variants, the default first."""
 
     name: str
-    source: Source
+    source: StoredProgram
     variants: tuple[Variant, ...]
 
 

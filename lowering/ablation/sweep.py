@@ -19,7 +19,7 @@ from lowering.ablation.digest import Digester
 from lowering.ablation.engines import Engine, InProcess
 from lowering.ablation.result import Ablation, Figures, VariantResult
 from lowering.ablation.rewriting import Case, Rewritten, rewritten
-from lowering.ablation.tasks import HalfError, Measure, Source
+from lowering.ablation.tasks import HalfError, Measure, StoredProgram
 from lowering.ablation.variants import Variant, variants_of
 from lowering.ablation.work import Progress, Work
 from lowering.conversion.composites import Composite
@@ -58,7 +58,7 @@ class Settings:
     """How a sweep measures.
 
     Attributes:
-        targets: chips to predict for.
+        chips: to predict for.
         deployment_target: oldest system of the packages, ``iOS16`` or later.
         composites: gives the lowerings of custom operators; called in other processes as well.
         composites_digest: changes whenever those lowerings do.
@@ -67,7 +67,7 @@ class Settings:
         progress: called after each piece of work.
     """
 
-    targets: Sequence[str] = ("M4",)
+    chips: Sequence[str] = ("M4",)
     deployment_target: str = "iOS17"
     composites: Callable[[], Sequence[Composite]] | None = None
     composites_digest: str = ""
@@ -76,16 +76,16 @@ class Settings:
     progress: Progress | None = None
 
     @property
-    def chips(self) -> tuple[str, ...]:
-        """``targets`` as they are spelled in results.
+    def chip_names(self) -> tuple[str, ...]:
+        """``chips`` as they are spelled in results.
 
         Raises:
-            TargetError: one is not known.
+            UnknownChipError: one is not known.
         """
-        return tuple(chip_of(target) or platform_of(target) for target in self.targets)
+        return tuple(chip_of(target) or platform_of(target) for target in self.chips)
 
 
-def ablate(
+def ablate_models(
     models: Sequence[Model], settings: Settings | None = None, *, only: Collection[str] = ()
 ) -> list[Ablation]:
     """What each pass does to each model, *predicted* where it concerns the ANE.
@@ -104,7 +104,7 @@ def ablate(
     Raises:
         CaptureError: a model cannot be captured.
         CompositeError: a custom operator has no lowering.
-        TargetError: a chip is not known.
+        UnknownChipError: a chip is not known.
         VariantsError: ``only`` names a pass that is not in a pipeline.
     """
     settings = settings or Settings()
@@ -122,9 +122,9 @@ class Sweep:
     def __init__(self, models: Sequence[Model], settings: Settings) -> None:
         self.models = tuple(models)
         self.settings = settings
-        self.chips = settings.chips  # raises for a chip that is not known, before any work
+        self.chips = settings.chip_names  # raises for a chip that is not known, before any work
         self._work = Work(settings.engine or InProcess(), settings.cache, settings.progress)
-        self._sources: list[Source] = []
+        self._sources: list[StoredProgram] = []
         self.programs: list[ExportedProgram] = []  # of the models, as captured
 
     def __enter__(self) -> Sweep:
@@ -175,7 +175,7 @@ class Sweep:
             for case, states, own in zip(cases, programs, measures, strict=True)
         ]
 
-    def _source(self, model: Model, path: Path) -> Source:
+    def _source(self, model: Model, path: Path) -> StoredProgram:
         program = capture(
             model.model, model.args, kwargs=model.kwargs, dynamic_shapes=model.dynamic_shapes
         )
@@ -184,7 +184,7 @@ class Sweep:
         torch.export.save(program, path)
         self.programs.append(program)
         digest = Digester().program(program)
-        return Source(digest, str(path), composites, self.settings.composites_digest)
+        return StoredProgram(digest, str(path), composites, self.settings.composites_digest)
 
 
 def _check_operators(program: ExportedProgram, composites: Sequence[Composite]) -> None:

@@ -21,7 +21,7 @@ from passes.pipeline import run
 
 
 @dataclass(frozen=True)
-class Source:
+class StoredProgram:
     """A captured program on disk, and the composites that lower its custom operators.
 
     Attributes:
@@ -67,7 +67,7 @@ class Task(Protocol):
     """
 
     @property
-    def source(self) -> Source:
+    def source(self) -> StoredProgram:
         """What it works on."""
 
     @property
@@ -86,7 +86,7 @@ class Task(Protocol):
 class Rewrite:
     """Runs the passes and says what each left: ``{"steps": [...]}``, one entry for each pass."""
 
-    source: Source
+    source: StoredProgram
     pipeline: tuple[Pass, ...]
     label: str
 
@@ -128,7 +128,7 @@ class Measure:
         targets: chips.
     """
 
-    source: Source
+    source: StoredProgram
     pipeline: tuple[Pass, ...]
     rewritten: str
     deployment_target: str
@@ -161,7 +161,7 @@ class Measure:
 class HalfError:
     """Error of the original in torch's half precision: ``{"half_error": ...}``."""
 
-    source: Source
+    source: StoredProgram
     label: str = "half precision in torch"
 
     @property
@@ -200,7 +200,7 @@ def run_task(task: Task, data: bytes | None = None) -> dict[str, Any]:
         torch.set_num_threads(threads)
 
 
-def _subject(source: Source, data: bytes | None) -> Subject:
+def _subject(source: StoredProgram, data: bytes | None) -> Subject:
     if source.digest not in _LAST:
         _LAST.clear()
         composites = tuple(source.composites()) if source.composites is not None else ()

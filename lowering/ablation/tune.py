@@ -102,7 +102,7 @@ class _Rule:
         return found.variants[min(near)[2]]
 
 
-def tune(
+def tune_model(
     model: Model,
     settings: Settings | None = None,
     *,
@@ -124,7 +124,7 @@ def tune(
 
     Raises:
         TuneError: no variant can be measured, keeps the bound, or has what is minimised.
-        CaptureError, CompositeError, TargetError: see ``ablate``.
+        CaptureError, CompositeError, UnknownChipError: see ``ablate``.
     """
     settings = settings or Settings()
     tried: dict[str, Variant] = {}

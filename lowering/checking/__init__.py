@@ -2,7 +2,7 @@
 
 from lowering.checking.result import Finding, Place, Placement, Preflight
 from lowering.checking.rules import RULES, Rule, Severity
-from lowering.checking.scan import preflight
+from lowering.checking.scan import check
 
 __all__ = [
     "RULES",
@@ -12,5 +12,5 @@ __all__ = [
     "Preflight",
     "Rule",
     "Severity",
-    "preflight",
+    "check",
 ]

@@ -1,4 +1,4 @@
-"""``lowering.checking``: all obstacles of a model at once."""
+"""``lowering.check``: all obstacles of a model at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from frontend.branches import UncheckedPathWarning
 from frontend.capturing import LeftOutWarning, call_arguments, capture, check_capturable
+from frontend.deprecated import renamed_arguments
 from frontend.errors import AnePassesError
 from lowering.checking.eager_scan import EagerFindings, scan_module, scan_run
 from lowering.checking.program_scan import scan_program, scan_values
@@ -25,7 +26,8 @@ from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.pipeline import PassReport, run
 
 
-def preflight(
+@renamed_arguments(target="chip")
+def check(
     model: nn.Module | ExportedProgram,
     example_inputs: Any = None,
     *,
@@ -34,7 +36,7 @@ def preflight(
     composites: Sequence[Composite] = (),
     pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
     minimum_deployment_target: ct.target = ct.target.iOS17,
-    target: str = "M4",
+    chip: str = "M4",
     trial: bool = True,
 ) -> Preflight:
     """Everything that is in the way of converting ``model`` and of running it on the ANE.
@@ -50,13 +52,13 @@ def preflight(
         composites: lowerings for custom operators.
         pipeline: the passes that will run; none of them for an ``OptimizedModel``.
         minimum_deployment_target: as for ``convert``.
-        target: chip that the placement is *predicted* for.
+        chip: that the placement is *predicted* for.
         trial: lower the program for trial. Without, lowerings that exist but fail are not found,
             and nothing is said about placement.
 
     Raises:
         CaptureError: there is nothing to look at: no inputs, no module, no weights.
-        TargetError: the chip is not known.
+        UnknownChipError: the chip is not known.
     """
     findings, notes = Findings(), []
     table = lowering_table(composites)
@@ -79,7 +81,7 @@ def preflight(
         _declined(reports, findings)
         if trial:
             placement, more = try_lowering(
-                program, table, findings, deployment_target=minimum_deployment_target, chip=target
+                program, table, findings, deployment_target=minimum_deployment_target, chip=chip
             )
             notes += more
     return Preflight(

@@ -136,7 +136,7 @@ def _add(findings: Findings, error: LoweringError, node: fx.Node | None) -> None
 def _place(
     model: Any, prepared: Prepared, findings: Findings, chip: str, complete: bool
 ) -> Placement:
-    made = plan(model, target=chip, sources=sources_of(model, prepared))
+    made = plan(model, chip=chip, sources=sources_of(model, prepared))
     reasons = {}
     for op in made.ops:
         place = Place(op.source.module, op.source.line)

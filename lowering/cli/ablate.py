@@ -29,7 +29,7 @@ does only what is missing. Random numbers are seeded before TARGET is called.
 \b
 Examples:
   ane-passes ablate model.py:tiny
-  ane-passes ablate model.py:tiny --target iOS18 --chip M4 --chip 'A17 Pro' --format md
+  ane-passes ablate model.py:tiny --deployment-target iOS18 --chip M4 --chip 'A17 Pro' --format md
   ane-passes ablate model.py:tiny model.py:small --passes split_attention,assign_layout
   ane-passes ablate model.py:tiny --json > ablation.json    # for `report --ablation`
 
@@ -71,8 +71,7 @@ def ablate(
 ) -> None:
     """See ``HELP``."""
     with step("Importing"):
-        from lowering.ablation.sweep import Settings
-        from lowering.ablation.sweep import ablate as ablate_models
+        from lowering.ablation.sweep import Settings, ablate_models
     composite_options = composite_arguments(composites)
     models = models_of(targets, chosen_passes(attention, pipeline), trust)
     names = [name.strip() for name in only.split(",")] if only else ()

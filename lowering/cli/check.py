@@ -80,16 +80,16 @@ def check(
         import coremltools as ct
 
         from lowering.checking.rules import Severity
-        from lowering.checking.scan import preflight
+        from lowering.checking.scan import check as check_model
 
-        found = preflight(
+        found = check_model(
             loaded.model,
             loaded.args,
             kwargs=loaded.kwargs,
             dynamic_shapes=loaded.dynamic_shapes,
             composites=lowerings,
             minimum_deployment_target=ct.target[deployment_target],
-            target=chip,
+            chip=chip,
             trial=not quick,
         )
     if as_json:

@@ -42,7 +42,7 @@ def compare(first: Path, second: Path, chips: tuple[str, ...], seed: int, as_jso
     with step("Comparing"):
         from lowering.ablation.compare import compare as compare_packages
 
-        found = compare_packages(first, second, targets=chips, seed=seed)
+        found = compare_packages(first, second, chips=chips, seed=seed)
     if as_json:
         print_json(found.to_json())
         return

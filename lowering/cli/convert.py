@@ -10,6 +10,7 @@ import click
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.compute_units import compute_units_option, constant_name
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import TARGET_HELP, Target, load_target, trust_option
@@ -17,7 +18,6 @@ from lowering.cli.pipeline import attention_option, composites_option, optimized
 from lowering.cli.sizes import sizes_option
 
 _PRECISIONS = ("float16", "float32")
-_UNITS = ("all", "cpu-and-ne", "cpu-and-gpu", "cpu-only")
 
 HELP = f"""Convert a PyTorch model to a Core ML package for the Neural Engine.
 
@@ -28,7 +28,7 @@ package appears whole or not at all. Works on any OS.
 \b
 Examples:
   ane-passes convert model.py:tiny -o tiny.mlpackage
-  ane-passes convert model.py:tiny -o tiny.mlpackage --target iOS18 --attention native
+  ane-passes convert model.py:tiny -o tiny.mlpackage --deployment-target iOS18 --attention native
   ane-passes convert model.py:tiny -o tiny.mlpackage --sizes tokens=64,128
   ane-passes convert model.pt2 -o plain.mlpackage --no-optimize --json
 
@@ -48,13 +48,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
     show_default=True,
     help="The Neural Engine computes in float16 only.",
 )
-@click.option(
-    "--compute-units",
-    type=click.Choice(_UNITS),
-    default="cpu-and-ne",
-    show_default=True,
-    help="What Core ML may use when the package is loaded here, on a Mac.",
-)
+@compute_units_option("What Core ML may use when the package is loaded here, on a Mac.")
 @click.option("--no-optimize", is_flag=True, help="Convert the model as it is, without passes.")
 @attention_option
 @pipeline_option
@@ -109,7 +103,7 @@ def _converted(
     options: dict[str, Any] = {
         "minimum_deployment_target": ct.target[deployment_target],
         "compute_precision": ct.precision[precision.upper()],
-        "compute_units": ct.ComputeUnit[compute_units.upper().replace("-", "_")],
+        "compute_units": ct.ComputeUnit[constant_name(compute_units)],
         "skip_model_load": True,  # the command saves the package and does not run it
         **more,
     }

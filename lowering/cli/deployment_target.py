@@ -1,4 +1,4 @@
-"""``--target`` of every verb that converts: the oldest system that must run the package."""
+"""``--deployment-target``: the oldest system that must run the package."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from collections.abc import Callable
 import click
 
 from lowering.cli.common import Command
+from lowering.cli.renamed import or_old, renamed_option
 
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 
 
 def deployment_target_option(remark: str = "") -> Callable[[Command], Command]:
     """The option; ``remark`` continues its help."""
-    return click.option(
-        "--target",
-        "deployment_target",
+    option = click.option(
+        "--deployment-target",
         type=click.Choice(TARGETS, case_sensitive=False),
         default="iOS17",
         show_default=True,
+        callback=or_old,
         help=f"Oldest system that must run the package{remark}.",
     )
+    old = renamed_option("--target", "--deployment-target")
+    return lambda command: option(old(command))

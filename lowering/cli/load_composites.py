@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowering.cli.load_model import load_module
-from lowering.errors import TargetError
+from lowering.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from lowering.conversion.composites import Composite
@@ -19,7 +19,7 @@ def load_composites(text: str) -> tuple[Composite, ...]:
     """The composites that ``text`` names: all of a module, one of them, or a list in it.
 
     Raises:
-        TargetError: it names none.
+        ModelLoadError: it names none.
     """
     from lowering.conversion.composites import Composite
 
@@ -31,7 +31,7 @@ def load_composites(text: str) -> tuple[Composite, ...]:
         found = getattr(module, name, ())
         found = list(found) if isinstance(found, list | tuple) else [found]
     if not found or not all(isinstance(entry, Composite) for entry in found):
-        raise TargetError(
+        raise ModelLoadError(
             "There is no composite",
             expected="what the @composite decorator returns, or a list of such",
             found=text,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowering.errors import TargetError
+from lowering.errors import ModelLoadError
 from lowering.package.kinds import file_kind
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def load_target(text: str, trust: bool = False) -> Target:
         trust: run the code that a saved program asks for.
 
     Raises:
-        TargetError: it names nothing, or the function fails or returns something else.
+        ModelLoadError: it names nothing, or the function fails or returns something else.
         ProgramFileError: it is a saved program that cannot be loaded, or asks for code.
     """
     if text.endswith(".pt2"):
@@ -94,18 +94,18 @@ def load_target(text: str, trust: bool = False) -> Target:
     location, colon, function_name = text.rpartition(":")
     if not location and Path(text).exists():
         kind = file_kind(Path(text))
-        raise TargetError(
+        raise ModelLoadError(
             f"TARGET is {kind.what}, which cannot be captured",
             expected=_FORMS,
             found=text,
             hint=_HINTS.get(Path(text).suffix, "give a function that builds the model in PyTorch"),
         )
     if not colon or not location or not function_name.isidentifier():
-        raise TargetError("TARGET cannot be read", expected=_FORMS, found=text)
+        raise ModelLoadError("TARGET cannot be read", expected=_FORMS, found=text)
     module = load_module(location)
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise TargetError(
+        raise ModelLoadError(
             f"{location} has no function {function_name!r}",
             expected=_names(module) or "a function that returns a model",
             found=text,
@@ -117,14 +117,14 @@ def load_module(location: str) -> ModuleType:
     """The file or module that ``location`` names, imported once.
 
     Raises:
-        TargetError: there is none, or it fails.
+        ModelLoadError: there is none, or it fails.
     """
     return _file(Path(location)) if location.endswith(".py") else _module(location)
 
 
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise TargetError("There is no such file", found=str(path))
+        raise ModelLoadError("There is no such file", found=str(path))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # the suffix is .py
     known = sys.modules.get(path.stem)
@@ -140,7 +140,7 @@ def _file(path: Path) -> ModuleType:
 def _module(name: str) -> ModuleType:
     sys.path.insert(0, os.getcwd())  # as `python -m` does
     if importlib.util.find_spec(name.partition(".")[0]) is None:
-        raise TargetError(
+        raise ModelLoadError(
             f"There is no module {name!r}",
             expected=_FORMS,
             hint="run the command in the module's folder, or name the file: file.py:function",
@@ -155,7 +155,7 @@ def _called(function: Callable[[], Any], text: str) -> Any:
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if required:
-        raise TargetError(
+        raise ModelLoadError(
             "The function of TARGET must take no arguments",
             expected=_RETURNS,
             found=f"{text} needs {', '.join(required)}",
@@ -179,7 +179,7 @@ def _unpacked(name: str, value: Any, text: str) -> Target:
         if isinstance(value, tuple)
         else type(value).__name__
     )
-    raise TargetError(
+    raise ModelLoadError(
         "The function of TARGET returned something else",
         expected=_RETURNS,
         found=f"{text} returned {kinds}",
@@ -192,7 +192,7 @@ def _guarded(action: Callable[[], Any], message: str) -> Any:
         return action()
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise TargetError(
+        raise ModelLoadError(
             f"{message}: {type(error).__name__}: {_first_line(error)}",
             source=f"{PurePath(frame.filename).name}:{frame.lineno} {frame.line}",
         ) from error

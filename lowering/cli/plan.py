@@ -8,6 +8,8 @@ import click
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.compute_units import compute_units_option, constant_name
+from lowering.cli.renamed import or_old, renamed_option
 
 HELP = """Predict where each operator of a Core ML package runs, and why.
 
@@ -26,26 +28,15 @@ Core ML itself planned beside the prediction.
 
 Exit codes: 0 planned, 2 the package or the call needs attention.
 """
-_UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY")
 
 
 @click.command("plan", help=HELP, short_help="Predict where each operator runs, and why.")
 @click.argument("package", metavar="MODEL.mlpackage")
 @click.option(
-    "--chip",
-    "--target",
-    "target",
-    default="M4",
-    show_default=True,
-    help="Such as M1 or 'A17 Pro'.",
+    "--chip", default="M4", show_default=True, callback=or_old, help="Such as M1 or 'A17 Pro'."
 )
-@click.option(
-    "--compute-units",
-    type=click.Choice(_UNITS, case_sensitive=False),
-    default=_UNITS[0],
-    show_default=True,
-    help="As in coremltools; GPU placement cannot be predicted.",
-)
+@renamed_option("--target", "--chip")
+@compute_units_option("As in coremltools; GPU placement cannot be predicted.")
 @click.option("--planned", metavar="FILE", help="Compute plan exported on a Mac, to compare with.")
 @click.option(
     "--top",
@@ -59,7 +50,7 @@ _UNITS = ("CPU_AND_NE", "ALL", "CPU_ONLY")
 @guarded
 def plan(
     package: str,
-    target: str,
+    chip: str,
     compute_units: str,
     planned: str | None,
     top: int,
@@ -72,9 +63,9 @@ def plan(
         from lowering.planner.planned import compare, read_compute_plan
 
         core_ml = None if planned is None else read_compute_plan(planned)
-        made = plan_package(package, target=target, compute_units=compute_units)
+        made = plan_package(package, chip=chip, compute_units=constant_name(compute_units))
         comparison = None if core_ml is None else compare(made, *core_ml)
-    observed = None if calls is None else _observed(package, compute_units, calls)
+    observed = None if calls is None else _observed(package, constant_name(compute_units), calls)
     if as_json:
         document = made.to_json()
         if comparison is not None:

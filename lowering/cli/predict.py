@@ -14,7 +14,7 @@ from lowering.cli.common import guarded, json_option, print_json, stdout_console
 
 if TYPE_CHECKING:
     from lowering.reference import LoadedModel
-    from lowering.reference.watch import Finding
+    from lowering.reference.watch import WatchFinding
 
 _EXIT_FOUND = 1
 
@@ -136,7 +136,7 @@ def _print(
     model: LoadedModel,
     outputs: dict[str, Any],
     seconds: float,
-    findings: list[Finding] | None,
+    findings: list[WatchFinding] | None,
 ) -> None:
     console = stdout_console()
     table = Table("output", "type", "shape", "min", "max", "mean")

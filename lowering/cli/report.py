@@ -120,7 +120,7 @@ def _collected(
         with step("Planning"):
             from lowering.reporting import collect
 
-            return collect(package, target=chip, ablation=ablation)
+            return collect(package, chip=chip, ablation=ablation)
     with step("Loading the model"):
         loaded = load_target(target, trust)
     with step("Planning, and running both"):
@@ -133,6 +133,6 @@ def _collected(
             loaded.kwargs,
             dynamic_shapes=loaded.dynamic_shapes,
             inputs=None if inputs is None else read_arrays(inputs),
-            target=chip,
+            chip=chip,
             ablation=ablation,
         )

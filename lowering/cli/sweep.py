@@ -17,7 +17,7 @@ from lowering.cli.deployment_target import deployment_target_option
 
 
 def sweep_options(function: Command) -> Command:
-    """``--chip --target --jobs --engine --scheduler --cache --fresh``."""
+    """``--chip --deployment-target --jobs --engine --scheduler --cache --fresh``."""
     options = (
         click.option(
             "--chip",

@@ -30,7 +30,7 @@ the bound are left out.
 {TARGET_HELP}
 \b
 Examples:
-  ane-passes tune model.py:tiny --target iOS18 -o tiny.mlpackage
+  ane-passes tune model.py:tiny --deployment-target iOS18 -o tiny.mlpackage
   ane-passes tune model.py:tiny --chip 'A17 Pro' --by latency
   ane-passes tune model.py:tiny -o tiny.json       # for `convert --pipeline tiny.json`
 
@@ -82,7 +82,7 @@ def tune(
         _check_output(output)
     with step("Importing"):
         from lowering.ablation.sweep import Settings
-        from lowering.ablation.tune import tune as tune_model
+        from lowering.ablation.tune import tune_model
     lowerings = composite_arguments(composites)
     (model,) = models_of((target,), chosen_passes(None), trust)
     with sweeping(**where) as options:

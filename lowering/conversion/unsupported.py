@@ -13,7 +13,7 @@ from lowering.conversion.registry import stock_lowering
 from lowering.errors import Unsupported
 
 
-class Missing(NamedTuple):
+class MissingLowering(NamedTuple):
     """Why an operator has no lowering: the rule of preflight, the reason, the next step."""
 
     rule: str
@@ -21,17 +21,17 @@ class Missing(NamedTuple):
     hint: str
 
 
-_COMPLEX = Missing(
+_COMPLEX = MissingLowering(
     "complex-numbers",
     "it works on complex numbers, and Core ML has real ones only",
     "write it with real and imaginary parts as two real tensors",
 )
 _COND_HINT = "capture the model with frontend.capture, which turns torch.cond into torch.where"
-_SUBGRAPH = Missing("control-flow-op", "a sub-graph of control flow", _COND_HINT)
-_CONTROL = Missing("control-flow-op", "control flow cannot be lowered", _COND_HINT)
+_SUBGRAPH = MissingLowering("control-flow-op", "a sub-graph of control flow", _COND_HINT)
+_CONTROL = MissingLowering("control-flow-op", "control flow cannot be lowered", _COND_HINT)
 _BIND = "bind it to MIL with lowering.composite(...) and pass composites=(...,)"
-_CUSTOM = Missing("custom-op", "a custom operator without a lowering", _BIND)
-_NO_LOWERING = Missing("unsupported-op", "no lowering exists", _BIND)
+_CUSTOM = MissingLowering("custom-op", "a custom operator without a lowering", _BIND)
+_NO_LOWERING = MissingLowering("unsupported-op", "no lowering exists", _BIND)
 
 
 def unsupported_ops(graph: fx.Graph, ours: Collection[Any]) -> tuple[Unsupported, ...]:
@@ -41,7 +41,7 @@ def unsupported_ops(graph: fx.Graph, ours: Collection[Any]) -> tuple[Unsupported
         graph: the program's graph.
         ours: operator overloads that our tables lower.
     """
-    found: dict[tuple[str, Missing], list[str]] = {}
+    found: dict[tuple[str, MissingLowering], list[str]] = {}
     for node, missing in unsupported_nodes(graph, ours):
         origin = source_of(node)
         place = " · ".join(part for part in (origin.module, origin.line) if part)
@@ -52,7 +52,9 @@ def unsupported_ops(graph: fx.Graph, ours: Collection[Any]) -> tuple[Unsupported
     )
 
 
-def unsupported_nodes(graph: fx.Graph, ours: Collection[Any]) -> list[tuple[fx.Node, Missing]]:
+def unsupported_nodes(
+    graph: fx.Graph, ours: Collection[Any]
+) -> list[tuple[fx.Node, MissingLowering]]:
     """Every node without a lowering and why, in program order."""
     found = []
     for node in graph.nodes:
@@ -67,7 +69,9 @@ def unsupported_nodes(graph: fx.Graph, ours: Collection[Any]) -> list[tuple[fx.N
     return found
 
 
-def missing_lowering(target: Any, values: Iterable[Any], ours: Collection[Any]) -> Missing | None:
+def missing_lowering(
+    target: Any, values: Iterable[Any], ours: Collection[Any]
+) -> MissingLowering | None:
     """Why ``target`` cannot be lowered, ``None`` when it can.
 
     Args:

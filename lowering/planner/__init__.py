@@ -8,15 +8,15 @@ from lowering.planner.capabilities import Capability, Reason, capability
 from lowering.planner.facts import FactsError, OpFacts, TensorFacts
 from lowering.planner.prices import price
 from lowering.planner.segmentation import segment
-from lowering.planner.targets import TargetError, chip_names
+from lowering.planner.targets import UnknownChipError, chip_names
 
 __all__ = [
     "Capability",
     "FactsError",
     "OpFacts",
     "Reason",
-    "TargetError",
     "TensorFacts",
+    "UnknownChipError",
     "capability",
     "chip_names",
     "price",

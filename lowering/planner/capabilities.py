@@ -54,7 +54,7 @@ class Capability:
 
 
 @dataclass(frozen=True)
-class Rule:
+class CapabilityRule:
     """One reason for refusal.
 
     Attributes:
@@ -86,11 +86,11 @@ _COMMON_KEYS = ("id", "check", "ops", "except_ops", "platforms", "confidence", "
 
 
 @functools.cache
-def rules() -> tuple[Rule, ...]:
+def rules() -> tuple[CapabilityRule, ...]:
     """All rules, in the order they are tried."""
     data = load_data("capability_rules.json")
     return tuple(
-        Rule(
+        CapabilityRule(
             Reason(
                 entry["id"],
                 entry["sentence"].format(**entry),
@@ -115,7 +115,7 @@ def _cited(evidence: str, sources: Mapping[str, str]) -> str:
 
 
 @functools.cache
-def _rules_for(op_type: str, platform: str) -> tuple[Rule, ...]:
+def _rules_for(op_type: str, platform: str) -> tuple[CapabilityRule, ...]:
     return tuple(
         rule
         for rule in rules()
@@ -132,7 +132,7 @@ def capability(facts: OpFacts, target: str = "M4") -> Capability:
         target: chip (``"M4"``) or platform (``"H16G"``).
 
     Raises:
-        TargetError: no such chip.
+        UnknownChipError: no such chip.
     """
     platform = platform_of(target)
     for rule in _rules_for(facts.op_type, platform):

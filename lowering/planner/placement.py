@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from frontend.deprecated import renamed_arguments
 from frontend.errors import AnePassesError
 from lowering.package.open import ModelLike
 from lowering.package.source_table import SourceTable
@@ -28,10 +29,11 @@ class ComputeUnitsError(AnePassesError):
     """Placement for these compute units cannot be predicted."""
 
 
+@renamed_arguments(target="chip")
 def plan(
     model_or_path: ModelLike | ReadProgram,
     *,
-    target: str = "M4",
+    chip: str = "M4",
     compute_units: Any = "CPU_AND_NE",
     sources: SourceTable | None = None,
 ) -> Plan:
@@ -43,17 +45,17 @@ def plan(
     Args:
         model_or_path: an ``MLModel``, the path of a ``.mlpackage``, a MIL ``Program``, or
             what ``read_program`` made of one of them.
-        target: chip, such as ``"M4"`` or ``"A17 Pro"``.
+        chip: such as ``"M4"`` or ``"A17 Pro"``.
         compute_units: ``"CPU_AND_NE"``, ``"ALL"`` or ``"CPU_ONLY"``, or coremltools' constant.
         sources: where operators come from; read from the package's metadata by default.
 
     Raises:
-        TargetError: the chip is not known.
+        UnknownChipError: the chip is not known.
         ComputeUnitsError: GPU placement is asked for; no GPU price is known.
         PackageError: there is no ML Program in ``model_or_path``.
     """
     units = _compute_units(compute_units)
-    platform = platform_of(target)
+    platform = platform_of(chip)
     book = price_book(platform)
     program = read_program(model_or_path, sources)
     able = [capability(op.facts, platform) for op in program.ops]
@@ -80,12 +82,12 @@ def plan(
         )
     )
     latency, latency_note = predict_latency(
-        [op.facts for op in program.ops], devices, chip_of(target)
+        [op.facts for op in program.ops], devices, chip_of(chip)
     )
     advice = () if units == "CPU_ONLY" else advise(program, prices, able, devices, book)
     return Plan(
         program.label,
-        chip_of(target) or platform,
+        chip_of(chip) or platform,
         platform,
         units,
         ops,
@@ -95,7 +97,7 @@ def plan(
         latency,
         latency_note,
         advice,
-        _notes(target, book, units, program),
+        _notes(chip, book, units, program),
     )
 
 
@@ -190,9 +192,9 @@ def _not_worth(saved: float, switches: int, count: int) -> Reason:
     )
 
 
-def _notes(target: str, book: PriceBook, units: str, program: ReadProgram) -> tuple[str, ...]:
+def _notes(asked: str, book: PriceBook, units: str, program: ReadProgram) -> tuple[str, ...]:
     notes = []
-    chip = chip_of(target)
+    chip = chip_of(asked)
     if chip is not None and chips()[chip]["platform_confidence"] < _SURE:
         notes.append(f"assumed: {chip} dispatches as compiler platform {book.platform}")
     if book.confidence < _SURE:

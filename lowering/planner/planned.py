@@ -40,7 +40,7 @@ class PlannedOp:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PlacementDifference:
     """An operator that Core ML planned otherwise than predicted."""
 
     name: str
@@ -68,7 +68,7 @@ class Comparison:
     placement: Mapping[tuple[str, str], int]
     capability: Mapping[tuple[bool, bool], int]
     planned: Mapping[str, str]
-    differences: tuple[Difference, ...]
+    differences: tuple[PlacementDifference, ...]
     unmatched: tuple[tuple[str, ...], tuple[str, ...]]
 
     @property
@@ -166,7 +166,9 @@ def compare(plan: Plan, system: Mapping[str, str], planned: list[PlannedOp]) -> 
         capability["ane" in match.supported, "ane" in op.supported] += 1
         if match.device != op.device:
             reason = "" if op.reason is None else str(op.reason)
-            differences.append(Difference(op.name, op.op_type, match.device, op.device, reason))
+            differences.append(
+                PlacementDifference(op.name, op.op_type, match.device, op.device, reason)
+            )
     extra = tuple(op.name for op in planned if op.name not in seen)
     return Comparison(
         dict(system),

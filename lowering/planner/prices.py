@@ -144,7 +144,7 @@ def price(facts: OpFacts, target: str = "M4") -> dict[str, float | None]:
         ``dispatcher.json``.
 
     Raises:
-        TargetError: no such chip.
+        UnknownChipError: no such chip.
     """
     book = price_book(platform_of(target))
     prices: dict[str, float | None] = {name: book.price(facts, name) for name in BACKENDS[1:]}

@@ -10,7 +10,7 @@ from typing import Any
 from frontend.errors import AnePassesError
 
 
-class TargetError(AnePassesError):
+class UnknownChipError(AnePassesError):
     """The planner knows no such chip."""
 
 
@@ -54,7 +54,7 @@ def platform_of(target: str) -> str:
         target: a chip (``"M4 Pro"``) or a platform (``"H16G"``, ``"H16G (M4)"``), in any case.
 
     Raises:
-        TargetError: no such chip or platform.
+        UnknownChipError: no such chip or platform.
     """
     chip = chip_of(target)
     if chip is not None:
@@ -63,7 +63,7 @@ def platform_of(target: str) -> str:
     for platform in dispatcher()["platforms"]:
         if platform.casefold() == wanted:
             return str(platform)
-    raise TargetError(
+    raise UnknownChipError(
         f"{target!r} is not a chip the planner knows",
         expected=", ".join(chip_names()),
         hint="for a chip that is not listed there are no data to predict from",

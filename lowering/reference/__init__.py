@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from frontend.errors import InputError
 from lowering.errors import PackageError
 from lowering.package.open import ModelLike
-from lowering.reference.errors import ExecutionError, InputError, UnknownOpsError
+from lowering.reference.errors import ExecutionError, UnknownOpsError
 from lowering.reference.model import LoadedModel
 from lowering.reference.names import value_name
 from lowering.reference.precision import Precision
@@ -25,7 +26,7 @@ __all__ = [
     "load",
     "make_state",
     "predict",
-    "probe",
+    "values_at",
 ]
 
 
@@ -91,7 +92,7 @@ def make_state(model: ModelLike | LoadedModel, *, function: str = "main") -> Sta
     return loaded.make_state()
 
 
-def probe(
+def values_at(
     model: ModelLike | LoadedModel,
     inputs: Mapping[str, Any],
     *,

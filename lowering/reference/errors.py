@@ -9,9 +9,5 @@ class UnknownOpsError(AnePassesError):
     """The program holds ops that the interpreter has no semantics for; all are listed at once."""
 
 
-class InputError(AnePassesError):
-    """An input is missing, unknown, or has a wrong type, shape or value."""
-
-
 class ExecutionError(AnePassesError):
     """An op of the program could not be executed on the values it got."""

@@ -9,7 +9,8 @@ import torch
 from coremltools import proto
 from torch import Tensor
 
-from lowering.reference.errors import ExecutionError, InputError
+from frontend.errors import InputError
+from lowering.reference.errors import ExecutionError
 
 _IMAGE = proto.FeatureTypes_pb2.ImageFeatureType
 # Colour space: mode of the PIL image.

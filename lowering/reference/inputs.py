@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowering.reference.errors import InputError
+from frontend.errors import InputError
 from lowering.reference.images import image_mode, new_image
 from lowering.reference.io import Feature
 from lowering.reference.model import LoadedModel

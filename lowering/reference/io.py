@@ -11,8 +11,8 @@ import torch
 from coremltools import proto
 from torch import Tensor
 
+from frontend.errors import InputError
 from lowering.package.dtypes import BOOL, FP16, FP32, FP64, INT8, INT32, DType
-from lowering.reference.errors import InputError
 from lowering.reference.images import from_image, to_image
 from lowering.reference.precision import round_to_fp16
 from lowering.reference.program import Function, Value

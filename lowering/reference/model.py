@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 
 import torch
 
+from frontend.errors import InputError
 from lowering.package.open import ModelLike, open_package
 from lowering.reference.binding import Constant, Reference
-from lowering.reference.errors import ExecutionError, InputError
+from lowering.reference.errors import ExecutionError
 from lowering.reference.io import (
     default_array,
     features,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from frontend.errors import InputError
 from lowering.package.source_table import SourceTable
-from lowering.reference.errors import InputError
 from lowering.reference.model import LoadedModel
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frontend.errors import InputError
 from lowering.package.dtypes import FP16, DType
-from lowering.reference.errors import InputError
 
 
 class Precision(Enum):

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from frontend.errors import InputError
 from lowering.package.dtypes import DType
-from lowering.reference.errors import InputError
 
 
 class StateCell:

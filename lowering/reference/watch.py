@@ -15,7 +15,7 @@ from lowering.reference.program import Op
 
 
 @dataclass(frozen=True)
-class Finding:
+class WatchFinding:
     """One value with elements that are no finite numbers, or do not fit fp16.
 
     Attributes:
@@ -54,7 +54,7 @@ class Watch:
     """
 
     sources: Callable[[str], Source] = lambda name: Source()
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[WatchFinding] = field(default_factory=list)
     _tainted: set[str] = field(default_factory=set)
 
     def inputs(self, values: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Watch:
                 self._tainted.add(output.name)
                 numbers = raw[~torch.isnan(raw)]
                 self.findings.append(
-                    Finding(
+                    WatchFinding(
                         op=op.name,
                         type=op.type,
                         value=output.name,
@@ -91,7 +91,7 @@ class Watch:
                 )
 
     @property
-    def origins(self) -> list[Finding]:
+    def origins(self) -> list[WatchFinding]:
         """Findings that do not follow from earlier ones, in program order."""
         return [finding for finding in self.findings if finding.origin]
 

@@ -23,7 +23,7 @@ _FEWEST = 3
 
 
 @dataclass(frozen=True)
-class Block:
+class RepeatedBlock:
     """One of the equal modules that make up most of a model.
 
     Attributes:
@@ -53,7 +53,7 @@ class Block:
 
 def repeated_block(
     plan: Plan, ops: Sequence[ProgramOp], original: Original | None = None
-) -> Block | None:
+) -> RepeatedBlock | None:
     """The block of a package, ``None`` where no module repeats.
 
     Args:
@@ -69,7 +69,7 @@ def repeated_block(
     before = None
     if original is not None and original.captured is not None:
         before = merged(_torch_items(original.captured.graph.nodes, module))
-    return Block(module, count, family, before, merged(_mil_items(plan, ops, module)))
+    return RepeatedBlock(module, count, family, before, merged(_mil_items(plan, ops, module)))
 
 
 def repeated_module(ops: Iterable[tuple[str, Hashable]]) -> tuple[str, int, int] | None:

@@ -29,7 +29,7 @@ def collect(
     *,
     dynamic_shapes: Any = None,
     inputs: Mapping[str, Any] | None = None,
-    target: str = "M4",
+    chip: str = "M4",
     ablation: Ablation | None = None,
 ) -> Report:
     """Everything there is to say of a package. Works on any OS.
@@ -42,17 +42,17 @@ def collect(
         kwargs: keyword example inputs of ``model``.
         dynamic_shapes: of ``model``, as for ``capture``.
         inputs: arrays by the names of the model's inputs, in place of the example inputs.
-        target: chip to plan for.
+        chip: to plan for.
         ablation: what ``ane-passes ablate`` wrote about the same model.
 
     Raises:
         PackageError: there is no ML Program in ``package``.
-        TargetError: the chip is not known.
+        UnknownChipError: the chip is not known.
         VerificationError, CaptureError: ``model`` is not what the package was made from.
     """
     path = Path(package).expanduser()
     program = read_program(path)
-    made = plan(program, target=target)
+    made = plan(program, chip=chip)
     original = accuracy = None
     if model is not None:
         original = Original.of(

@@ -11,7 +11,7 @@ from frontend.errors import AnePassesError
 from lowering.ablation.result import Ablation
 from lowering.planner.result import Plan
 from lowering.reporting.accuracy import Accuracy
-from lowering.reporting.block import Block
+from lowering.reporting.block import RepeatedBlock
 
 
 class ReportError(AnePassesError):
@@ -86,7 +86,7 @@ class Report:
     plan: Plan
     edges: tuple[tuple[int, int], ...]
     input_shapes: tuple[tuple[tuple[int, ...], ...], ...]
-    block: Block | None = None
+    block: RepeatedBlock | None = None
     accuracy: Accuracy | None = None
     ablation: Ablation | None = None
 

@@ -17,9 +17,18 @@ from torch import fx
 from passes.base import Pass
 from passes.errors import LayoutError
 from passes.layout.costs import conversion_cost, image_cost, lengths, plain_cost
-from passes.layout.min_cut import FORBIDDEN, ContradictionError, Pair, Same, Term, Use, Value, solve
+from passes.layout.min_cut import (
+    FORBIDDEN,
+    ContradictionError,
+    CutValue,
+    Pair,
+    Same,
+    Term,
+    Use,
+    solve,
+)
 from passes.layout.placement import Form, convert
-from passes.layout.plan import Plan, plain_form, sizes
+from passes.layout.plan import LayoutPlan, plain_form, sizes
 from passes.layout.rules import is_image_native, plan, pull
 from passes.patterns.nodes import aten, is_call, is_tensor
 from passes.rewriter import Rewriter
@@ -75,7 +84,7 @@ class _Layout:
         self.rw = rw
         self.image_outputs = image_outputs
         self.forms: dict[fx.Node, Form] = {}
-        self.plans: dict[fx.Node, Plan] = {}
+        self.plans: dict[fx.Node, LayoutPlan] = {}
         self.physical: dict[tuple[fx.Node, Form], fx.Node] = {}
         self.calls = [n for n in rw.nodes() if not rw.is_constant(n)]
         self._seed()
@@ -167,17 +176,17 @@ class _Layout:
 
     def choose(self) -> set[fx.Node]:
         """Nodes that run on image forms."""
-        values: dict[Any, Value] = {}
+        values: dict[Any, CutValue] = {}
         terms: list[Term] = []
         for node, chosen in self.plans.items():
-            values[node] = Value(image_cost(node, chosen), plain_cost(node))
+            values[node] = CutValue(image_cost(node, chosen), plain_cost(node))
             if is_call(node, operator.getitem):
                 terms.append(Same(cast(fx.Node, node.args[0]), node))
         for driver in [*self.rw.user_inputs(), *self.calls]:
             if driver not in self.forms or not is_tensor(driver):
                 continue
             if driver not in values:
-                values[driver] = Value(FORBIDDEN, 0)
+                values[driver] = CutValue(FORBIDDEN, 0)
             terms.extend(self._uses(driver, values))
         try:
             image, _ = solve(values, terms)
@@ -188,7 +197,7 @@ class _Layout:
             ) from error
         return {node for node in image if node in self.plans}
 
-    def _uses(self, driver: fx.Node, values: dict[Any, Value]) -> list[Term]:
+    def _uses(self, driver: fx.Node, values: dict[Any, CutValue]) -> list[Term]:
         own, spelled = self.forms[driver], plain_form(driver)
         shared: list[Any] = []
         terms: list[Term] = []
@@ -199,7 +208,7 @@ class _Layout:
             key: Any = user
             if chosen is None:
                 key = ("plain", user)
-                values[key] = Value(FORBIDDEN, 0)
+                values[key] = CutValue(FORBIDDEN, 0)
                 taken = own
             else:
                 taken = next(form for x, form in chosen.inputs if x is driver)
@@ -242,7 +251,7 @@ class _Layout:
                         converted = self._take(source, form, image)
                     self.rw.use_instead(node, source, converted)
 
-    def _emit(self, node: fx.Node, chosen: Plan, taken: Sequence[fx.Node]) -> fx.Node:
+    def _emit(self, node: fx.Node, chosen: LayoutPlan, taken: Sequence[fx.Node]) -> fx.Node:
         if chosen.emit is not None:
             return chosen.emit(self.rw, taken)
         return self._regroup(taken[0], lengths(chosen.output, node))

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from passes.layout.placement import Conversion, Form, convert
-from passes.layout.plan import Plan, sizes
+from passes.layout.plan import LayoutPlan, sizes
 from passes.patterns.nodes import aten, axis, is_call
 
 # Costs are in bytes that a conversion moves, fp16. A reshape that changes the grouping of axes
@@ -65,7 +65,7 @@ def _only_ones(node: fx.Node, start: Form, end: Form) -> bool:
     return [n for n in one if n != 1] == [n for n in other if n != 1]
 
 
-def image_cost(node: fx.Node, chosen: Plan) -> int:
+def image_cost(node: fx.Node, chosen: LayoutPlan) -> int:
     """Cost of running ``node`` by its plan, beside the conversion of its inputs."""
     if chosen.emit is not None:
         return 0

@@ -8,12 +8,12 @@ from typing import cast
 from torch import fx
 
 from passes.layout.placement import Form
-from passes.layout.plan import Forms, Plan, plain_form
+from passes.layout.plan import Forms, LayoutPlan, plain_form
 from passes.patterns.nodes import aten, is_call, shape
 from passes.rewriter import Rewriter
 
 
-def matmul(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def matmul(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """Products of two activations: MIL's matmul takes either operand with its last axes swapped."""
     left, right = node.args
     assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
@@ -40,7 +40,7 @@ def matmul(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
         )
         return rw.emit(node.target, other, one) if turned else rw.emit(node.target, one, other)
 
-    return Plan(taken, output, emit)
+    return LayoutPlan(taken, output, emit)
 
 
 def _lies_swapped(x: fx.Node, form: Form | None) -> bool:

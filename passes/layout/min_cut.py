@@ -19,7 +19,7 @@ _SOURCE, _SINK = ("source",), ("sink",)
 
 
 @dataclass(frozen=True)
-class Value:
+class CutValue:
     """One value to label.
 
     Attributes:
@@ -77,7 +77,7 @@ class ContradictionError(Exception):
     """No labelling satisfies what is forbidden; holds the keys of two values that clash."""
 
 
-def solve(values: Mapping[Hashable, Value], terms: Iterable[Term]) -> tuple[set[Hashable], int]:
+def solve(values: Mapping[Hashable, CutValue], terms: Iterable[Term]) -> tuple[set[Hashable], int]:
     """The cheapest labelling.
 
     Returns:

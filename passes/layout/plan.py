@@ -19,7 +19,7 @@ Forms = Mapping[fx.Node, Form]
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayoutPlan:
     """How to run one node in image layout.
 
     Attributes:

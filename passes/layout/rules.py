@@ -1,6 +1,6 @@
 """How each operator runs on tensors whose axes lie in another order than the program spells.
 
-A rule looks at a node and at the forms of its inputs and returns a ``Plan``: in which form it
+A rule looks at a node and at the forms of its inputs and returns a ``LayoutPlan``: in which form it
 takes each input, in which form its result comes out, and how to emit it. An operator without a
 rule, or whose rule returns ``None``, runs plainly.
 """
@@ -16,13 +16,13 @@ from torch import fx
 
 from passes.layout import matmul, split_and_concat
 from passes.layout.placement import Form, isolated, through_reshape
-from passes.layout.plan import MAX_RANK, Forms, Plan, sizes
+from passes.layout.plan import MAX_RANK, Forms, LayoutPlan, sizes
 from passes.patterns.nodes import aten, axis, is_call, is_tensor, shape
 from passes.patterns.pointwise import ELEMENTWISE
 from passes.rewriter import Rewriter
 
 
-def plan(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def plan(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """The plan of ``node`` given the image ``forms`` of its inputs, as far as they have one.
 
     ``wanted`` is the form its consumers ask for; rules that can choose follow it.
@@ -61,7 +61,7 @@ def pull(node: fx.Node, form: Form) -> list[tuple[fx.Node, Form]]:
     return []
 
 
-def _elementwise(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def _elementwise(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     inputs = [x for x in node.all_input_nodes if is_tensor(x)]
     form = wanted
     if form is None:
@@ -86,7 +86,7 @@ def _elementwise(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | Non
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: swap.get(n, n))
         return rw.emit(node.target, *args, **kwargs)
 
-    return Plan(taken, refined, emit)
+    return LayoutPlan(taken, refined, emit)
 
 
 def _has(x: fx.Node, node: fx.Node, out_axis: int) -> bool:
@@ -105,7 +105,7 @@ def _restricted(form: Form, node: fx.Node, x: fx.Node) -> Form:
     return form.renamed(lambda a: a - shift if _has(x, node, a) else None)
 
 
-def _along_axes(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def _along_axes(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """Softmax and norms: shape kept, some axes treated together."""
     x, axes, *rest = node.args
     assert isinstance(x, fx.Node)
@@ -122,7 +122,7 @@ def _along_axes(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(node.target, inputs[0], physical, *rest, **node.kwargs)
 
-    return Plan(((x, form),), form, emit)
+    return LayoutPlan(((x, form),), form, emit)
 
 
 def _with_axes_apart(x: fx.Node, axes: Sequence[int], form: Form | None) -> Form | None:
@@ -131,7 +131,7 @@ def _with_axes_apart(x: fx.Node, axes: Sequence[int], form: Form | None) -> Form
     return isolated(form, axes, MAX_RANK)
 
 
-def _reduction(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def _reduction(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     x = node.args[0]
     named = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     if not isinstance(x, fx.Node) or not isinstance(named, list | tuple | int) or named == []:
@@ -153,28 +153,28 @@ def _reduction(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
             return rw.emit(node.target, inputs[0], where, keepdim=True, **named_kwargs)
         return rw.emit(node.target, inputs[0], where, True, *node.args[3:], **named_kwargs)
 
-    return Plan(((x, form),), output, emit)
+    return LayoutPlan(((x, form),), output, emit)
 
 
-def _permute(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def _permute(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     x, order = node.args[0], list(node.args[1])  # type: ignore[arg-type]
     if x not in forms:
         return None
     order = [axis(a, len(order)) for a in order]
     form = forms[x]  # type: ignore[index]
-    return Plan(((x, form),), form.renamed(order.index), None)  # type: ignore[arg-type]
+    return LayoutPlan(((x, form),), form.renamed(order.index), None)  # type: ignore[arg-type]
 
 
-def _reshape(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def _reshape(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     x = node.args[0]
     if x not in forms:
         return None
     form = forms[x]  # type: ignore[index]
     carried = through_reshape(form, sizes(x), sizes(node))  # type: ignore[arg-type]
-    return None if carried is None else Plan(((x, form),), carried.gives, None)  # type: ignore[arg-type]
+    return None if carried is None else LayoutPlan(((x, form),), carried.gives, None)  # type: ignore[arg-type]
 
 
-def _expand(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def _expand(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """Axes of size one are repeated: each gets a physical axis behind the one before it."""
     x = node.args[0]
     if x not in forms or len(shape(x)) != len(shape(node)):  # type: ignore[arg-type]
@@ -198,7 +198,7 @@ def _expand(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(aten.expand.default, inputs[0], lengths)
 
-    return Plan(((x, Form(tuple(taken))),), Form(tuple(given)), emit)
+    return LayoutPlan(((x, Form(tuple(taken))),), Form(tuple(given)), emit)
 
 
 _SAME_SHAPE = (
@@ -225,7 +225,7 @@ _REDUCTIONS = (
     aten.var.correction,
     aten.std.correction,
 )
-_RULES: Mapping[Any, Callable[[fx.Node, Forms, Form | None], Plan | None]] = {
+_RULES: Mapping[Any, Callable[[fx.Node, Forms, Form | None], LayoutPlan | None]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(_SAME_SHAPE, _along_axes),
     **dict.fromkeys(_RESHAPES, _reshape),

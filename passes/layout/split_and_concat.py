@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from torch import fx
 
 from passes.layout.placement import Form, isolated
-from passes.layout.plan import MAX_RANK, Forms, Plan, sizes
+from passes.layout.plan import MAX_RANK, Forms, LayoutPlan, sizes
 from passes.patterns.nodes import argument, aten, axis, shape
 from passes.rewriter import Rewriter
 
 
-def narrow(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def narrow(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """``slice.Tensor`` of step one."""
     x, where, *bounds = node.args
     assert isinstance(x, fx.Node)
@@ -28,7 +28,7 @@ def narrow(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
     return _piece(node, x, axis(where, len(shape(x))), start, stop, forms, drop=False)  # type: ignore[arg-type]
 
 
-def select(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def select(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """``select.int``, as a slice whose axis of size one the form leaves out."""
     x, where, index = node.args
     assert isinstance(x, fx.Node)
@@ -42,7 +42,7 @@ def select(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
 
 def _piece(
     node: fx.Node, x: fx.Node, where: int, start: int, stop: int, forms: Forms, *, drop: bool
-) -> Plan | None:
+) -> LayoutPlan | None:
     found = _outermost(x, where, forms.get(x))
     if found is None:
         return None
@@ -52,7 +52,7 @@ def _piece(
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(aten.slice.Tensor, inputs[0], place, start * inner, stop * inner)
 
-    return Plan(((x, form),), _part_form(form, where, stop - start, drop), emit)
+    return LayoutPlan(((x, form),), _part_form(form, where, stop - start, drop), emit)
 
 
 def _part_form(form: Form, where: int, size: int, drop: bool) -> Form:
@@ -80,7 +80,7 @@ def _outermost(x: fx.Node, where: int, form: Form | None) -> tuple[Form, int] | 
     return form, inner
 
 
-def split(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def split(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """split and unbind; ``getitem`` picks the parts."""
     x = node.args[0]
     assert isinstance(x, fx.Node)
@@ -101,10 +101,10 @@ def split(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
         parts = [n * inner for n in lengths]
         return rw.emit(aten.split_with_sizes.default, inputs[0], parts, place)
 
-    return Plan(((x, form),), _part_form(form, where, lengths[0], unbind), emit)
+    return LayoutPlan(((x, form),), _part_form(form, where, lengths[0], unbind), emit)
 
 
-def glu(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def glu(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """A half gated by the other."""
     x = node.args[0]
     assert isinstance(x, fx.Node)
@@ -120,23 +120,23 @@ def glu(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(aten.glu.default, inputs[0], form.place(where))
 
-    return Plan(((x, form),), _part_form(form, where, half, False), emit)
+    return LayoutPlan(((x, form),), _part_form(form, where, half, False), emit)
 
 
-def getitem(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def getitem(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """A part of a split."""
     source, index = node.args
     if source not in forms:
         return None
     form = forms[source]  # type: ignore[index]
-    return Plan(
+    return LayoutPlan(
         ((source, form),),  # type: ignore[arg-type]
         form,
         lambda rw, inputs: rw.emit(operator.getitem, inputs[0], index),
     )
 
 
-def cat(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
+def cat(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """Concatenation along an axis that is outermost in its group."""
     parts = list(node.args[0])  # type: ignore[arg-type]
     rank = len(shape(node))
@@ -155,7 +155,7 @@ def cat(node: fx.Node, forms: Forms, wanted: Form | None) -> Plan | None:
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(aten.cat.default, list(inputs), place)
 
-    return Plan(taken, form, emit)
+    return LayoutPlan(taken, form, emit)
 
 
 def _without_ones(form: Form, x: fx.Node) -> Form:

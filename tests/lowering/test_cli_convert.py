@@ -62,7 +62,7 @@ def test_convert_json(run, tmp_path):
 def test_convert_table_and_options(run):
     result = run(
         "convert", "clinet:with_kwargs", "-o", "net.mlpackage",
-        "--no-optimize", "--precision", "float32", "--target", "iOS18",
+        "--no-optimize", "--precision", "float32", "--deployment-target", "iOS18",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "2 linear" in result.stdout and "float32" in result.stdout

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import frontend
 import lowering
+import passes
+from frontend.deprecated import renamed_arguments
+from lowering.cli import COMMANDS
 
 
 def python(code):
@@ -44,6 +49,44 @@ def test_names_are_no_modules(package):
         importlib.import_module(value.__module__)
         assert getattr(package, name) is value
     assert set(package.__all__) <= set(dir(package))
+
+
+@pytest.mark.parametrize("package", [frontend, lowering])
+def test_type_checkers_see_the_same_names(package):
+    tree = ast.parse(Path(package.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.asname for line in block.body for alias in line.names}
+    assert told == set(package.__all__)
+
+
+def test_every_verb_is_a_function():
+    elsewhere = {"optimize": passes.optimize_for_ane, "completion": None}  # None: of a shell alone
+    for command in COMMANDS:
+        if command.name not in elsewhere:
+            assert callable(getattr(lowering, command.name)), command.name
+
+
+def test_old_names_warn():
+    with pytest.warns(FutureWarning, match=r"lowering\.preflight is called lowering\.check now"):
+        assert lowering.preflight is lowering.check
+    assert "preflight" not in lowering.__all__
+
+    @renamed_arguments(target="chip")
+    def predict_on(chip="M4"):
+        return chip
+
+    with pytest.warns(FutureWarning, match="'target' of predict_on.*'chip'"):
+        assert predict_on(target="M1") == "M1"
+    assert predict_on(chip="M2") == predict_on("M2") == "M2"
+    with pytest.raises(TypeError, match="both"):
+        predict_on(target="M1", chip="M2")
+
+
+def test_the_command_line_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "lowering.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage: ane-passes")
 
 
 def test_submodules_are_found_as_ever():

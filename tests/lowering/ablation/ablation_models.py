@@ -16,7 +16,7 @@ from torch import nn
 from lowering.ablation.digest import Digester
 from lowering.ablation.engines import Engine
 from lowering.ablation.sweep import Model
-from lowering.ablation.tasks import Source, Task
+from lowering.ablation.tasks import StoredProgram, Task
 
 
 class Mlp(nn.Module):
@@ -43,19 +43,19 @@ def attention_layer() -> Model:
     return Model("layer", model.eval(), (torch.randn(1, 6, 16),))
 
 
-def source_in(folder: Path) -> Source:
+def source_in(folder: Path) -> StoredProgram:
     """A saved program."""
     program = torch.export.export(nn.Identity(), (torch.zeros(1),)).run_decompositions({})
     path = folder / "program.pt2"
     torch.export.save(program, path)
-    return Source(Digester().program(program), str(path))
+    return StoredProgram(Digester().program(program), str(path))
 
 
 @dataclass(frozen=True)
 class Told:
     """A task that dies as often as it is told, counted by files in ``folder``."""
 
-    source: Source
+    source: StoredProgram
     label: str
     folder: str
     deaths: int = 0
@@ -76,7 +76,7 @@ class Told:
 class Littering:
     """A task that leaves a temporary folder, whose path it adds to ``left.txt``."""
 
-    source: Source
+    source: StoredProgram
     label: str
     folder: str
     dies: bool

@@ -23,7 +23,7 @@ def packages(tmp_path_factory):
 
 
 def test_figures_and_outputs(packages):
-    found = compare(*packages, targets=("M4", "M1"))
+    found = compare(*packages, chips=("M4", "M1"))
     rows = {label: values for label, *values in found.rows()}
     assert rows["  linear"] == ["2", "0"] and rows["  conv"] == ["0", "2"]
     assert rows["ops"] == [str(found.first.mil.ops), str(found.second.mil.ops)]

@@ -14,11 +14,11 @@ from lowering.ablation.cache import Cache
 from lowering.ablation.dask_cluster import DaskCluster
 from lowering.ablation.engines import InProcess
 from lowering.ablation.result import Ablation
-from lowering.ablation.sweep import Model, Settings, Sweep, ablate
+from lowering.ablation.sweep import Model, Settings, Sweep, ablate_models
 from lowering.ablation.tasks import Task
 from lowering.ablation.variants import Variant, forms_of, variants_of
 from lowering.errors import CompositeError
-from lowering.planner.targets import TargetError
+from lowering.planner.targets import UnknownChipError
 from tests.lowering.ablation.ablation_models import attention_layer, mlp
 
 DEFAULT = passes.DEFAULT_PIPELINE
@@ -162,7 +162,7 @@ def test_other_chips_and_systems_are_measured_for_themselves(tmp_path):
     found = swept(
         engine=engine,
         cache=Cache(tmp_path),
-        targets=("m4", "A17 Pro"),
+        chips=("m4", "A17 Pro"),
         deployment_target="iOS18",
     )
     assert found.targets == ("M4", "A17 Pro") and found.deployment_target == "iOS18"
@@ -218,7 +218,7 @@ def test_forms_that_change_nothing_are_not_measured():
 
 
 def test_errors_before_any_work():
-    with pytest.raises(TargetError), Sweep([mlp()], Settings(targets=("M0",))):
+    with pytest.raises(UnknownChipError), Sweep([mlp()], Settings(chips=("M0",))):
         pass
 
 
@@ -234,4 +234,4 @@ def test_custom_operators_need_a_lowering():
             return torch.ops.ablation_test.twice(x)
 
     with pytest.raises(CompositeError, match=r"ablation_test\.twice"):
-        ablate([Model("net", Net(), (torch.ones(2),))])
+        ablate_models([Model("net", Net(), (torch.ones(2),))])

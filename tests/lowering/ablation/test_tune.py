@@ -8,7 +8,7 @@ import passes
 from lowering.ablation import tune as tuning
 from lowering.ablation.result import Ablation, VariantResult
 from lowering.ablation.sweep import Model, Settings, Sweep
-from lowering.ablation.tune import TuneError, tune
+from lowering.ablation.tune import TuneError, tune_model
 from passes.at_sites import AtSites
 from passes.split_attention import SplitAttention
 from tests.lowering.ablation.ablation_models import attention_layer
@@ -57,7 +57,7 @@ def priced(monkeypatch):
         monkeypatch.setattr(tuning, "sites_of", lambda program, pipeline: sites or {})
         Priced.prices = prices
         model = Model("tiny", None, pipeline=passes.DEFAULT_PIPELINE)
-        return tune(model, Settings(deployment_target="iOS18"), **options)
+        return tune_model(model, Settings(deployment_target="iOS18"), **options)
 
     return tuned
 
@@ -144,7 +144,7 @@ def test_no_latency(priced):
 
 
 def test_a_real_model():
-    found = tune(attention_layer(), Settings(deployment_target="iOS18"))
+    found = tune_model(attention_layer(), Settings(deployment_target="iOS18"))
     variants = {variant.name: variant for variant in found.ablation.variants}
     assert {"default", "attention=native", "linear=kept", "layout=as_written"} <= set(variants)
     prices = [variant.figures.on("M4").dispatch_ms for variant in variants.values()]

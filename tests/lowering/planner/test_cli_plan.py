@@ -40,7 +40,7 @@ def test_table(package):
 
 
 def test_json_is_one_document(package):
-    result = run(package, "--json", "--target", "a17 pro")
+    result = run(package, "--json", "--chip", "a17 pro")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["target"] == "A17 Pro"
@@ -92,7 +92,7 @@ def test_observing_is_skipped_with_a_message(package):
     "arguments",
     [
         ("missing.mlpackage",),
-        ("PACKAGE", "--target", "M0"),
+        ("PACKAGE", "--chip", "M0"),
         ("PACKAGE", "--planned", "missing.json"),
         ("PACKAGE", "--compute-units", "CPU_AND_GPU"),
         ("PACKAGE", "--top", "0"),

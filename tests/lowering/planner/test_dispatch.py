@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import planner_accuracy
-from lowering.planner import Capability, FactsError, OpFacts, TargetError, price, segment
+from lowering.planner import Capability, FactsError, OpFacts, UnknownChipError, price, segment
 from lowering.planner.segmentation import path_cost, segment_costs
 
 
@@ -80,7 +80,7 @@ def test_chips_and_platforms_name_the_same_prices(dispatch, target):
 
 
 def test_unknown_chip():
-    with pytest.raises(TargetError, match="'Z80' is not a chip"):
+    with pytest.raises(UnknownChipError, match="'Z80' is not a chip"):
         price(OpFacts("relu", (), ()), "Z80")
 
 

@@ -250,14 +250,14 @@ GOLDEN = {
 @pytest.mark.parametrize("rule", GOLDEN)
 def test_good_program_passes(rule):
     target, _, good, _ = GOLDEN[rule]
-    for op in plan(good(), target=target).ops:
+    for op in plan(good(), chip=target).ops:
         assert "ane" in op.supported, f"{op.op_type}: {op.reason}"
 
 
 @pytest.mark.parametrize("rule", GOLDEN)
 def test_bad_program_is_refused_for_this_reason(rule):
     target, op_type, _, bad = GOLDEN[rule]
-    found = [op for op in plan(bad(), target=target).ops if op.op_type == op_type]
+    found = [op for op in plan(bad(), chip=target).ops if op.op_type == op_type]
     assert found
     for op in found:
         assert "ane" not in op.supported

@@ -15,7 +15,7 @@ from benchmarks.planner_accuracy import encoder_program
 from frontend.source import Source
 from lowering.errors import PackageError
 from lowering.package.source_table import SOURCES_KEY, SourceTable
-from lowering.planner import TargetError
+from lowering.planner import UnknownChipError
 from lowering.planner.mil import read_program
 from lowering.planner.placement import ComputeUnitsError, plan
 
@@ -178,10 +178,10 @@ def test_json_is_plain(encoder):
 
 
 def test_latency_lies_in_its_interval_and_is_unknown_without_data(encoder):
-    known = plan(encoder, target="M4").latency_ms
+    known = plan(encoder, chip="M4").latency_ms
     assert known.low < known.ms < known.high
     assert sum(known.terms.values()) == pytest.approx(known.ms)
-    unknown = plan(encoder, target="M3")
+    unknown = plan(encoder, chip="M3")
     assert unknown.latency_ms is None
     assert "unknown" in unknown.latency_note
     assert any("assumed" in note for note in unknown.notes)
@@ -197,8 +197,8 @@ def test_compute_units(encoder):
 
 
 def test_errors_name_the_next_step(encoder, tmp_path):
-    with pytest.raises(TargetError, match="M99"):
-        plan(encoder, target="M99")
+    with pytest.raises(UnknownChipError, match="M99"):
+        plan(encoder, chip="M99")
     with pytest.raises(PackageError, match="there is no package"):
         plan(tmp_path / "missing.mlpackage")
     broken = tmp_path / "broken.mlpackage"

@@ -14,7 +14,7 @@ from torch import nn
 
 from frontend.source import Source
 from lowering.cli.predict import predict as command
-from lowering.reference import InputError, load, probe
+from lowering.reference import InputError, load, values_at
 from lowering.reference.watch import Watch
 from tests.lowering.reference.reference_models import converted
 
@@ -137,9 +137,9 @@ def test_probe_by_value_op_node_and_module(package: Path) -> None:
     model = load(package)
     (sqrt,) = [op for op in model.ops if op.type == "sqrt"]
     words = [sqrt.outputs[0].name, sqrt.name, "sqrt", "body"]
-    values = probe(package, {"x0": np.array([[1.0, 4.0, 9.0]])}, at=words)
+    values = values_at(package, {"x0": np.array([[1.0, 4.0, 9.0]])}, at=words)
     assert list(values) == list(dict.fromkeys(words))
     for word in words:
         np.testing.assert_array_equal(values[word], [[1, 2, 3]])
     with pytest.raises(InputError, match="Nothing in the program is called 'nobody'"):
-        probe(package, {"x0": np.ones((1, 3))}, at=["nobody"])
+        values_at(package, {"x0": np.ones((1, 3))}, at=["nobody"])

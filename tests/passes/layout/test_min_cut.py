@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.layout.min_cut import FORBIDDEN, ContradictionError, Pair, Same, Use, Value, solve
+from passes.layout.min_cut import FORBIDDEN, ContradictionError, CutValue, Pair, Same, Use, solve
 
 cost = st.integers(0, 20)
 label_cost = st.one_of(st.just(FORBIDDEN), cost)
@@ -18,7 +18,7 @@ def problems(draw):
     for key in keys:
         image = draw(label_cost)
         plain = draw(cost if image is FORBIDDEN else label_cost)
-        values[key] = Value(image, plain)
+        values[key] = CutValue(image, plain)
     terms = []
     for driver in keys[:-1]:
         later = keys[driver + 1 :]
@@ -85,16 +85,16 @@ def test_cut_is_as_cheap_as_brute_force(problem):
 
 
 def test_driver_pays_once_for_all_its_consumers():
-    values = {"d": Value(0, FORBIDDEN), "a": Value(FORBIDDEN, 0), "b": Value(FORBIDDEN, 0)}
+    values = {"d": CutValue(0, FORBIDDEN), "a": CutValue(FORBIDDEN, 0), "b": CutValue(FORBIDDEN, 0)}
     assert solve(values, [Use("d", ("a", "b"), 7, 7)])[1] == 7
 
 
 def test_ties_go_to_the_image():
-    assert solve({"d": Value(3, 3)}, [])[0] == {"d"}
+    assert solve({"d": CutValue(3, 3)}, [])[0] == {"d"}
 
 
 def test_contradiction_names_both_values():
-    values = {"d": Value(0, FORBIDDEN), "a": Value(FORBIDDEN, 0)}
+    values = {"d": CutValue(0, FORBIDDEN), "a": CutValue(FORBIDDEN, 0)}
     with pytest.raises(ContradictionError) as caught:
         solve(values, [Same("d", "a")])
     assert set(caught.value.args[0]) == {"d", "a"}

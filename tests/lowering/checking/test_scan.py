@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import Dim
 
 from frontend.errors import CaptureError
-from lowering.checking import RULES, Severity, preflight
+from lowering.checking import RULES, Severity, check
 from lowering.conversion.composites import composite
 from passes import optimize_for_ane
 from tests.lowering.checking.preflight_models import (
@@ -37,7 +37,7 @@ def only(found, rule):
 def obstacles():
     model = Obstacles()
     before = model.linear.weight.clone()
-    found = preflight(model, (X, IDS))
+    found = check(model, (X, IDS))
     assert model.training and torch.equal(model.linear.weight, before)
     return found
 
@@ -84,10 +84,10 @@ def test_it_is_json(obstacles):
 def test_a_program_that_converts():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        found = preflight(Convertible().eval(), (X, IDS))
+        found = check(Convertible().eval(), (X, IDS))
     assert found and found.captured
     assert {"fp16-overflow", "fp16-tiny-constant", "branch-on-data", "value-baked-in"} <= rules(
-        preflight(Convertible().eval(), (X, IDS, 3), trial=False)
+        check(Convertible().eval(), (X, IDS, 3), trial=False)
     )
     assert only(found, "int64-range").severity is Severity.NOTE  # a sentinel that is only compared
     assert "1e+09" in only(found, "fp16-large-constant").message
@@ -105,13 +105,13 @@ def test_without_obstacles():
         def forward(self, x):
             return self.second(self.first(x))
 
-    found = preflight(Wide().eval(), (torch.randn(1, 64, 64, 64),))
+    found = check(Wide().eval(), (torch.randn(1, 64, 64, 64),))
     assert found and not found.at_least(Severity.SLOW)
     assert found.placement.on_ane == found.placement.ops
 
 
 def test_what_follows_a_missing_lowering_is_still_looked_at():
-    found = preflight(Two().eval(), (torch.randn(3, 3),))
+    found = check(Two().eval(), (torch.randn(3, 3),))
     missing = only(found, "unsupported-op")
     assert missing.count == 2 and len(set(missing.places)) == 2
     assert "op.cumsum" in rules(found) and not found.placement.complete
@@ -130,7 +130,7 @@ def test_every_lowering_that_fails_is_found():
         def forward(self, x):
             return torch.erfinv(x).relu() + torch.digamma(x)
 
-    found = preflight(Both().eval(), (X,), composites=broken)
+    found = check(Both().eval(), (X,), composites=broken)
     failed = [finding for finding in found.findings if finding.rule == "lowering-failed"]
     assert {finding.op for finding in failed} == {"aten.erfinv.default", "aten.digamma.default"}
     assert all("torch.erfinv(x).relu()" in finding.places[0].line for finding in failed)
@@ -138,9 +138,9 @@ def test_every_lowering_that_fails_is_found():
 
 
 def test_states():
-    found = preflight(Counting().eval(), (torch.ones(3),), trial=False)
+    found = check(Counting().eval(), (torch.ones(3),), trial=False)
     assert {"state-needs-ios18", "integer-state"} <= rules(found)
-    later = preflight(
+    later = check(
         Counting().eval(), (torch.ones(3),), trial=False,
         minimum_deployment_target=ct.target.iOS18,
     )  # fmt: skip
@@ -152,25 +152,25 @@ def test_places_are_module_paths():
         def forward(self, x):
             return torch.linalg.qr(x)[0]
 
-    found = preflight(nn.Sequential(Inner(), nn.ReLU(), Inner()), (torch.randn(3, 3),), trial=False)
+    found = check(nn.Sequential(Inner(), nn.ReLU(), Inner()), (torch.randn(3, 3),), trial=False)
     assert [place.module for place in only(found, "unsupported-op").places] == ["0", "2"]
 
 
 def test_a_model_that_does_not_run():
-    found = preflight(nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 2)), (X,))
+    found = check(nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 2)), (X,))
     finding = only(found, "does-not-run")
     assert "mat1 and mat2" in finding.message and not found
 
 
 def test_dynamic_sizes():
     shapes = {"input": {0: Dim("batch", min=1)}}
-    found = preflight(nn.ReLU(), (X,), dynamic_shapes=shapes)
+    found = check(nn.ReLU(), (X,), dynamic_shapes=shapes)
     assert only(found, "unbounded-size").severity is Severity.FATAL
-    bounded = preflight(nn.ReLU(), (X,), dynamic_shapes={"input": {0: Dim("batch", max=8)}})
+    bounded = check(nn.ReLU(), (X,), dynamic_shapes={"input": {0: Dim("batch", max=8)}})
     assert bounded and only(bounded, "shape.symbolic").severity is Severity.OFF_ANE
-    wrong = preflight(nn.ReLU(), (X,), dynamic_shapes={"x": {0: Dim("batch", max=8)}})
+    wrong = check(nn.ReLU(), (X,), dynamic_shapes={"x": {0: Dim("batch", max=8)}})
     assert rules(wrong) == {"dynamic-shapes-structure"}
-    fixed = preflight(nn.Flatten(0), (X,), dynamic_shapes={"input": {0: 2}})
+    fixed = check(nn.Flatten(0), (X,), dynamic_shapes={"input": {0: 2}})
     assert "size-fixed-by-model" not in rules(fixed)
 
 
@@ -182,7 +182,7 @@ def test_refusals_of_branches_and_what_is_left_out():
             return x
 
     assert (
-        only(preflight(Loops(), (X,)), "branch-not-merged")
+        only(check(Loops(), (X,)), "branch-not-merged")
         .places[0]
         .line.endswith("while x.abs().max() > 0.5:")
     )
@@ -192,26 +192,26 @@ def test_refusals_of_branches_and_what_is_left_out():
             assert x.sum() < 1e9
             return x * 2, object()
 
-    found = rules(preflight(Extra(), (X,), trial=False))
+    found = rules(check(Extra(), (X,), trial=False))
     assert {"result-left-out", "path-assumed-away"} <= found
 
 
 def test_optimized_models_and_programs_are_taken():
     optimized = optimize_for_ane(nn.Linear(4, 4), (X,))
-    assert preflight(optimized, trial=False)
+    assert check(optimized, trial=False)
     program = torch.export.export(nn.Linear(4, 4), (X,))
-    assert preflight(program, trial=False).captured
+    assert check(program, trial=False).captured
 
 
 def test_without_inputs_there_is_nothing_to_look_at():
     with pytest.raises(CaptureError, match="example inputs are needed"):
-        preflight(nn.Linear(4, 4))
+        check(nn.Linear(4, 4))
     with pytest.raises(CaptureError, match="only modules"):
-        preflight(torch.relu, (X,))
+        check(torch.relu, (X,))
 
 
 def test_own_rules_are_all_explained(obstacles):
     for finding in obstacles.findings:
         rule = RULES[finding.rule]
         assert rule.cause.endswith(".") and finding.automatic == rule.automatic
-    assert preflight(Nested().eval(), (X,), trial=False).captured
+    assert check(Nested().eval(), (X,), trial=False).captured

@@ -1,0 +1,90 @@
+"""``lowering.ablate`` and ``lowering.tune``: sweeps over one model, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from lowering.ablation.result import Ablation
+from lowering.ablation.sweep import Model, Settings, ablate_models
+from lowering.ablation.tune import By, Tuning, tune_model
+from passes.default_pipeline import DEFAULT_PIPELINE
+from passes.pipeline import Pass
+
+
+def ablate(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
+    settings: Settings | None = None,
+    only: Collection[str] = (),
+) -> Ablation:
+    """What each pass does to a model, *predicted* where it concerns the ANE.
+
+    Args:
+        model: a module or an exported program.
+        example_inputs: positional inputs; inferred where ``None``.
+        kwargs: keyword inputs.
+        dynamic_shapes: as for ``torch.export.export``.
+        pipeline: the passes that variants are made of.
+        settings: chips, deployment target, composites, engine, cache and progress; by default for
+            an M4 and iOS 17, in this process and without a cache.
+        only: names of the passes to leave out and to try alone; all by default.
+
+    Raises:
+        CaptureError: the model cannot be captured.
+        CompositeError: a custom operator has no lowering.
+        UnknownChipError: a chip is not known.
+        VariantsError: ``only`` names a pass that is not in the pipeline.
+    """
+    subject = _subject(model, example_inputs, kwargs, dynamic_shapes, pipeline)
+    (found,) = ablate_models([subject], settings, only=only)
+    return found
+
+
+def tune(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
+    settings: Settings | None = None,
+    by: By = "price",
+    bound: float | None = None,
+) -> Tuning:
+    """The forms of the passes that are *predicted* to suit a model best on one chip.
+
+    Args:
+        model: a module or an exported program.
+        example_inputs: positional inputs; inferred where ``None``.
+        kwargs: keyword inputs.
+        dynamic_shapes: as for ``torch.export.export``.
+        pipeline: the passes to start from.
+        settings: as for :func:`ablate`; the first of its chips is tuned for.
+        by: ``price``, the estimate that Core ML's dispatcher decides by, or ``latency``, the time
+            that our model predicts.
+        bound: largest relative L2 error of the fp16 package; by default what ``verify`` allows.
+
+    Raises:
+        CaptureError, CompositeError, UnknownChipError: as for :func:`ablate`.
+        TuneError: no variant can be chosen.
+    """
+    subject = _subject(model, example_inputs, kwargs, dynamic_shapes, pipeline)
+    return tune_model(subject, settings, by=by, bound=bound)
+
+
+def _subject(
+    model: nn.Module | ExportedProgram,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+    pipeline: Sequence[Pass],
+) -> Model:
+    return Model(type(model).__name__, model, args, kwargs, tuple(pipeline), dynamic_shapes)

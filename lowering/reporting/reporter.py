@@ -1,0 +1,72 @@
+"""``lowering.report``: what is known of a package, as data and as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowering.ablation.result import Ablation
+from lowering.reporting.collect import collect
+from lowering.reporting.result import Report, ReportError
+from lowering.reporting.write import FORMATS, written
+from lowering.support.text_file import write_text
+
+# What a file's suffix means where no format is given.
+SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json"}
+
+
+def report(
+    package: str | Path,
+    model: Any = None,
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    inputs: Mapping[str, Any] | None = None,
+    chip: str = "M4",
+    ablation: Ablation | None = None,
+    output: str | Path | None = None,
+    format: str | None = None,
+) -> Report:
+    """What there is to say of a package: placement and cost *predicted*, errors measured here.
+
+    Args:
+        package: path of a ``.mlpackage``.
+        model: the module or program it was made from; without it nothing is run, and the report
+            says nothing of errors.
+        args: positional example inputs of ``model``.
+        kwargs: keyword example inputs of ``model``.
+        dynamic_shapes: of ``model``, as for ``torch.export.export``.
+        inputs: arrays by the names of the model's inputs, in place of the example inputs.
+        chip: to plan for, such as ``"A17 Pro"``.
+        ablation: what :func:`lowering.ablate` found of the same model.
+        output: file to write, whole or not at all.
+        format: ``html``, ``md``, ``csv``, ``json`` or ``graph-json``; by default what the suffix
+            of ``output`` says, else ``html``.
+
+    Raises:
+        PackageError: there is no ML Program in ``package``.
+        UnknownChipError: the chip is not known.
+        VerificationError, CaptureError: ``model`` is not what the package was made from.
+        ReportError: the format is not known, or a page is asked for and its packages are missing.
+        SaveError: ``output`` cannot be written.
+    """
+    chosen = format or (SUFFIXES.get(Path(output).suffix.lower(), "html") if output else "html")
+    if chosen not in FORMATS:
+        raise ReportError(
+            "a report has no such format", expected=", ".join(FORMATS), found=repr(chosen)
+        )
+    made = collect(
+        package,
+        model,
+        args,
+        kwargs,
+        dynamic_shapes=dynamic_shapes,
+        inputs=inputs,
+        chip=chip,
+        ablation=ablation,
+    )
+    if output is not None:
+        write_text(written(made, chosen), Path(output))
+    return made
