@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lowering.conversion.converter import convert as convert
     from lowering.errors import CompositeError as CompositeError
     from lowering.errors import LoweringError as LoweringError
+    from lowering.errors import PackageError as PackageError
     from lowering.errors import SaveError as SaveError
     from lowering.errors import UnsupportedOpsError as UnsupportedOpsError
     from lowering.package.saving import save as save
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from lowering.planner.targets import UnknownChipError as UnknownChipError
     from lowering.reference import ExecutionError as ExecutionError
     from lowering.reference import LoadedModel as LoadedModel
-    from lowering.reference import PackageError as PackageError
     from lowering.reference import Precision as Precision
     from lowering.reference import State as State
     from lowering.reference import UnknownOpsError as UnknownOpsError
@@ -78,7 +78,7 @@ __all__, __getattr__, __dir__ = lazily(
         "LoadedModel": "lowering.reference",
         "LoweringError": "lowering.errors",
         "PackageComparison": "lowering.ablation.compare",
-        "PackageError": "lowering.reference",
+        "PackageError": "lowering.errors",
         "PackageFigures": "lowering.ablation.compare",
         "Parity": "lowering.verification",
         "Plan": "lowering.planner.result",
