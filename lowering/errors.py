@@ -50,7 +50,7 @@ class SaveError(AnePassesError):
 
 
 class ModelLoadError(AnePassesError):
-    """A command-line TARGET could not be loaded."""
+    """A command-line MODEL could not be loaded."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
 from lowering.cli.pipeline import (
     attention_option,
     chosen_passes,
@@ -23,9 +23,9 @@ HELP = f"""Compare the passes: all, none, each left out, each alone, the first f
 Each variant is converted, planned for the chip, and run in the interpreter against the original;
 variants that give the same program are measured once. What concerns the Neural Engine is
 predicted. Finished work is kept: an interrupted sweep goes on where it stopped, and a second run
-does only what is missing. Random numbers are seeded before TARGET is called.
+does only what is missing. Random numbers are seeded before MODEL is called.
 
-{TARGET_HELP}
+{MODEL_HELP}
 \b
 Examples:
   ane-passes ablate model.py:tiny
@@ -33,7 +33,7 @@ Examples:
   ane-passes ablate model.py:tiny model.py:small --passes split_attention,assign_layout
   ane-passes ablate model.py:tiny --json > ablation.json    # for `report --ablation`
 
-With --json, one TARGET gives one document, several a list.
+With --json, one MODEL gives one document, several a list.
 
 Exit codes: 0 done, 2 the model or the call needs attention.
 """
@@ -41,7 +41,7 @@ _FORMATS = ("table", "md", "csv", "json")
 
 
 @click.command("ablate", help=HELP, short_help="Compare the passes: all, none, each left out.")
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.argument("targets", nargs=-1, required=True, metavar="MODEL...")
 @trust_option
 @click.option(
     "--passes",

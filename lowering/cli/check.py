@@ -16,7 +16,7 @@ from lowering.cli.common import (
 )
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
 from lowering.cli.pipeline import composites_option
 
 _LEVELS = ("fatal", "wrong", "off-ane", "slow")
@@ -35,7 +35,7 @@ Severities, worst first:
   slow      runs on the Neural Engine, in a form it likes less
   note      taken care of; nothing to do
 
-{TARGET_HELP}
+{MODEL_HELP}
 \b
 Examples:
   ane-passes check model.py:tiny
@@ -47,7 +47,7 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 
 
 @click.command("check", help=HELP, short_help="List what is in the way of a conversion.")
-@click.argument("target")
+@click.argument("target", metavar="MODEL")
 @trust_option
 @click.option(
     "--fail-on",

@@ -13,7 +13,7 @@ from lowering.cli.common import guarded, json_option, print_json, stdout_console
 from lowering.cli.compute_units import compute_units_option, constant_name
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import TARGET_HELP, Target, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, Target, load_target, trust_option
 from lowering.cli.pipeline import attention_option, composites_option, optimized, pipeline_option
 from lowering.cli.sizes import sizes_option
 
@@ -24,7 +24,7 @@ HELP = f"""Convert a PyTorch model to a Core ML package for the Neural Engine.
 The model is captured, rewritten by the ANE passes, converted to an ML Program and saved; the
 package appears whole or not at all. Works on any OS.
 
-{TARGET_HELP}
+{MODEL_HELP}
 \b
 Examples:
   ane-passes convert model.py:tiny -o tiny.mlpackage
@@ -37,7 +37,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 
 
 @click.command("convert", help=HELP, short_help="Write a Core ML package.")
-@click.argument("target")
+@click.argument("target", metavar="MODEL")
 @trust_option
 @click.option("-o", "--output", required=True, metavar="PACKAGE", help="Where to write it.")
 @deployment_target_option(". Models that write buffers need iOS18")

@@ -1,4 +1,4 @@
-"""TARGET on the command line: where a model comes from."""
+"""MODEL on the command line: where a model comes from."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-TARGET_HELP = """\
-TARGET names a function that returns the model and what to call it with, or a saved program:
+MODEL_HELP = """\
+MODEL names a function that returns the model and what to call it with, or a saved program:
 
 \b
   mypackage.models:tiny    function in a module on the Python path (or in this folder)
@@ -46,7 +46,7 @@ torch.export takes it:
 trust_option = click.option(
     "--trust",
     is_flag=True,
-    help="Run the code that a .pt2 TARGET asks for. For files of your own only.",
+    help="Run the code that a .pt2 MODEL asks for. For files of your own only.",
 )
 
 _HINTS = {
@@ -77,10 +77,10 @@ class Target:
 
 
 def load_target(text: str, trust: bool = False) -> Target:
-    """Load what ``text`` names, see ``TARGET_HELP``.
+    """Load what ``text`` names, see ``MODEL_HELP``.
 
     Args:
-        text: the TARGET.
+        text: the MODEL.
         trust: run the code that a saved program asks for.
 
     Raises:
@@ -95,13 +95,13 @@ def load_target(text: str, trust: bool = False) -> Target:
     if not location and Path(text).exists():
         kind = file_kind(Path(text))
         raise ModelLoadError(
-            f"TARGET is {kind.what}, which cannot be captured",
+            f"MODEL is {kind.what}, which cannot be captured",
             expected=_FORMS,
             found=text,
             hint=_HINTS.get(Path(text).suffix, "give a function that builds the model in PyTorch"),
         )
     if not colon or not location or not function_name.isidentifier():
-        raise ModelLoadError("TARGET cannot be read", expected=_FORMS, found=text)
+        raise ModelLoadError("MODEL cannot be read", expected=_FORMS, found=text)
     module = load_module(location)
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -156,7 +156,7 @@ def _called(function: Callable[[], Any], text: str) -> Any:
     ]
     if required:
         raise ModelLoadError(
-            "The function of TARGET must take no arguments",
+            "The function of MODEL must take no arguments",
             expected=_RETURNS,
             found=f"{text} needs {', '.join(required)}",
         )
@@ -180,7 +180,7 @@ def _unpacked(name: str, value: Any, text: str) -> Target:
         else type(value).__name__
     )
     raise ModelLoadError(
-        "The function of TARGET returned something else",
+        "The function of MODEL returned something else",
         expected=_RETURNS,
         found=f"{text} returned {kinds}",
     )

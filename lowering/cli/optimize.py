@@ -11,16 +11,16 @@ import click
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
 from lowering.cli.pipeline import attention_option, optimized, pipeline_option
 from lowering.errors import SaveError
 
 HELP = f"""Rewrite a PyTorch model for the Neural Engine and report every pass.
 
 Prints one line per pass and the reason for each refusal. With -o the rewritten program is saved;
-it runs in torch like the original, and `ane-passes convert` takes it as TARGET.
+it runs in torch like the original, and `ane-passes convert` takes it as MODEL.
 
-{TARGET_HELP}
+{MODEL_HELP}
 \b
 Examples:
   ane-passes optimize model.py:tiny
@@ -32,7 +32,7 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 
 
 @click.command("optimize", help=HELP, short_help="Rewrite a model and report every pass.")
-@click.argument("target")
+@click.argument("target", metavar="MODEL")
 @trust_option
 @click.option("-o", "--output", metavar="PROGRAM.pt2", help="Save the rewritten program.")
 @attention_option

@@ -31,7 +31,7 @@ Exit codes: 0 planned, 2 the package or the call needs attention.
 
 
 @click.command("plan", help=HELP, short_help="Predict where each operator runs, and why.")
-@click.argument("package", metavar="MODEL.mlpackage")
+@click.argument("package", metavar="PACKAGE")
 @click.option(
     "--chip", default="M4", show_default=True, callback=or_old, help="Such as M1 or 'A17 Pro'."
 )

@@ -17,7 +17,10 @@ def renamed_option(old: str, new: str) -> Callable[[Command], Command]:
             click.echo(f"warning: {old} is called {new} now; the old name goes soon", err=True)
             ctx.meta[new] = value
 
-    return click.option(old, hidden=True, is_eager=True, expose_value=False, callback=remember)
+    dest = "old_" + old.lstrip("-").replace("-", "_")
+    return click.option(
+        old, dest, hidden=True, is_eager=True, expose_value=False, callback=remember
+    )
 
 
 def or_old(ctx: click.Context, option: click.Parameter, value: str) -> str:

@@ -9,15 +9,15 @@ import click
 
 from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import guarded, json_option, print_json, step
-from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
 
 HELP = f"""Write a report about a package: where it runs, why, and how far it is from its original.
 
 The HTML page is one file that needs no network: summary, placement of every operator, the repeated
 block before and after the passes, growth of the error, tables that sort and filter. Placement and
-times are predicted; errors are measured in the interpreter and need TARGET, the original.
+times are predicted; errors are measured in the interpreter and need MODEL, the original.
 
-{TARGET_HELP}
+{MODEL_HELP}
 \b
 Examples:
   ane-passes report tiny.mlpackage model.py:tiny -o report.html
@@ -40,7 +40,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 
 @click.command("report", help=HELP, short_help="Write what is known of a package as a page.")
 @click.argument("package", type=click.Path(path_type=Path), required=False)
-@click.argument("target", required=False)
+@click.argument("target", required=False, metavar="[MODEL]")
 @trust_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="Default: by -o; else html.")
@@ -68,7 +68,7 @@ def report(
     if package is None and ablation is None:
         raise click.UsageError("Give a PACKAGE, or --ablation for a page of ablations alone.")
     if inputs is not None and target is None:
-        raise click.UsageError("--inputs are the original's: give its TARGET too.")
+        raise click.UsageError("--inputs are the original's: give its MODEL too.")
     if form is None:
         form = _SUFFIXES.get(output.suffix.lower(), "html") if output else "html"
     if package is None:

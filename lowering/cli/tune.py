@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lowering.cli.ablate import models_of
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import TARGET_HELP, trust_option
+from lowering.cli.load_model import MODEL_HELP, trust_option
 from lowering.cli.pipeline import (
     chosen_passes,
     composite_arguments,
@@ -27,7 +27,7 @@ goes on from the best, and says why it chose what it chose; that may be the defa
 dispatcher's price and the latency are predicted, not measured. Variants whose fp16 error is above
 the bound are left out.
 
-{TARGET_HELP}
+{MODEL_HELP}
 \b
 Examples:
   ane-passes tune model.py:tiny --deployment-target iOS18 -o tiny.mlpackage
@@ -39,7 +39,7 @@ Exit codes: 0 done, 2 the model or the call needs attention.
 
 
 @click.command("tune", help=HELP, short_help="Choose the forms that suit a model best.")
-@click.argument("target")
+@click.argument("target", metavar="MODEL")
 @trust_option
 @click.option(
     "--by",

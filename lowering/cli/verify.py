@@ -17,7 +17,7 @@ from lowering.cli.common import (
     step,
 )
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import TARGET_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
 from lowering.cli.pipeline import composites_option
 
 HELP = f"""Run a package on any OS and compare its outputs with the original's.
@@ -26,7 +26,7 @@ Packages with fp16 values are measured against torch: the error of the original 
 precision, times three is allowed. Where an output differs by more, the first op that goes wrong is
 named with its module, line and passes. The passes that the package was made with are read from it.
 
-{TARGET_HELP}
+{MODEL_HELP}
 \b
 Examples:
   ane-passes verify tiny.mlpackage model.py:tiny
@@ -39,7 +39,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 
 @click.command("verify", help=HELP, short_help="Hold a package against its original.")
 @click.argument("package", type=click.Path(path_type=Path))
-@click.argument("target")
+@click.argument("target", metavar="MODEL")
 @trust_option
 @inputs_option
 @click.option(

@@ -142,7 +142,7 @@ def passes(report: Report) -> Table:
     )
     note = "In the order they ran."
     if not any(entry.reasons for entry in report.package.passes):
-        note += " The reasons need the original: ane-passes report PACKAGE TARGET."
+        note += " The reasons need the original: ane-passes report PACKAGE MODEL."
     return Table("passes", "Passes", note, columns, rows)
 
 

@@ -69,7 +69,7 @@ def read_ablation(path: Path, model: str | None = None) -> Ablation:
         raise ReportError(
             "The file holds ablations of several models",
             expected=", ".join(entry.model for entry in found),
-            found=model or "no TARGET",
-            hint="name the model's function as TARGET",
+            found=model or "no MODEL",
+            hint="name the model's function as MODEL",
         )
     return named[0]

@@ -97,7 +97,7 @@ def test_optimize_table(run):
         ("absent.py:net", "no such file"),
         ("absent_module:net", "no module 'absent_module'"),
         ("absent.pt2", "no such file"),
-        ("nonsense", "TARGET cannot be read"),
+        ("nonsense", "MODEL cannot be read"),
     ],
 )
 def test_bad_targets_are_one_message(run, tmp_path, target, message):
@@ -140,7 +140,7 @@ def test_targets_of_other_kinds_are_named(run, tmp_path, name, what, hint):
         (tmp_path / name).write_bytes(b"\x08\x07")
     result = run("convert", name, "-o", "out.mlpackage")
     assert result.exit_code == 2
-    assert f"TARGET is {what}" in result.stderr and hint in result.stderr
+    assert f"MODEL is {what}" in result.stderr and hint in result.stderr
 
 
 def test_a_program_that_asks_for_code_needs_trust(run, tmp_path):

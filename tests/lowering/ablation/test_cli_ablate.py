@@ -169,20 +169,20 @@ def test_tune_saves_a_package(folder):
 @pytest.mark.parametrize(
     ("verb", "arguments", "message"),
     [
-        ("ablate", ("TARGET", "--passes", "nonsense"), "no such pass"),
-        ("ablate", ("TARGET", "--chip", "M0"), "not a chip"),
+        ("ablate", ("MODEL", "--passes", "nonsense"), "no such pass"),
+        ("ablate", ("MODEL", "--chip", "M0"), "not a chip"),
         ("ablate", ("missing.py:net",), "no such file"),
-        ("ablate", ("TARGET", "--composites", "missing.py"), "no such file"),
-        ("ablate", ("TARGET", "--composites", "FOLDER/ablate_model.py:net"), "no composite"),
+        ("ablate", ("MODEL", "--composites", "missing.py"), "no such file"),
+        ("ablate", ("MODEL", "--composites", "FOLDER/ablate_model.py:net"), "no composite"),
         ("ablate", (), "Missing argument"),
-        ("tune", ("TARGET", "-o", "tuned.txt"), "cannot be saved there"),
-        ("tune", ("TARGET", "-o", "missing/tuned.json"), "cannot be saved there"),
-        ("tune", ("TARGET", "--bound", "0"), "Invalid value"),
+        ("tune", ("MODEL", "-o", "tuned.txt"), "cannot be saved there"),
+        ("tune", ("MODEL", "-o", "missing/tuned.json"), "cannot be saved there"),
+        ("tune", ("MODEL", "--bound", "0"), "Invalid value"),
     ],
 )
 def test_user_errors_exit_with_two(folder, verb, arguments, message):
     filled = [
-        argument.replace("TARGET", target(folder)).replace("FOLDER", str(folder))
+        argument.replace("MODEL", target(folder)).replace("FOLDER", str(folder))
         for argument in arguments
     ]
     result = run(folder, verb, *filled)

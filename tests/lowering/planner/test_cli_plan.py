@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.planner_accuracy import encoder_program
+from lowering.cli import main
 from lowering.cli.plan import plan as command
 
 
@@ -110,3 +111,15 @@ def test_errors_are_json_when_asked(tmp_path):
     result = run(tmp_path / "missing.mlpackage", "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"] == "PackageError"
+
+
+def test_old_options_warn(package):
+    result = CliRunner().invoke(main, ["plan", str(package), "--json", "--target", "M1"])
+    assert result.exit_code == 0, result.output
+    assert "--target is called --chip now" in result.stderr
+    assert json.loads(result.stdout)["target"] == "M1"
+    assert "--target" not in CliRunner().invoke(main, ["plan", "--help"]).output
+    units = CliRunner().invoke(
+        main, ["plan", str(package), "--json", "--compute-units", "CPU_ONLY"]
+    )
+    assert json.loads(units.stdout)["compute_units"] == "CPU_ONLY"

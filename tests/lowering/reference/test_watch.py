@@ -118,7 +118,7 @@ def test_command_refuses_bad_words(package: Path, word: str) -> None:
 def test_command_on_a_missing_package(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [str(tmp_path / "no.mlpackage")])
     assert result.exit_code == 2
-    assert "does not exist" in result.stderr
+    assert "there is no package at this path" in result.stderr
 
 
 def test_ops_say_what_they_read(package: Path) -> None:
