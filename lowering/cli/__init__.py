@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import click
 
 from lowering.cli.ablate import ablate
@@ -34,8 +36,20 @@ COMMANDS: tuple[click.Command, ...] = (
 )
 
 
+# What a shell reports of a command that was interrupted: 128 and the number of the signal.
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
 class _InOrder(click.Group):
-    """Lists its commands as they were added; click sorts them by name."""
+    """Lists its commands as they were added; click sorts them by name. Ctrl-C ends with 130."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -54,6 +68,7 @@ def main() -> None:
       0  done
       1  a check failed: the package differs, an obstacle was found, a value overflowed
       2  the model, a file or the call needs attention; the message says what
+      130  interrupted
 
     For completion on the Tab key see `ane-passes completion --help`.
     """

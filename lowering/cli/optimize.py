@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from rich.markup import escape
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
 from lowering.cli.pipeline import attention_option, optimized, pipeline_option
-from lowering.errors import SaveError
 
 HELP = f"""Rewrite a PyTorch model for the Neural Engine and report every pass.
 
@@ -51,7 +48,7 @@ def optimize(
     with step("Loading the model"):
         loaded = load_target(target, trust)
     model = optimized(loaded, attention, pipeline)
-    saved = None if output is None else _save_program(model.program, Path(output))
+    saved = None if output is None else _saved(model.program, output)
     if as_json:
         print_json(
             {
@@ -73,22 +70,7 @@ def optimize(
         console.print(f"\nsaved {escape(str(saved))}")
 
 
-def _save_program(program: Any, path: Path) -> Path:
-    """Write a ``.pt2`` file whole or not at all."""
-    import torch
+def _saved(program: Any, output: str) -> Path:
+    from lowering.package.program import save_program
 
-    if path.suffix != ".pt2":
-        raise SaveError("A program is saved as .pt2", expected="-o NAME.pt2", found=str(path))
-    path = path.expanduser().absolute()
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            fresh = Path(folder) / path.name
-            torch.export.save(program, fresh)
-            os.replace(fresh, path)
-    except OSError as error:
-        raise SaveError(
-            f"The program could not be written: {error.strerror or error}",
-            found=str(path),
-            hint="choose a folder that exists and can be written",
-        ) from error
-    return path
+    return save_program(program, output)

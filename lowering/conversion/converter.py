@@ -35,6 +35,7 @@ from lowering.conversion.torch_ops import TORCH_OPS
 from lowering.conversion.unsupported import unsupported_ops
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
 from lowering.support.quiet import quiet_coremltools
+from lowering.support.temporary import not_written
 
 
 class WrittenInputWarning(UserWarning):
@@ -49,6 +50,7 @@ _COREMLTOOLS_ERRORS = (
     LookupError,
     AssertionError,
     AttributeError,
+    OSError,
     InvalidBlockStateError,
 )
 # coremltools keeps its registry, its name counter and its block stack per process.
@@ -238,7 +240,10 @@ def lower(
         except AnePassesError:
             raise
         except _COREMLTOOLS_ERRORS as error:
-            raise LoweringError(f"coremltools could not convert the program: {error}") from error
+            failure = not_written(error)
+            raise failure or LoweringError(
+                f"coremltools could not convert the program: {error}"
+            ) from error
     check_interface(mlmodel, prepared, taken, given, classifier)
     return mlmodel
 

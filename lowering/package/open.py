@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +26,7 @@ from lowering.package.kinds import (
     not_a_program,
 )
 from lowering.package.weights import Weights
+from lowering.support.temporary import not_written
 
 # What every function takes that reads a package.
 ModelLike: TypeAlias = "ct.models.MLModel | Program | str | Path"
@@ -103,7 +105,7 @@ def open_package(model: ModelLike) -> Package:
 def _from_program(program: Program) -> Package:
     # Serialized as coremltools' own backend does it: one path for programs and packages, and what
     # runs is what would ship.
-    with tempfile.TemporaryDirectory() as directory:
+    with _temporary_folder() as directory:
         version = max(
             [function.opset_version or ct.target.iOS15 for function in program.functions.values()]
         )
@@ -113,6 +115,15 @@ def _from_program(program: Program) -> Package:
         weights = Weights(Path(directory))
         weights.open_all()  # mapped files outlive their directory entries
     return Package(exported, None, weights, {}, "the program")
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            yield directory
+    except (OSError, RuntimeError) as error:
+        raise not_written(error) or error from error
 
 
 def _from_path(path: Path) -> Package:

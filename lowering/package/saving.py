@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lowering.errors import SaveError
 from lowering.package.folder import DATA, MANIFEST, SUFFIX
 from lowering.support.quiet import quiet_coremltools
+from lowering.support.staging import put, reason, staged
 
 _HASH_BLOCK = 1 << 20  # bytes read at a time, so that weights are never in memory as a whole
 
@@ -40,15 +37,15 @@ def save(mlmodel: Any, path: str | os.PathLike[str]) -> Path:
     """
     target = _target(path)
     try:
-        with _staging(target) as staging:
-            fresh = staging / target.name
+        with staged(target) as folder:
+            fresh = folder / f"package{SUFFIX}"
             with quiet_coremltools():
                 mlmodel.save(str(fresh))
             _settle(fresh, mlmodel)
-            _swap(fresh, target, aside=staging / "previous")
+            put(fresh, target)
     except OSError as error:
         raise SaveError(
-            f"The package could not be written: {error.strerror or error}",
+            f"The package could not be written: {reason(error)}",
             found=str(target),
             hint="choose a folder that can be written and has space, with -o or save(..., path)",
         ) from error
@@ -73,28 +70,6 @@ def _target(path: str | os.PathLike[str]) -> Path:
             found=str(target),
         )
     return target
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A folder beside ``target``: on the same file system, where a move is one step."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _swap(fresh: Path, target: Path, aside: Path) -> None:
-    if not target.exists():
-        fresh.rename(target)
-        return
-    target.rename(aside)
-    try:
-        fresh.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
 
 
 def _settle(package: Path, mlmodel: Any) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from lowering.errors import SaveError
+from lowering.support.staging import put, reason, staged
 
 
 def write_text(text: str, path: str | Path) -> Path:
@@ -17,13 +16,13 @@ def write_text(text: str, path: str | Path) -> Path:
     """
     target = Path(path).expanduser().absolute()
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            fresh = Path(folder) / target.name
+        with staged(target) as folder:
+            fresh = folder / "text"
             fresh.write_text(text, encoding="utf-8")
-            os.replace(fresh, target)
+            put(fresh, target)
     except OSError as error:
         raise SaveError(
-            f"The file could not be written: {error.strerror or error}",
+            f"The file could not be written: {reason(error)}",
             found=str(target),
             hint="choose a folder that exists and can be written",
         ) from error

@@ -107,3 +107,19 @@ def test_bash_completes(words, expected):
         ["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "PATH": path}
     )
     assert set(done.stdout.split()) == expected, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["explain", "check", "plan"])
+def test_an_interrupted_command_ends_as_shells_expect(verb, monkeypatch):
+    from click.testing import CliRunner
+
+    from lowering.cli import EXIT_INTERRUPTED, main
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.commands[verb], "callback", interrupted)
+    given = {"explain": (), "check": ("m.py:f",), "plan": ("a.mlpackage",)}[verb]
+    result = CliRunner().invoke(main, [verb, *given])
+    assert result.exit_code == EXIT_INTERRUPTED == 130
+    assert "Interrupted" in result.output and "Traceback" not in result.output
