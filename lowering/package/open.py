@@ -25,6 +25,7 @@ from lowering.package.kinds import (
     not_a_package,
     not_a_program,
 )
+from lowering.package.pipeline import merged, stages_of
 from lowering.package.weights import Weights
 from lowering.support.temporary import not_written
 
@@ -179,6 +180,8 @@ def _from_spec(
     label: str,
     package: Path | None = None,
 ) -> Package:
+    if stages_of(spec) is not None:
+        spec = merged(spec, label)
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
         raise not_a_program(kind, label)

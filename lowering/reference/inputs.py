@@ -20,7 +20,8 @@ _RANDOM_INTEGERS = 2
 
 
 def given_inputs(model: LoadedModel, assignments: Iterable[str], seed: int) -> dict[str, Any]:
-    """Inputs of ``model`` from words ``name=value``; those not given are drawn at random.
+    """Inputs of ``model`` from words ``name=value``; those not given are drawn at random, but
+    for those that the model has a value for.
 
     A value is a ``.npy`` file, an image file, a number, ``random`` or ``zeros``.
 
@@ -39,6 +40,7 @@ def given_inputs(model: LoadedModel, assignments: Iterable[str], seed: int) -> d
     return {
         name: _value(feature, words.get(name, "random"), generator)
         for name, feature in model.inputs.items()
+        if name in words or feature.default is None
     }
 
 

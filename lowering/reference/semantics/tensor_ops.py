@@ -157,14 +157,24 @@ def non_maximum_suppression(
     return picked_boxes.transpose(1, 2), picked_scores.transpose(1, 2), indices
 
 
-def _suppress(
+def kept_boxes(
     boxes: Tensor,
     scores: Tensor,
     iou_threshold: float,
     max_boxes: int,
     score_threshold: float,
     per_class: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> list[int]:
+    """Rows of the boxes that stay, by falling score.
+
+    Args:
+        boxes: (N, 4), x and y of the centre, width, height.
+        scores: (N, classes).
+        iou_threshold: boxes that share more of their union than this with a better one go.
+        max_boxes: how many may stay.
+        score_threshold: boxes whose best class scores less go.
+        per_class: boxes compete with those of their own best class only.
+    """
     best, label = scores.max(dim=1)
     half = boxes[:, 2:] / 2
     low, high = boxes[:, :2] - half, boxes[:, :2] + half
@@ -181,6 +191,13 @@ def _suppress(
         )
         if not bool((overlap / (area[rivals] + area[index] - overlap) > iou_threshold).any()):
             kept.append(index)
+    return kept
+
+
+def _suppress(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, max_boxes: int, *limits: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kept = kept_boxes(boxes, scores, iou_threshold, max_boxes, *limits)
     out_boxes = torch.zeros(max_boxes, 4)
     out_scores = torch.zeros(max_boxes, scores.shape[1])
     out_indices = torch.full((max_boxes,), -1, dtype=torch.int32)
