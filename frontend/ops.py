@@ -1,7 +1,8 @@
 """Operators of our own, namespace ``ane``: what ATen cannot say in one node and MIL can.
 
-Each is CompositeImplicit: plain ATen code is its eager kernel, its fake kernel and its
-decomposition, so a user's own export or trace of an optimized model needs nothing from us.
+Plain ATen code is the eager kernel of each, so a user's own export or trace of an optimized model
+needs nothing from us. The norms, which passes write, are CompositeImplicit; ``slice_update``, which
+a decoder's cache writes before capture, has to stay whole through it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _LIBRARY.define(
     "layer_norm(Tensor x, int[] axes, Tensor? weight, Tensor? bias, float eps) -> Tensor"
 )
 _LIBRARY.define("rms_norm(Tensor x, int[] axes, Tensor? weight, float eps) -> Tensor")
+_LIBRARY.define("slice_update(Tensor x, Tensor update, Tensor begin, Tensor end) -> Tensor")
 
 
 def _over_axes(parameter: torch.Tensor, x: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
@@ -49,8 +51,23 @@ def _rms_norm(
     return normed if weight is None else normed * _over_axes(weight, x, axes)
 
 
+def _slice_update(
+    x: torch.Tensor, update: torch.Tensor, begin: torch.Tensor, end: torch.Tensor
+) -> torch.Tensor:
+    places: list[torch.Tensor | None] = []
+    for axis, size in enumerate(update.shape):
+        along = [1] * x.dim()
+        along[axis] = size
+        places.append((torch.arange(size, device=x.device) + begin[axis]).reshape(along))
+    return x.index_put(places, update)
+
+
 _LIBRARY.impl("layer_norm", _layer_norm, "CompositeImplicitAutograd")
 _LIBRARY.impl("rms_norm", _rms_norm, "CompositeImplicitAutograd")
+_LIBRARY.impl("slice_update", _slice_update, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "ane::slice_update", lambda x, update, begin, end: torch.empty_like(x), lib=_LIBRARY
+)
 
 layer_norm = torch.ops.ane.layer_norm.default
 """Layer norm of ``x`` over any ``axes`` (non-negative, ascending); ``weight`` and ``bias`` have
@@ -59,9 +76,15 @@ the shape of those axes. Becomes one MIL ``layer_norm``."""
 rms_norm = torch.ops.ane.rms_norm.default
 """Root-mean-square norm of ``x`` over ``axes``; ``weight`` has the shape of those axes."""
 
+slice_update = torch.ops.ane.slice_update.default
+"""``x`` with ``update`` written at ``x[begin[0]:end[0], begin[1]:end[1], ...]``; ``begin`` and
+``end`` hold one number for each axis, none negative, and ``end - begin`` is the shape of
+``update``. Becomes one MIL ``slice_update`` (iOS 18), which may write into a state in place."""
+
 PLAIN: Mapping[torch._ops.OpOverload, Callable[..., torch.Tensor]] = {
     layer_norm: _layer_norm,
     rms_norm: _rms_norm,
+    slice_update: _slice_update,
 }
 """Each operator as a Python function of ATen operators, for programs that leave our hands: a
 trace or an export of them holds nothing that stock coremltools does not know."""

@@ -10,11 +10,16 @@ from coremltools.converters.mil.mil import Var
 from frontend import ops
 from lowering.conversion.builder import MilBuilder
 from lowering.conversion.composites import Composite, composite
+from lowering.conversion.state_chains import IN_PLACE
 from lowering.conversion.torch_ops import activations
 
 
 def _random(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def _bounds(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int32)
 
 
 def _weight(size: int, factor: float = 1.0) -> torch.nn.Parameter:
@@ -51,4 +56,35 @@ def rms_norm(mb: MilBuilder, x: Var, axes: Sequence[int], weight: Var | None, ep
     return activations.rms_norm(mb, x, axes, weight, eps)
 
 
-ANE_COMPOSITES: tuple[Composite, ...] = (layer_norm, rms_norm)
+@composite(
+    ops.slice_update,
+    samples=[
+        (_random(2, 4, 8, 16), _random(1, 4, 1, 16), _bounds(1, 0, 3, 0), _bounds(2, 4, 4, 16)),
+        (_random(1, 4, 8, 16), _random(1, 2, 3, 8), _bounds(0, 0, 5, 0), _bounds(1, 2, 8, 8)),
+        (_random(6, 5), _random(2, 5), _bounds(4, 0), _bounds(6, 5)),
+    ],
+)
+def slice_update(mb: MilBuilder, x: Var, update: Var, begin: Var, end: Var) -> Var:
+    """One MIL op; on a state, where the program allows it, the write to the state as well."""
+    state = _state_behind(x) if mb.node.meta.get(IN_PLACE) else None
+    if state is None:
+        return mb.slice_update(x=x, update=update, begin=begin, end=end)
+    # The program is built in float32, and the states are float16: no copy of either is wanted.
+    kept = x.op.x if x.op.op_type == "cast" else x
+    narrow = mb.cast(x=update, dtype="fp16", name=f"{mb.node.name}_update")
+    written = mb.slice_update(x=kept, update=narrow, begin=begin, end=end)
+    stored = mb.coreml_update_state(state=state, value=written)
+    return mb.cast(x=stored, dtype="fp32")
+
+
+def _state_behind(x: Var) -> Var | None:
+    """The state that ``x`` is the newest value of, ``None`` for any other value."""
+    source = x.op.x.op if x.op is not None and x.op.op_type == "cast" else x.op
+    if source is None:
+        return None
+    if source.op_type == "read_state":
+        return source.input
+    return source.state if source.op_type == "coreml_update_state" else None
+
+
+ANE_COMPOSITES: tuple[Composite, ...] = (layer_norm, rms_norm, slice_update)

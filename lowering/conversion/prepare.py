@@ -19,6 +19,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from lowering.conversion.state_chains import mark_state_chains
 from lowering.errors import LoweringError, NumberInputError
 
 # Input types that coremltools does not know, and what a package takes in their place.
@@ -110,8 +111,10 @@ def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
         OutputSpec(spec.kind, TensorArgument(node.name), spec.target)
         for spec, node in zip(kept, returned, strict=True)
     ]
+    prepared = _rebuilt(program, graph, input_specs, output_specs, fp16)
+    mark_state_chains(prepared)
     return Prepared(
-        program=_rebuilt(program, graph, input_specs, output_specs, fp16),
+        program=prepared,
         inputs=inputs,
         outputs=tuple(outputs),
         output_nodes=tuple(node.name for node in returned[len(returned) - len(outputs) :]),

@@ -128,6 +128,15 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def _from_path(path: Path) -> Package:
+    return _from_spec(*read_specification(path), str(path), package=path)
+
+
+def read_specification(path: Path) -> tuple[proto.Model_pb2.Model, Path]:
+    """The model message of the package at ``path``, and the folder of its weights.
+
+    Raises:
+        PackageError: there is no package, or it is corrupt.
+    """
     try:
         if not path.exists():
             raise PackageError(
@@ -136,8 +145,7 @@ def _from_path(path: Path) -> Package:
         if not path.is_dir() or not (is_package(path) or path.suffix == ".mlpackage"):
             raise _not_a_package(path)
         file = model_file(path)
-        spec = _spec(file)
-        weights = inside(path, file.parent / WEIGHTS)
+        return _spec(file), inside(path, file.parent / WEIGHTS)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise PackageError(
@@ -145,7 +153,6 @@ def _from_path(path: Path) -> Package:
             found=str(getattr(error, "filename", None) or path),
             hint="check the path and its permissions",
         ) from error
-    return _from_spec(spec, weights, str(path), package=path)
 
 
 def _not_a_package(path: Path) -> PackageError:

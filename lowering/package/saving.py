@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+def _settle(package: Path, message: Any) -> None:
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,23 @@ def save(mlmodel: Any, path: str | os.PathLike[str]) -> Path:
         SaveError: the folder is missing or cannot be written, or something that is not a package
             stands at ``path``.
     """
-    target = _target(path)
+
+    def write(fresh: Path) -> Any:
+        mlmodel.save(str(fresh))
+        return mlmodel.get_spec()
+
+    return write_package(write, path)
+
+
+def write_package(write: Callable[[Path], Any], path: str | os.PathLike[str]) -> Path:
+    """As :func:`save`, for a package that ``write(path)`` makes; it returns the model message."""
+    target = package_path(path)
     try:
         with staged(target) as folder:
             fresh = folder / f"package{SUFFIX}"
             with quiet_coremltools():
-                mlmodel.save(str(fresh))
-            _settle(fresh, mlmodel)
+                specification = write(fresh)
+            _settle(fresh, specification)
             put(fresh, target)
     except OSError as error:
         raise SaveError(
@@ -52,7 +63,12 @@ def save(mlmodel: Any, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _target(path: str | os.PathLike[str]) -> Path:
+def package_path(path: str | os.PathLike[str]) -> Path:
+    """Where a package given by ``path`` is written.
+
+    Raises:
+        SaveError: the folder is missing, or something that is not a package stands there.
+    """
     target = Path(path).expanduser().absolute()
     if not target.suffix:
         target = target.with_name(target.name + SUFFIX)
@@ -72,13 +88,39 @@ def _target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+<<<<<<< HEAD
 def _settle(package: Path, mlmodel: Any) -> None:
+=======
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A folder beside ``target``: on the same file system, where a move is one step."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap(fresh: Path, target: Path, aside: Path) -> None:
+    if not target.exists():
+        fresh.rename(target)
+        return
+    target.rename(aside)
+    try:
+        fresh.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+
+
+def _settle(package: Path, message: Any) -> None:
+>>>>>>> 9badb3e (Decoders of transformers become packages with a state and several functions, and a generator drives them)
     """Make the bytes of ``package`` follow from its content alone."""
     manifest = json.loads((package / MANIFEST).read_text())
     items: dict[str, Any] = manifest["itemInfoEntries"]
     root = manifest["rootModelIdentifier"]
     specification = package / DATA / items[root]["path"]
-    specification.write_bytes(mlmodel.get_spec().SerializeToString(deterministic=True))
+    specification.write_bytes(message.SerializeToString(deterministic=True))
     renamed = {old: _identifier(package / DATA / item["path"]) for old, item in items.items()}
     manifest["itemInfoEntries"] = {renamed[old]: item for old, item in items.items()}
     manifest["rootModelIdentifier"] = renamed[root]

@@ -1,0 +1,1 @@
+"""Decoders of ``transformers``, unmodified, as programs of one step with an explicit cache."""

@@ -1,0 +1,160 @@
+"""transformers' ``Cache`` protocol over the packed stores of one step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from frontend.decoder.probing import Layer
+from frontend.decoder.store import Places, Store
+
+
+def step_cache(
+    layers: Sequence[Layer],
+    keys: Store | None,
+    values: Store | None,
+    places: Places,
+    lengths: Sequence[int],
+    carried: Mapping[tuple[int, str, int], Tensor],
+) -> Any:
+    """A ``transformers.Cache`` for one step.
+
+    Args:
+        layers: what each layer keeps.
+        keys, values: the stores of all attention layers, in order.
+        places: where the step's tokens go.
+        lengths: tokens that each attention layer has room for, in order.
+        carried: (layer, kind, index) to the state that a recurrent layer continues from.
+    """
+    known = _classes()
+    attention = 0
+    made = []
+    for index, layer in enumerate(layers):
+        slot = window = None
+        if layer.attention is not None and keys is not None and values is not None:
+            slot = _Slot(keys, values, places, attention, lengths[attention])
+            window = layer.attention.window
+            attention += 1
+        states = {key[1:]: state for key, state in carried.items() if key[0] == index}
+        made.append(known.make(slot, window, states))
+    return known.Cache(made)
+
+
+def carried_by(cache: Any) -> dict[tuple[int, str, int], Tensor]:
+    """What the recurrent layers of a ``step_cache`` carry on after the step."""
+    found = {}
+    for index, layer in enumerate(cache.layers):
+        for kind in ("conv_states", "recurrent_states"):
+            for at, state in (getattr(layer, kind, None) or {}).items():
+                if state is not None:
+                    found[index, kind, at] = state
+    return found
+
+
+class _Slot:
+    """One attention layer's place in the stores."""
+
+    def __init__(self, keys: Store, values: Store, places: Places, at: int, length: int) -> None:
+        self.keys, self.values, self.places = keys, values, places
+        self.at, self.length = at, length
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return self.keys.write(self.at, keys), self.values.write(self.at, values)
+
+
+class _Known:
+    """Classes made on transformers' own, which is imported where a decoder is exported only."""
+
+    def __init__(self) -> None:
+        from transformers import cache_utils
+
+        class Attending(cache_utils.CacheLayerMixin):
+            """Keys and values that lie in a slot."""
+
+            is_compileable = True
+            is_sliding = False
+
+            def attend(self, slot: _Slot, window: int | None) -> None:
+                self.slot = slot
+                self.is_initialized = True
+                self.is_sliding = window is not None
+                self.max_cache_len = slot.length
+                if window is not None:
+                    self.sliding_window = window
+
+            def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+                """Nothing to do: the stores are there from the start."""
+
+            def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+                self.keys, self.values = self.slot.update(key_states, value_states)
+                return self.keys, self.values
+
+            def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
+                return self.slot.length, self.slot.places.turned(self.slot.length)
+
+            def get_seq_length(self) -> Tensor:
+                return self.slot.places.position
+
+            def get_max_length(self) -> int:
+                return self.slot.length
+
+        class Carrying(cache_utils.LinearAttentionLayer):
+            """States of convolutions and recurrences."""
+
+            def carry(self, states: Mapping[tuple[str, int], Tensor]) -> None:
+                for (kind, at), state in states.items():
+                    # The layer writes in place, and the step's inputs stay as they are.
+                    getattr(self, kind)[at] = state.clone()
+                    if kind == "conv_states":
+                        self.is_conv_states_initialized[at] = True
+                        self.conv_kernel_size[at] = state.shape[-1]
+                    else:
+                        self.is_recurrent_states_initialized[at] = True
+                    self.has_previous_state[at] = True
+                    self.device, self.dtype = state.device, state.dtype
+
+        class Both(Carrying, Attending):
+            """A layer with both."""
+
+            def __init__(self, number_of_states: int) -> None:
+                cache_utils.CacheLayerMixin.__init__(self)
+                cache_utils.LinearAttentionLayer.__init__(self, number_of_states)
+
+        class StepCache(cache_utils.Cache):
+            """The cache of one step."""
+
+            def __init__(self, layers: list[Any]) -> None:
+                super().__init__(layers=layers)
+
+        self.Cache = StepCache
+        self._kinds = (Attending, Carrying, Both, cache_utils.DummyLayer)
+
+    def make(
+        self, slot: _Slot | None, window: int | None, states: Mapping[tuple[str, int], Tensor]
+    ) -> Any:
+        """One layer of the cache."""
+        attending, carrying, both, dummy = self._kinds
+        count = 1 + max((at for _, at in states), default=-1)
+        if slot is None:
+            layer = carrying(number_of_states=count) if states else dummy()
+        else:
+            layer = both(count) if states else attending()
+            layer.attend(slot, window)
+        if states:
+            layer.carry(states)
+        return layer
+
+
+@functools.cache
+def _classes() -> _Known:
+    return _Known()
+
+
+def is_available() -> bool:
+    """Whether transformers is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("transformers") is not None

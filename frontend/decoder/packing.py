@@ -1,0 +1,66 @@
+"""How the keys (or the values) of all layers share one tensor; pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ALIGNMENT = 32
+"""State axes are made multiples of this. One that is not fails on the ANE (*reported*:
+apple/coremltools#2631)."""
+
+
+def aligned(size: int) -> int:
+    """The smallest multiple of ``ALIGNMENT`` that is not below ``size``."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Room for one layer: heads, tokens, and the width of a head."""
+
+    heads: int
+    length: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A layer's place: ``[row, :heads, offset:offset + length, :width]`` of the whole."""
+
+    row: int
+    offset: int
+    extent: Extent
+
+
+@dataclass(frozen=True)
+class Packing:
+    """One tensor for all layers.
+
+    Attributes:
+        shape: of the tensor: rows, heads, tokens, width.
+        slots: one for each layer.
+    """
+
+    shape: tuple[int, int, int, int]
+    slots: tuple[Slot, ...]
+
+
+def pack(extents: Sequence[Extent]) -> Packing:
+    """Layers of one size are rows (layer, head, token, width), as in hand-written ports.
+
+    Layers of different sizes, such as windows beside whole contexts or cross-attention beside
+    self-attention, lie one behind the other along the tokens, since that is where they differ
+    most; heads and widths take the room of the largest.
+    """
+    first = extents[0]
+    if all(extent == first for extent in extents):
+        shape = (len(extents), first.heads, first.length, first.width)
+        return Packing(shape, tuple(Slot(row, 0, first) for row in range(len(extents))))
+    slots, offset = [], 0
+    for extent in extents:
+        slots.append(Slot(0, offset, extent))
+        offset += extent.length
+    heads = max(extent.heads for extent in extents)
+    width = max(extent.width for extent in extents)
+    return Packing((1, heads, offset, width), tuple(slots))

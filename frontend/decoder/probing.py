@@ -1,0 +1,198 @@
+"""What a decoder keeps between calls, found by calling it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from frontend.capturing import inference_mode
+from frontend.errors import CaptureError
+
+# Tokens of the probing call: more than one, so that what grows with them can be told.
+_PROBED_TOKENS = 3
+_CACHE_NAMES = ("cache", "past_key_values")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Keys and values of one layer.
+
+    Attributes:
+        heads: of keys and values.
+        key_width, value_width: of one head.
+        window: how many tokens a query can see, ``None`` for all.
+    """
+
+    heads: int
+    key_width: int
+    value_width: int
+    window: int | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer keeps.
+
+    Attributes:
+        attention: keys and values, ``None`` for a layer without.
+        convolution, recurrence: by index, the shapes (batch first) of what a recurrent layer
+            carries on.
+    """
+
+    attention: Attention | None = None
+    convolution: Mapping[int, tuple[int, ...]] | None = None
+    recurrence: Mapping[int, tuple[int, ...]] | None = None
+
+    @property
+    def is_recurrent(self) -> bool:
+        """True if it carries on more than keys and values."""
+        return bool(self.convolution or self.recurrence)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How a decoder is called and what it keeps.
+
+    Attributes:
+        cache_name: the keyword of its cache.
+        takes: names of the parameters of ``forward``.
+        vocabulary: how many token ids it knows.
+        positions: how many positions it was made for, ``None`` where it does not say.
+        layers: what each layer keeps.
+    """
+
+    cache_name: str
+    takes: frozenset[str]
+    vocabulary: int
+    positions: int | None
+    layers: tuple[Layer, ...]
+
+    @property
+    def is_recurrent(self) -> bool:
+        """True if a layer's state follows from all tokens fed so far, junk included."""
+        return any(layer.is_recurrent for layer in self.layers)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The windows of all layers that have one, each once."""
+        found = {layer.attention.window for layer in self.layers if layer.attention}
+        return tuple(sorted(window for window in found if window is not None))
+
+
+def probe(model: nn.Module) -> Decoder:
+    """Calls ``model`` on a few tokens and looks at the cache that it returns.
+
+    Raises:
+        CaptureError: the model is no decoder with a cache, or keeps something that is not known.
+    """
+    takes = frozenset(inspect.signature(model.forward).parameters)
+    name = next((n for n in _CACHE_NAMES if n in takes), None)
+    if name is None or "input_ids" not in takes:
+        raise CaptureError(
+            "the model is no decoder that can be exported for generation",
+            expected="forward(input_ids, cache or past_key_values, ...), as in transformers' "
+            "models for causal language modelling",
+            found=f"{type(model).__name__}.forward({', '.join(sorted(takes))})",
+            hint="export it as it is with optimize_for_ane and convert",
+        )
+    vocabulary = _vocabulary(model)
+    ids = torch.arange(_PROBED_TOKENS).remainder(vocabulary).unsqueeze(0)
+    with inference_mode(model), torch.no_grad():
+        try:
+            result = model(input_ids=ids, use_cache=True)
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise CaptureError(
+                "the model cannot be called on token ids alone",
+                op=type(model).__name__,
+                found=f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}",
+                hint="check that model(input_ids, use_cache=True) runs",
+            ) from error
+    cache = _cache_in(result)
+    if cache is None:
+        raise CaptureError(
+            f"{type(model).__name__} returns no cache of keys and values, so it cannot continue "
+            "where it stopped",
+            expected="a causal decoder: model(input_ids, use_cache=True) returns a cache",
+            found="an encoder, or a decoder whose config says is_decoder=False",
+            hint="export it as it is with optimize_for_ane and convert",
+        )
+    layers = tuple(_layer(index, layer) for index, layer in enumerate(cache.layers))
+    return Decoder(name, takes, vocabulary, _positions(model), layers)
+
+
+def logits_of(result: Any) -> torch.Tensor:
+    """The logits in a model's result."""
+    logits = getattr(result, "logits", None)
+    if logits is None:
+        logits = result["logits"] if isinstance(result, Mapping) else result[0]
+    assert isinstance(logits, torch.Tensor)
+    return logits
+
+
+def _cache_in(result: Any) -> Any:
+    for name in _CACHE_NAMES:
+        found = getattr(result, name, None)
+        if found is not None and hasattr(found, "layers") and len(found.layers):
+            return found
+    return None
+
+
+def _vocabulary(model: nn.Module) -> int:
+    get_embeddings = getattr(model, "get_input_embeddings", None)
+    embeddings = get_embeddings() if callable(get_embeddings) else None
+    weight = getattr(embeddings, "weight", None)
+    if not isinstance(weight, torch.Tensor):
+        raise CaptureError(
+            "the model has no table of token embeddings",
+            expected="get_input_embeddings() with a weight",
+            found=type(embeddings).__name__,
+        )
+    return weight.shape[0]
+
+
+def _positions(model: nn.Module) -> int | None:
+    config = getattr(model, "config", None)
+    found = getattr(config, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _layer(index: int, layer: Any) -> Layer:
+    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    attention = None
+    if isinstance(keys, torch.Tensor) and isinstance(values, torch.Tensor) and keys.numel():
+        if keys.dim() != 4 or values.shape[:3] != keys.shape[:3]:
+            raise _unknown(index, layer, f"keys {tuple(keys.shape)}, values {tuple(values.shape)}")
+        window = getattr(layer, "sliding_window", None)
+        attention = Attention(keys.shape[1], keys.shape[3], values.shape[3], window)
+    recurrent = {}
+    for kind in ("conv_states", "recurrent_states"):
+        states = getattr(layer, kind, None) or {}
+        recurrent[kind] = {
+            at: tuple(state.shape) for at, state in states.items() if state is not None
+        }
+    others = [
+        name
+        for name, value in vars(layer).items()
+        if isinstance(value, torch.Tensor)
+        and value.dim()
+        and name not in ("keys", "values")
+        and value.numel()
+    ]
+    if others:
+        raise _unknown(index, layer, ", ".join(others))
+    return Layer(attention, recurrent["conv_states"], recurrent["recurrent_states"])
+
+
+def _unknown(index: int, layer: Any, found: str) -> CaptureError:
+    return CaptureError(
+        "a layer keeps something that the cache for packages does not know",
+        module=f"layer {index}",
+        expected="keys and values (1, heads, tokens, width), convolution and recurrent states",
+        found=f"{type(layer).__name__} with {found}",
+        hint="report this model; every layer kind of transformers' Cache protocol is meant to work",
+    )

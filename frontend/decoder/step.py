@@ -1,0 +1,237 @@
+"""One step of a decoder as a module: tokens and a position in, logits out, the cache explicit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from frontend.decoder.hf_cache import carried_by, step_cache
+from frontend.decoder.packing import Extent, Packing, aligned, pack
+from frontend.decoder.probing import Decoder, logits_of
+from frontend.decoder.store import Places, Store, Write
+
+CacheForm = Literal["state", "state-blend", "io"]
+"""``state``: buffers, which become Core ML states, written at the position. ``state-blend``: the
+same, written with a mask. ``io``: inputs and outputs of the program, written at the position."""
+
+NEW = "_new"
+"""Ending of the output that takes the place of an ``io`` input at the next step."""
+
+Key = tuple[int, str, int]  # layer, kind, index of a recurrent state
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """What a model is given beside ids and cache: models of one signature differ in what helps.
+
+    Attributes:
+        position_ids: the positions of the tokens.
+        mask: a mask that lets every place of the cache through; the causal one comes on top.
+    """
+
+    position_ids: bool
+    mask: bool
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Where everything lies that a decoder keeps.
+
+    Attributes:
+        context: tokens that fit.
+        lengths: tokens that each attention layer has room for.
+        rings: those lengths in which tokens go round.
+        keys, values: the packed tensors; ``None`` without attention.
+        carried: name of a packed state to the recurrent states in its rows.
+        shapes: shape of every packed tensor, by name.
+    """
+
+    context: int
+    lengths: tuple[int, ...]
+    rings: frozenset[int]
+    keys: Packing | None
+    values: Packing | None
+    carried: Mapping[str, tuple[Key, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def limited(self, context: int) -> Rooms:
+        """The same tensors for steps that see ``context`` tokens: the rows behind are left out."""
+        seen = aligned(context)
+
+        def cut(packing: Packing | None) -> Packing | None:
+            if packing is None:
+                return None
+            slots = (
+                replace(slot, extent=replace(slot.extent, length=min(slot.extent.length, seen)))
+                for slot in packing.slots
+            )
+            return replace(packing, slots=tuple(slots))
+
+        return replace(
+            self,
+            context=context,
+            lengths=tuple(min(length, seen) for length in self.lengths),
+            rings=frozenset(ring for ring in self.rings if ring <= seen),
+            keys=cut(self.keys),
+            values=cut(self.values),
+        )
+
+
+def rooms(decoder: Decoder, context: int, most_tokens: int, *, ring: bool = True) -> Rooms:
+    """Room for ``context`` tokens.
+
+    Layers with a window get a ring of the window and one step's tokens, where that is less.
+
+    Args:
+        decoder: what the model keeps.
+        context: tokens that fit.
+        most_tokens: of any step that uses the cache.
+        ring: without, windows get the whole context too.
+    """
+    whole = aligned(context)
+    lengths, key_extents, value_extents = [], [], []
+    rings = set()
+    for layer in decoder.layers:
+        if (attention := layer.attention) is None:
+            continue
+        length = whole
+        if ring and attention.window is not None:
+            # Rows of padding behind a short prompt must not reach what a later query can see.
+            length = min(whole, aligned(attention.window + most_tokens - 1))
+        if length < whole:
+            rings.add(length)
+        lengths.append(length)
+        key_extents.append(Extent(attention.heads, length, attention.key_width))
+        value_extents.append(Extent(attention.heads, length, attention.value_width))
+    keys = pack(key_extents) if lengths else None
+    values = pack(value_extents) if lengths else None
+    shapes: dict[str, tuple[int, ...]] = {}
+    if keys is not None and values is not None:
+        shapes = {"key_cache": keys.shape, "value_cache": values.shape}
+    carried = _carried(decoder, shapes)
+    return Rooms(context, tuple(lengths), frozenset(rings), keys, values, carried, shapes)
+
+
+def _carried(decoder: Decoder, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[Key, ...]]:
+    """Recurrent states of one kind and shape, packed by row; adds to ``shapes``."""
+    groups: dict[tuple[str, tuple[int, ...]], list[Key]] = {}
+    for index, layer in enumerate(decoder.layers):
+        kinds = (("conv_states", layer.convolution), ("recurrent_states", layer.recurrence))
+        for kind, states in kinds:
+            for at, shape in (states or {}).items():
+                groups.setdefault((kind, shape), []).append((index, kind, at))
+    found: dict[str, tuple[Key, ...]] = {}
+    for (kind, shape), keys in groups.items():
+        base = {"conv_states": "conv_state", "recurrent_states": "recurrent_state"}[kind]
+        name, count = base, 1
+        while name in shapes:
+            name, count = f"{base}_{count}", count + 1
+        shapes[name] = (len(keys) * shape[0], *shape[1:])
+        found[name] = tuple(keys)
+    return found
+
+
+class DecoderStep(nn.Module):
+    """``model`` for a fixed number of tokens, its cache in packed tensors.
+
+    ``forward(input_ids, position[, last])``: ``input_ids`` (1, T) int, ``position`` (1,) int, the
+    number of tokens in the cache, and ``last`` (1,) int, the place among the T whose logits are
+    wanted; without it the logits of all T are returned, (1, T, vocabulary). In the form ``io``
+    the packed tensors follow as keywords, and come back named with ``NEW``.
+
+    Args:
+        model: shared, not copied.
+        decoder: what ``probe`` found.
+        rooms: where the cache lies.
+        tokens: T.
+        form: where the cache is.
+        call: what the model is given beside.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        decoder: Decoder,
+        rooms: Rooms,
+        tokens: int,
+        form: CacheForm,
+        call: CallForm,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._decoder, self._rooms, self._call = decoder, rooms, call
+        self._tokens, self._form = tokens, form
+        if form != "io":
+            for name, shape in rooms.shapes.items():
+                self.register_buffer(name, torch.zeros(shape))
+
+    def example_inputs(self, last: bool) -> dict[str, Tensor]:
+        """Keyword inputs to capture with."""
+        ids = torch.arange(self._tokens).remainder(self._decoder.vocabulary).unsqueeze(0)
+        inputs = {"input_ids": ids.to(torch.int32), "position": torch.tensor([0]).int()}
+        if last:
+            inputs["last"] = torch.tensor([self._tokens - 1]).int()
+        if self._form == "io":
+            inputs |= {name: torch.zeros(shape) for name, shape in self._rooms.shapes.items()}
+        return inputs
+
+    def forward(
+        self, input_ids: Tensor, position: Tensor, last: Tensor | None = None, **states: Tensor
+    ) -> dict[str, Tensor]:
+        """See the class."""
+        if self._form != "io":
+            states = {name: getattr(self, name) for name in self._rooms.shapes}
+        rooms = self._rooms
+        places = Places(position, self._tokens, rooms.rings)
+        write: Write = "blend" if self._form == "state-blend" else "position"
+        keys = values = None
+        if rooms.keys is not None and rooms.values is not None:
+            keys = Store(states["key_cache"], rooms.keys, places, write)
+            values = Store(states["value_cache"], rooms.values, places, write)
+        cache = step_cache(
+            self._decoder.layers, keys, values, places, rooms.lengths, self._rows(states)
+        )
+        result = self.model(
+            input_ids=input_ids,
+            use_cache=True,
+            **{self._decoder.cache_name: cache},
+            **self._extras(position),
+        )
+        logits = logits_of(result)
+        if last is not None:
+            logits = torch.index_select(logits, 1, last)
+        new: dict[str, Tensor] = {}
+        if keys is not None and values is not None:
+            new = {"key_cache": keys.tensor, "value_cache": values.tensor}
+        carried = carried_by(cache)
+        for name, rows in rooms.carried.items():
+            new[name] = torch.cat([carried[row] for row in rows], 0)
+        if self._form == "io":
+            return {"logits": logits, **{name + NEW: value for name, value in new.items()}}
+        for name, value in new.items():
+            getattr(self, name).copy_(value)
+        return {"logits": logits}
+
+    def _rows(self, states: Mapping[str, Tensor]) -> dict[Key, Tensor]:
+        found: dict[Key, Tensor] = {}
+        for name, keys in self._rooms.carried.items():
+            size = self._rooms.shapes[name][0] // len(keys)
+            for row, key in enumerate(keys):
+                found[key] = states[name].narrow(0, row * size, size)
+        return found
+
+    def _extras(self, position: Tensor) -> dict[str, Any]:
+        extras: dict[str, Any] = {}
+        rows = position + torch.arange(self._tokens)
+        if self._call.position_ids:
+            extras["position_ids"] = rows.unsqueeze(0)
+        if "cache_position" in self._decoder.takes:
+            extras["cache_position"] = rows
+        if self._call.mask:
+            length = max(self._rooms.lengths, default=self._rooms.context)
+            extras["attention_mask"] = torch.ones(1, length, dtype=torch.long)
+        return extras

@@ -1,0 +1,144 @@
+"""The packed cache while one step runs: layers write their new rows and read their slot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from frontend.decoder.packing import Packing, Slot
+from frontend.ops import slice_update
+
+Write = Literal["position", "blend"]
+"""``position`` writes the new rows where they belong; ``blend`` rewrites the layer's slot with a
+mask, so that no place depends on data."""
+
+_TOKENS = 2  # the axis of tokens in (layer, head, token, width)
+
+
+class Places:
+    """Where the step's tokens go: made once for all layers of one length.
+
+    Args:
+        position: (1,), how many tokens are in the cache already; kept as an attribute.
+        tokens: how many the step adds.
+        rings: lengths of the slots in which tokens go round.
+    """
+
+    def __init__(self, position: Tensor, tokens: int, rings: frozenset[int]) -> None:
+        self.position = position
+        self._tokens = tokens
+        self._rings = rings
+        self._starts: dict[int, Tensor] = {}
+        self._moves: dict[int, Tensor] = {}
+        self._turns: dict[int, Tensor] = {}
+        self._bounds: dict[tuple[Slot, int], tuple[Tensor, Tensor]] = {}
+        self._choices: dict[int, Tensor] = {}
+
+    def start(self, length: int) -> Tensor:
+        """(1,): the row of the first new token in a slot of ``length``."""
+        if length not in self._rings:
+            return self.position
+        if length not in self._starts:
+            self._starts[length] = torch.remainder(self.position, length)
+        return self._starts[length]
+
+    def bounds(self, slot: Slot, moving: bool) -> tuple[Tensor, Tensor]:
+        """Begin and end of the rows in the packed tensor, (4,) each.
+
+        Those of the new tokens if ``moving``, else those of the whole slot.
+        """
+        rows = self._tokens if moving else slot.extent.length
+        key = (slot, rows)
+        if key not in self._bounds:
+            first = torch.tensor([slot.row, 0, slot.offset, 0])
+            last = torch.tensor(
+                [slot.row + 1, slot.extent.heads, slot.offset + rows, slot.extent.width]
+            )
+            if moving:
+                length = slot.extent.length
+                if length not in self._moves:
+                    self._moves[length] = self.start(length) * torch.tensor([0, 0, 1, 0])
+                first, last = self._moves[length] + first, self._moves[length] + last
+            self._bounds[key] = (first, last)
+        return self._bounds[key]
+
+    def turned(self, length: int) -> Tensor | int:
+        """What to add to a slot's rows 0, 1, ... for the positions of the tokens in them.
+
+        0 where tokens do not go round. In a ring, row ``s`` holds the newest token whose position
+        is ``s`` modulo ``length``; a row that was not written yet keeps its number, which is
+        ahead of every query.
+        """
+        if length not in self._rings:
+            return 0
+        if length not in self._turns:
+            newest = self.position + (self._tokens - 1)
+            ahead = (newest - torch.arange(length)).clamp(min=0)
+            self._turns[length] = torch.div(ahead, length, rounding_mode="floor") * length
+        return self._turns[length]
+
+    def chosen(self, length: int) -> Tensor:
+        """(tokens, length), true where a new token goes."""
+        if length not in self._choices:
+            rows = self.start(length) + torch.arange(self._tokens)
+            if length in self._rings:
+                rows = torch.remainder(rows, length)
+            self._choices[length] = rows.unsqueeze(1) == torch.arange(length)
+        return self._choices[length]
+
+
+class Store:
+    """Packed keys or values of all layers, during one step.
+
+    Attributes:
+        tensor: (row, head, token, width), the newest version.
+    """
+
+    def __init__(self, tensor: Tensor, packing: Packing, places: Places, write: Write) -> None:
+        self.tensor = tensor
+        self._packing = packing
+        self._places = places
+        self._write = write
+
+    def read(self, layer: int) -> Tensor:
+        """(1, head, token, width) of one layer."""
+        slot = self._packing.slots[layer]
+        extent = slot.extent
+        found = self.tensor
+        for axis, (start, size) in enumerate(
+            ((slot.row, 1), (0, extent.heads), (slot.offset, extent.length), (0, extent.width))
+        ):
+            if size != found.shape[axis]:
+                found = found.narrow(axis, start, size)
+        return found
+
+    def write(self, layer: int, new: Tensor) -> Tensor:
+        """Adds (1, head, new token, width) and returns the layer's slot with it."""
+        slot = self._packing.slots[layer]
+        moving = self._write == "position" and new.shape[_TOKENS] != slot.extent.length
+        if self._write == "blend":
+            new = _blended(self.read(layer), new, self._places.chosen(slot.extent.length))
+        begin, end = self._places.bounds(slot, moving)
+        self.tensor = slice_update(self.tensor, new, begin, end)
+        return new if not moving and new.shape[_TOKENS] == slot.extent.length else self.read(layer)
+
+    def put(self, layer: int, whole: Tensor) -> None:
+        """Replaces the layer's slot."""
+        begin, end = self._places.bounds(self._packing.slots[layer], moving=False)
+        self.tensor = slice_update(self.tensor, whole, begin, end)
+
+
+def _blended(old: Tensor, new: Tensor, chosen: Tensor) -> Tensor:
+    """``old`` (1, H, S, D) with the rows of ``new`` (1, H, T, D) where ``chosen`` (T, S) is set."""
+    if chosen.shape[0] == 1:
+        return torch.where(chosen.reshape(1, 1, -1, 1), new, old)
+    spread = torch.matmul(chosen.to(new.dtype).transpose(0, 1), new)
+    return torch.where(chosen.any(0).reshape(1, 1, -1, 1), spread, old)
+
+
+def states_of(stores: Mapping[str, Store]) -> dict[str, Tensor]:
+    """The newest tensors by name."""
+    return {name: store.tensor for name, store in stores.items()}

@@ -1,0 +1,92 @@
+"""What a package says about how it is driven: written by the export, read by the generator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from frontend.decoder.step import NEW, CacheForm
+from lowering.generation.errors import GenerationError
+
+CONTRACT_KEY = "com.ane-passes.generation"
+_VERSION = 1
+
+DECODE = "decode"
+PREFILL = "prefill"
+
+__all__ = ["CONTRACT_KEY", "DECODE", "NEW", "PREFILL", "Contract", "Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One function of the package.
+
+    Attributes:
+        tokens: how many it takes at once.
+        context: tokens that it sees, at most the package's.
+        last: whether it takes the place of the token whose logits are wanted, and returns these
+            alone; else it returns the logits of all.
+        padded: whether tokens behind ``last`` may be junk. A recurrent state would remember it.
+        from_start: whether it may follow on nothing but an empty cache.
+    """
+
+    tokens: int
+    context: int
+    last: bool
+    padded: bool
+    from_start: bool
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How a package is driven.
+
+    Attributes:
+        context: tokens that fit in the cache.
+        vocabulary: how many token ids there are.
+        form: where the cache is.
+        rings: lengths of those parts of the cache in which tokens go round: a step must not
+            cross their ends.
+        states: shapes of the packed tensors by name.
+        steps: function name to step.
+    """
+
+    context: int
+    vocabulary: int
+    form: CacheForm
+    rings: tuple[int, ...]
+    states: Mapping[str, tuple[int, ...]]
+    steps: Mapping[str, Step]
+
+    def to_metadata(self) -> str:
+        """JSON, to be stored under ``CONTRACT_KEY``."""
+        return json.dumps({"version": _VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], label: str) -> Contract:
+        """What is stored in a package's user-defined metadata.
+
+        Raises:
+            GenerationError: nothing is, or by a version that is not known.
+        """
+        if CONTRACT_KEY not in metadata:
+            raise GenerationError(
+                "the package does not say how it is driven",
+                expected=f"metadata {CONTRACT_KEY}, as export_decoder writes it",
+                found=label,
+                hint="export the model with export_decoder or ane-passes export-llm",
+            )
+        raw = json.loads(metadata[CONTRACT_KEY])
+        if raw.pop("version") != _VERSION:
+            raise GenerationError(
+                "the package was exported by another version", found=label, hint="export it again"
+            )
+        return cls(
+            context=raw["context"],
+            vocabulary=raw["vocabulary"],
+            form=raw["form"],
+            rings=tuple(raw["rings"]),
+            states={name: tuple(shape) for name, shape in raw["states"].items()},
+            steps={name: Step(**step) for name, step in raw["steps"].items()},
+        )

@@ -1,0 +1,159 @@
+"""A decoder of transformers, unmodified, as one package with a function for each kind of step."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import coremltools as ct
+from torch import nn
+
+from frontend.decoder.hf_cache import is_available
+from frontend.decoder.probing import probe
+from frontend.decoder.step import CacheForm, rooms
+from lowering.conversion.converter import convert
+from lowering.generation.contract import CONTRACT_KEY, Contract, Step
+from lowering.generation.errors import GenerationError
+from lowering.generation.settings import (
+    check_context,
+    check_form,
+    check_memory,
+    check_model,
+    check_path,
+    functions,
+)
+from lowering.generation.stepping import Program, Stepper
+from lowering.multifunction import merge
+from lowering.package.saving import save
+from passes.default_pipeline import default_pipeline
+from passes.pipeline import Pass
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        path: of the package.
+        contract: how it is driven.
+        size: bytes of the package.
+        seconds: wall time.
+    """
+
+    path: Path
+    contract: Contract
+    size: int
+    seconds: float
+
+
+def export_decoder(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    context: int | Sequence[int],
+    prefill: int | Sequence[int] = 64,
+    decode: int | Sequence[int] = 1,
+    cache: CacheForm = "state",
+    window: Literal["ring", "full"] = "ring",
+    precision: Literal["fp16", "fp32"] = "fp16",
+    pipeline: Sequence[Pass] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> ExportReport:
+    """Exports a decoder as one iOS 18 package for ``Generator``, Core ML and swift.
+
+    The model is called as it is: a cache of ours speaks transformers' ``Cache`` protocol to it,
+    and what it keeps is found by calling it. Every function is compared with the model without a
+    cache before it is converted.
+
+    Each function takes ``input_ids`` (1, tokens) and ``position`` (1,), the number of tokens in
+    the cache, both int32, and returns ``logits``. ``decode`` returns those of all its tokens, (1,
+    tokens, vocabulary); ``prefill`` takes ``last`` (1,), int32, as well, and returns (1, 1,
+    vocabulary) for the token at that place; tokens behind it are junk that later steps write over.
+
+    Args:
+        model: a causal decoder in evaluation mode with float32 weights; left as it is.
+        path: of the package.
+        context: tokens that fit in the cache; several numbers give each function once for each,
+            all on the largest's cache: a step over a short context is cheaper.
+        prefill: tokens of a prompt taken at once; several give a function each, 0 none.
+        decode: tokens of a step whose logits are all returned, 1 among them.
+        cache: ``state`` keeps it in two Core ML states ``key_cache`` and ``value_cache`` (more
+            for recurrent layers), written at the position; ``state-blend`` writes with a mask,
+            for systems that refuse places which depend on data (*reported*:
+            apple/coreai-torch#6); ``io`` passes it in and out.
+        window: ``ring`` keeps no more tokens than a layer's window can see; ``full`` all.
+        precision: of weights and arithmetic. States are float16 in either case.
+        pipeline: passes for every function; by default those that suit one token.
+        overwrite: whether a package at ``path`` may be replaced.
+        progress: called with a sentence for each step done.
+
+    Returns:
+        What was exported.
+
+    Raises:
+        GenerationError: something asked for does not fit the model or the machine, or a function
+            says something else than the model.
+        CaptureError: the model is no such decoder, or cannot be captured.
+        LoweringError: a function cannot be converted.
+        SaveError: the package cannot be written. Nothing half-written is left in any case.
+    """
+    begun = time.monotonic()
+    target = check_path(path, overwrite)
+    check_form(cache)
+    wanted = functions(context, prefill, decode)
+    if not is_available():
+        raise GenerationError(
+            "transformers is not installed, whose decoders are exported",
+            hint='pip install "ane-passes[generation]"',
+        )
+    check_model(model)
+    check_memory(model)
+    decoder = probe(model)
+    largest = max(function.context for function in wanted)
+    check_context(decoder, largest)
+    place = rooms(
+        decoder, largest, max(function.tokens for function in wanted), ring=window == "ring"
+    )
+    stepper = Stepper(model, decoder, place, cache, pipeline or decode_pipeline(), largest)
+    made: dict[str, Path] = {}
+    steps: dict[str, Step] = {}
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        for function in wanted:
+            program = stepper.program(function)
+            made[function.name] = save(_converted(program, precision), Path(folder) / function.name)
+            steps[function.name] = Step(
+                function.tokens,
+                function.context,
+                function.last,
+                program.padded,
+                program.from_start,
+            )
+            if progress is not None:
+                progress(f"{function.name}: {len(program.model.reports)} passes, converted")
+        contract = Contract(
+            largest, decoder.vocabulary, cache, tuple(sorted(place.rings)), place.shapes, steps
+        )
+        merge(made, target, metadata={CONTRACT_KEY: contract.to_metadata()})
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    return ExportReport(target, contract, size, time.monotonic() - begun)
+
+
+def decode_pipeline() -> tuple[Pass, ...]:
+    """The passes for steps of one or few tokens."""
+    return default_pipeline(attention="native", rms_norm="layer_norm")
+
+
+def _converted(program: Program, precision: str) -> ct.models.MLModel:
+    chosen = ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32
+    return convert(
+        program.model,
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=chosen,
+        skip_model_load=True,
+    )

@@ -1,0 +1,172 @@
+"""What an export is asked for, checked before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import nn
+
+from frontend.decoder.probing import Decoder
+from frontend.decoder.step import CacheForm
+from lowering.generation.contract import DECODE, PREFILL
+from lowering.generation.errors import GenerationError
+from lowering.package.saving import package_path
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function that is asked for.
+
+    Attributes:
+        name: of the function.
+        tokens: how many it takes at once.
+        context: tokens that it sees.
+        last: whether it returns the logits of one token alone.
+    """
+
+    name: str
+    tokens: int
+    context: int
+    last: bool
+
+
+def functions(
+    context: int | Sequence[int], prefill: int | Sequence[int], decode: int | Sequence[int]
+) -> tuple[Function, ...]:
+    """The functions of a package: those for single tokens first, as the default.
+
+    One length is named ``decode`` or ``prefill``; further ones get their length as an ending
+    (``decode_4``, ``prefill_64``), and contexts but the largest theirs (``decode_of_512``).
+
+    Raises:
+        GenerationError: a number is out of range, or one token at a time is left out.
+    """
+    contexts = _numbers("context", context)
+    prefills = _numbers("prefill", prefill, or_none=True)
+    decodes = _numbers("decode", decode)
+    if 1 not in decodes:
+        raise GenerationError(
+            "generation needs a function for one token",
+            expected="decode=1, or 1 among several",
+            found=f"decode={decode}",
+        )
+    longest = max([*prefills, *decodes])
+    if longest > max(contexts):
+        raise GenerationError(
+            "a step is longer than the context",
+            expected=f"at most {max(contexts)} tokens, the context",
+            found=f"{longest}",
+            hint="raise context, or lower prefill and decode",
+        )
+    found = []
+    for size in sorted(contexts, reverse=True):
+        ending = "" if size == max(contexts) else f"_of_{size}"
+        for base, lengths, last in ((DECODE, decodes, False), (PREFILL, prefills, True)):
+            for tokens in sorted(lengths):
+                if tokens > size:
+                    continue
+                plain = tokens == 1 if base == DECODE else len(prefills) == 1
+                name = base if plain else f"{base}_{tokens}"
+                found.append(Function(name + ending, tokens, size, last))
+    return tuple(found)
+
+
+def _numbers(name: str, given: int | Sequence[int], *, or_none: bool = False) -> tuple[int, ...]:
+    numbers = (given,) if isinstance(given, int) else tuple(given)
+    if or_none and numbers == (0,):
+        return ()
+    if (not numbers and not or_none) or any(n < 1 for n in numbers):
+        raise GenerationError(
+            f"{name} is out of range", expected="numbers of tokens, 1 or more", found=str(given)
+        )
+    return tuple(dict.fromkeys(numbers))
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuses what would be exported as something else than it is.
+
+    Raises:
+        GenerationError: a module in training mode, or weights that are not float32.
+    """
+    training = [name or type(model).__name__ for name, m in model.named_modules() if m.training]
+    if training:
+        raise GenerationError(
+            "the model is in training mode",
+            module=training[0],
+            expected="every module in evaluation mode",
+            found=f"{len(training)} modules that train",
+            hint="call model.eval() first",
+        )
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and tensor.dtype is not torch.float32:
+            raise GenerationError(
+                "the model's weights are not float32",
+                module=name,
+                expected="torch.float32; the package is float16 all the same",
+                found=str(tensor.dtype),
+                hint="call model.float() first",
+            )
+
+
+def check_context(decoder: Decoder, context: int) -> None:
+    """Raises ``GenerationError`` for more positions than the model was made for."""
+    if decoder.positions is not None and context > decoder.positions:
+        raise GenerationError(
+            "the context is longer than the positions that the model was made for",
+            expected=f"at most {decoder.positions}, its max_position_embeddings",
+            found=str(context),
+            hint="lower context",
+        )
+
+
+def check_form(form: str) -> None:
+    """Raises ``GenerationError`` for a form of the cache that there is not."""
+    if form not in get_args(CacheForm):
+        raise GenerationError(
+            "there is no such form of the cache",
+            expected=", ".join(get_args(CacheForm)),
+            found=form,
+        )
+
+
+def check_path(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Where the package goes.
+
+    Raises:
+        GenerationError: something stands there, and it is not to be replaced.
+        SaveError: the folder is missing, or something that is no package stands there.
+    """
+    target = package_path(path)
+    if target.exists() and not overwrite:
+        raise GenerationError(
+            "a package stands at the output path",
+            found=str(target),
+            hint="choose another path, or pass overwrite=True (--overwrite)",
+        )
+    return target
+
+
+def check_memory(model: nn.Module) -> None:
+    """Raises ``GenerationError`` where the machine has clearly too little memory.
+
+    The weights are there; the largest function in float16 and coremltools' copies come on top
+    (*measured* by benchmarks.generation: about 2.5 times the float32 weights at the peak).
+    """
+    weights = sum(t.numel() * t.element_size() for t in model.parameters())
+    needed = int(1.5 * weights)
+    try:
+        pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return  # a system that does not say
+    if needed + weights > pages * page:
+        raise GenerationError(
+            "the machine has too little memory for this export",
+            expected=f"{(needed + weights) / 2**30:.1f} GiB",
+            found=f"{pages * page / 2**30:.1f} GiB",
+            hint="export on a larger machine",
+        )
