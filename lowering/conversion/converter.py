@@ -31,6 +31,7 @@ from lowering.conversion.metadata import describe
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.registry import installed
 from lowering.conversion.sound_passes import GUARDS, guarded
+from lowering.conversion.state_order import states_stored_early
 from lowering.conversion.torch_ops import TORCH_OPS
 from lowering.conversion.unsupported import unsupported_ops
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
@@ -234,6 +235,7 @@ def lower(
                 guarded(GUARDS),
                 exact_batch_norms(),
                 fast_coremltools(),
+                states_stored_early(),
                 distinct_outputs(names, classifier),
             ):
                 mlmodel = ct.convert(prepared.program, **options)

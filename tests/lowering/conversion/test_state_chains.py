@@ -94,3 +94,31 @@ def test_each_write_of_a_chain_is_stored_at_once():
     kinds = [op.op_type for op in package._mil_program.functions["main"].operations]
     kept = [kind for kind in kinds if kind in ("slice_update", "coreml_update_state")]
     assert kept == ["slice_update", "coreml_update_state"] * 2
+
+
+class Neighbours(nn.Module):
+    """States whose new values are computed one right behind the other."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        for index in range(count):
+            self.register_buffer(f"state_{index}", torch.zeros(1, 4))
+
+    def forward(self, x):
+        result = sum(buffer for buffer in self._buffers.values()) + x
+        new = [torch.cat([b[:, 1:], x[:, :1] * i], 1) for i, b in enumerate(self._buffers.values())]
+        for buffer, value in zip(self._buffers.values(), new, strict=True):
+            buffer.copy_(value)
+        return result
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_states_stored_side_by_side(count: int, tmp_path: Path):
+    module = Neighbours(count).eval()
+    x = torch.randn(1, 4)
+    package = convert(module, (x,), minimum_deployment_target=ct.target.iOS18)
+    function = load(save(package, tmp_path / "m"), precision="fp32")
+    state = function.make_state()
+    for _ in range(3):
+        (found,) = function({"x": x}, state).values()
+        np.testing.assert_allclose(found, module(x), rtol=1e-3, atol=1e-5)
