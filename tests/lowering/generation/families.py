@@ -34,8 +34,8 @@ def decoder(name: str, without: tuple[str, ...] = (), **options: Any) -> nn.Modu
     torch.manual_seed(1)
     model: nn.Module = cls(cls.config_class(**{**sizes, **options})).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2 and name.endswith("weight"):
                 parameter.mul_(3.0)
     return model
 
