@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lowering.generation.generator import Generator as Generator
     from lowering.generation.sampling import Sampling as Sampling
 
-__all__ = lazily(
+__all__, __getattr__, __dir__ = lazily(
     __name__,
     {
         "ContextError": "lowering.generation.errors",
