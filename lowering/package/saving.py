@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-def _settle(package: Path, message: Any) -> None:
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ def write_package(write: Callable[[Path], Any], path: str | os.PathLike[str]) ->
         with staged(target) as folder:
             fresh = folder / f"package{SUFFIX}"
             with quiet_coremltools():
-                specification = write(fresh)
-            _settle(fresh, specification)
+                message = write(fresh)
+            _settle(fresh, message)
             put(fresh, target)
     except OSError as error:
         raise SaveError(
@@ -88,33 +88,7 @@ def package_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-<<<<<<< HEAD
-def _settle(package: Path, mlmodel: Any) -> None:
-=======
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A folder beside ``target``: on the same file system, where a move is one step."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _swap(fresh: Path, target: Path, aside: Path) -> None:
-    if not target.exists():
-        fresh.rename(target)
-        return
-    target.rename(aside)
-    try:
-        fresh.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
-
-
 def _settle(package: Path, message: Any) -> None:
->>>>>>> 9badb3e (Decoders of transformers become packages with a state and several functions, and a generator drives them)
     """Make the bytes of ``package`` follow from its content alone."""
     manifest = json.loads((package / MANIFEST).read_text())
     items: dict[str, Any] = manifest["itemInfoEntries"]
