@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from frontend.decoder.probing import Layer
-from frontend.decoder.store import Places, Store
+from frontend.decoder.store import PackedStore, Places
 
 
 def step_cache(
     layers: Sequence[Layer],
-    keys: Store | None,
-    values: Store | None,
+    keys: PackedStore | None,
+    values: PackedStore | None,
     places: Places,
     lengths: Sequence[int],
     carried: Mapping[tuple[int, str, int], Tensor],
@@ -35,7 +35,7 @@ def step_cache(
     for index, layer in enumerate(layers):
         slot = window = None
         if layer.attention is not None and keys is not None and values is not None:
-            slot = _Slot(keys, values, places, attention, lengths[attention])
+            slot = _LayerSlot(keys, values, places, attention, lengths[attention])
             window = layer.attention.window
             attention += 1
         states = {key[1:]: state for key, state in carried.items() if key[0] == index}
@@ -54,10 +54,12 @@ def carried_by(cache: Any) -> dict[tuple[int, str, int], Tensor]:
     return found
 
 
-class _Slot:
+class _LayerSlot:
     """One attention layer's place in the stores."""
 
-    def __init__(self, keys: Store, values: Store, places: Places, at: int, length: int) -> None:
+    def __init__(
+        self, keys: PackedStore, values: PackedStore, places: Places, at: int, length: int
+    ) -> None:
         self.keys, self.values, self.places = keys, values, places
         self.at, self.length = at, length
 
@@ -77,7 +79,7 @@ class _Known:
             is_compileable = True
             is_sliding = False
 
-            def attend(self, slot: _Slot, window: int | None) -> None:
+            def attend(self, slot: _LayerSlot, window: int | None) -> None:
                 self.slot = slot
                 self.is_initialized = True
                 self.is_sliding = window is not None
@@ -133,7 +135,7 @@ class _Known:
         self._kinds = (Attending, Carrying, Both, cache_utils.DummyLayer)
 
     def make(
-        self, slot: _Slot | None, window: int | None, states: Mapping[tuple[str, int], Tensor]
+        self, slot: _LayerSlot | None, window: int | None, states: Mapping[tuple[str, int], Tensor]
     ) -> Any:
         """One layer of the cache."""
         attending, carrying, both, dummy = self._kinds

@@ -25,7 +25,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Slot:
+class CacheSlot:
     """A layer's place: ``[row, :heads, offset:offset + length, :width]`` of the whole."""
 
     row: int
@@ -43,7 +43,7 @@ class Packing:
     """
 
     shape: tuple[int, int, int, int]
-    slots: tuple[Slot, ...]
+    slots: tuple[CacheSlot, ...]
 
 
 def pack(extents: Sequence[Extent]) -> Packing:
@@ -56,10 +56,10 @@ def pack(extents: Sequence[Extent]) -> Packing:
     first = extents[0]
     if all(extent == first for extent in extents):
         shape = (len(extents), first.heads, first.length, first.width)
-        return Packing(shape, tuple(Slot(row, 0, first) for row in range(len(extents))))
+        return Packing(shape, tuple(CacheSlot(row, 0, first) for row in range(len(extents))))
     slots, offset = [], 0
     for extent in extents:
-        slots.append(Slot(0, offset, extent))
+        slots.append(CacheSlot(0, offset, extent))
         offset += extent.length
     heads = max(extent.heads for extent in extents)
     width = max(extent.width for extent in extents)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from frontend.decoder.hf_cache import carried_by, step_cache
 from frontend.decoder.packing import Extent, Packing, aligned, pack
 from frontend.decoder.probing import Decoder, logits_of
-from frontend.decoder.store import Places, Store, Write
+from frontend.decoder.store import PackedStore, Places, Write
 
 CacheForm = Literal["state", "state-blend", "io"]
 """``state``: buffers, which become Core ML states, written at the position. ``state-blend``: the
@@ -190,8 +190,8 @@ class DecoderStep(nn.Module):
         write: Write = "blend" if self._form == "state-blend" else "position"
         keys = values = None
         if rooms.keys is not None and rooms.values is not None:
-            keys = Store(states["key_cache"], rooms.keys, places, write)
-            values = Store(states["value_cache"], rooms.values, places, write)
+            keys = PackedStore(states["key_cache"], rooms.keys, places, write)
+            values = PackedStore(states["value_cache"], rooms.values, places, write)
         cache = step_cache(
             self._decoder.layers, keys, values, places, rooms.lengths, self._rows(states)
         )

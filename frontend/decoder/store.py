@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from frontend.decoder.packing import Packing, Slot
+from frontend.decoder.packing import CacheSlot, Packing
 from frontend.ops import slice_update
 
 Write = Literal["position", "blend"]
@@ -34,7 +34,7 @@ class Places:
         self._starts: dict[int, Tensor] = {}
         self._moves: dict[int, Tensor] = {}
         self._turns: dict[int, Tensor] = {}
-        self._bounds: dict[tuple[Slot, int], tuple[Tensor, Tensor]] = {}
+        self._bounds: dict[tuple[CacheSlot, int], tuple[Tensor, Tensor]] = {}
         self._choices: dict[int, Tensor] = {}
 
     def start(self, length: int) -> Tensor:
@@ -45,7 +45,7 @@ class Places:
             self._starts[length] = torch.remainder(self.position, length)
         return self._starts[length]
 
-    def bounds(self, slot: Slot, moving: bool) -> tuple[Tensor, Tensor]:
+    def bounds(self, slot: CacheSlot, moving: bool) -> tuple[Tensor, Tensor]:
         """Begin and end of the rows in the packed tensor, (4,) each.
 
         Those of the new tokens if ``moving``, else those of the whole slot.
@@ -90,7 +90,7 @@ class Places:
         return self._choices[length]
 
 
-class Store:
+class PackedStore:
     """Packed keys or values of all layers, during one step.
 
     Attributes:
@@ -139,6 +139,6 @@ def _blended(old: Tensor, new: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen.any(0).reshape(1, 1, -1, 1), spread, old)
 
 
-def states_of(stores: Mapping[str, Store]) -> dict[str, Tensor]:
+def states_of(stores: Mapping[str, PackedStore]) -> dict[str, Tensor]:
     """The newest tensors by name."""
     return {name: store.tensor for name, store in stores.items()}

@@ -15,11 +15,11 @@ _VERSION = 1
 DECODE = "decode"
 PREFILL = "prefill"
 
-__all__ = ["CONTRACT_KEY", "DECODE", "NEW", "PREFILL", "Contract", "Step"]
+__all__ = ["CONTRACT_KEY", "DECODE", "NEW", "PREFILL", "Contract", "StepContract"]
 
 
 @dataclass(frozen=True)
-class Step:
+class StepContract:
     """One function of the package.
 
     Attributes:
@@ -57,7 +57,7 @@ class Contract:
     form: CacheForm
     rings: tuple[int, ...]
     states: Mapping[str, tuple[int, ...]]
-    steps: Mapping[str, Step]
+    steps: Mapping[str, StepContract]
 
     def to_metadata(self) -> str:
         """JSON, to be stored under ``CONTRACT_KEY``."""
@@ -88,5 +88,5 @@ class Contract:
             form=raw["form"],
             rings=tuple(raw["rings"]),
             states={name: tuple(shape) for name, shape in raw["states"].items()},
-            steps={name: Step(**step) for name, step in raw["steps"].items()},
+            steps={name: StepContract(**step) for name, step in raw["steps"].items()},
         )

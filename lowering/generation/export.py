@@ -17,7 +17,7 @@ from frontend.decoder.hf_cache import is_available
 from frontend.decoder.probing import probe
 from frontend.decoder.step import CacheForm, rooms
 from lowering.conversion.converter import convert
-from lowering.generation.contract import CONTRACT_KEY, Contract, Step
+from lowering.generation.contract import CONTRACT_KEY, Contract, StepContract
 from lowering.generation.errors import GenerationError
 from lowering.generation.settings import (
     check_context,
@@ -27,7 +27,7 @@ from lowering.generation.settings import (
     check_path,
     functions,
 )
-from lowering.generation.stepping import Program, Stepper
+from lowering.generation.stepping import CheckedStep, Stepper
 from lowering.multifunction import merge
 from lowering.package.saving import save
 from passes.default_pipeline import default_pipeline
@@ -122,12 +122,12 @@ def export_decoder(
     )
     stepper = Stepper(model, decoder, place, cache, pipeline or decode_pipeline(), largest)
     made: dict[str, Path] = {}
-    steps: dict[str, Step] = {}
+    steps: dict[str, StepContract] = {}
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         for function in wanted:
             program = stepper.program(function)
             made[function.name] = save(_converted(program, precision), Path(folder) / function.name)
-            steps[function.name] = Step(
+            steps[function.name] = StepContract(
                 function.tokens,
                 function.context,
                 function.last,
@@ -149,7 +149,7 @@ def decode_pipeline() -> tuple[Pass, ...]:
     return default_pipeline(attention="native", rms_norm="layer_norm")
 
 
-def _converted(program: Program, precision: str) -> ct.models.MLModel:
+def _converted(program: CheckedStep, precision: str) -> ct.models.MLModel:
     chosen = ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32
     return convert(
         program.model,

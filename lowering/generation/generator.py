@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowering.generation.contract import NEW, Contract, Step
+from lowering.generation.contract import NEW, Contract, StepContract
 from lowering.generation.errors import ContextError, GenerationError
 from lowering.generation.sampling import Sampler, Sampling
 from lowering.package.open import open_package
@@ -167,7 +167,7 @@ class Generator:
         name = min(fitting, key=cost)
         return name, fitting[name]
 
-    def _fits(self, step: Step, pending: int) -> bool:
+    def _fits(self, step: StepContract, pending: int) -> bool:
         end = self._position + step.tokens
         crosses = any(self._position % ring + step.tokens > ring for ring in self.contract.rings)
         return (

@@ -19,7 +19,7 @@ from lowering.package.saving import package_path
 
 
 @dataclass(frozen=True)
-class Function:
+class WantedFunction:
     """One function that is asked for.
 
     Attributes:
@@ -37,7 +37,7 @@ class Function:
 
 def functions(
     context: int | Sequence[int], prefill: int | Sequence[int], decode: int | Sequence[int]
-) -> tuple[Function, ...]:
+) -> tuple[WantedFunction, ...]:
     """The functions of a package: those for single tokens first, as the default.
 
     One length is named ``decode`` or ``prefill``; further ones get their length as an ending
@@ -72,7 +72,7 @@ def functions(
                     continue
                 plain = tokens == 1 if base == DECODE else len(prefills) == 1
                 name = base if plain else f"{base}_{tokens}"
-                found.append(Function(name + ending, tokens, size, last))
+                found.append(WantedFunction(name + ending, tokens, size, last))
     return tuple(found)
 
 

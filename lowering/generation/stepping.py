@@ -14,7 +14,7 @@ from frontend.decoder.step import NEW, CacheForm, CallForm, DecoderStep, Rooms
 from frontend.errors import AnePassesError, CaptureError
 from frontend.program import runnable
 from lowering.generation.errors import GenerationError
-from lowering.generation.settings import Function
+from lowering.generation.settings import WantedFunction
 from passes.api import optimize_for_ane
 from passes.optimized_model import OptimizedModel
 from passes.pipeline import Pass
@@ -29,16 +29,16 @@ _TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
-class Program:
+class CheckedStep:
     """An optimised step and how it may be used.
 
     Attributes:
         function: what was asked for.
         model: the step after the passes.
-        padded, from_start: as in ``contract.Step``; found by trying.
+        padded, from_start: as in ``contract.StepContract``; found by trying.
     """
 
-    function: Function
+    function: WantedFunction
     model: OptimizedModel
     padded: bool
     from_start: bool
@@ -106,7 +106,7 @@ class Stepper:
         self._forms = call_forms(decoder)
         self._reference = Reference(model, decoder, checked_tokens(rooms, context))
 
-    def program(self, function: Function) -> Program:
+    def program(self, function: WantedFunction) -> CheckedStep:
         """The program of one function.
 
         Raises:
@@ -124,7 +124,7 @@ class Stepper:
             return found
         raise failures[0]
 
-    def _program(self, function: Function, form: CallForm) -> Program:
+    def _program(self, function: WantedFunction, form: CallForm) -> CheckedStep:
         rooms = self._rooms.limited(function.context)
         step = DecoderStep(
             self._model, self._decoder, rooms, function.tokens, self._form, form
@@ -148,10 +148,10 @@ class Stepper:
                 found=f"{error:.2g}, over {len(self._reference.logits)} tokens",
                 hint="report this model; its cache is used in a way that is not known yet",
             )
-        return Program(function, optimized, padded, from_start)
+        return CheckedStep(function, optimized, padded, from_start)
 
     def _error(
-        self, run: _Run, function: Function, padded: bool, only_first: bool = False
+        self, run: _Run, function: WantedFunction, padded: bool, only_first: bool = False
     ) -> float:
         """Largest error over the checked tokens, fed as the generator would."""
         reference = self._reference
@@ -186,7 +186,7 @@ class _Run:
     """A step's program, run in torch with a cache of its own."""
 
     def __init__(
-        self, optimized: OptimizedModel, function: Function, rooms: Rooms, io: bool
+        self, optimized: OptimizedModel, function: WantedFunction, rooms: Rooms, io: bool
     ) -> None:
         self._program, self._function = optimized.program, function
         self._rooms, self._io = rooms, io

@@ -8,7 +8,7 @@ import torch
 from frontend.decoder.packing import Extent, aligned, pack
 from frontend.decoder.probing import Attention, Decoder, Layer
 from frontend.decoder.step import rooms
-from frontend.decoder.store import Places, Store
+from frontend.decoder.store import PackedStore, Places
 
 
 def _decoder(*windows: int | None) -> Decoder:
@@ -57,7 +57,9 @@ def test_writes_land_in_their_slot(write, tokens: int, position: int):
     packing = pack([Extent(2, 32, 4), Extent(1, 64, 2)])
     before = torch.randn(packing.shape)
     new = torch.randn(1, 1, tokens, 2)
-    store = Store(before, packing, Places(torch.tensor([position]), tokens, frozenset()), write)
+    store = PackedStore(
+        before, packing, Places(torch.tensor([position]), tokens, frozenset()), write
+    )
     seen = store.write(1, new)
     expected = before.clone()
     expected[:, :1, 32 + position : 32 + position + tokens, :2] = new
