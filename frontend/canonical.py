@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from frontend.program import Draft
 from frontend.recurrent import ATEN_NAMES
+from frontend.sizes import same_sizes
 
 _aten = torch.ops.aten
 
@@ -100,8 +101,7 @@ def _copies_all(node: fx.Node) -> bool:
     if not isinstance(source, fx.Node) or "val" not in source.meta:
         return False
     before, after = source.meta["val"], node.meta["val"]
-    same = [str(n) for n in before.shape] == [str(n) for n in after.shape]
-    return same and before.dtype is after.dtype
+    return same_sizes(before.shape, after.shape) and before.dtype is after.dtype
 
 
 def _changes_nothing(node: fx.Node) -> bool:
@@ -109,7 +109,4 @@ def _changes_nothing(node: fx.Node) -> bool:
     if not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), torch.Tensor):
         return False
     before, after = source.meta["val"], node.meta["val"]
-    if before.dtype is not after.dtype or before.dim() != after.dim():
-        return False
-    # Symbolic sizes are compared as expressions: asking them would add a guard.
-    return [str(size) for size in before.shape] == [str(size) for size in after.shape]
+    return before.dtype is after.dtype and same_sizes(before.shape, after.shape)

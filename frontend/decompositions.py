@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,6 +75,14 @@ def as_strided(
     return in_memory.reshape(-1, row).index_select(0, places.reshape(-1)).reshape(size)
 
 
+def mvlgamma(x: Tensor, p: int) -> Tensor:
+    """The multivariate log-gamma function as a sum of terms, each of the shape of ``x``."""
+    total = torch.lgamma(x)
+    for i in range(1, p):
+        total = total + torch.lgamma(x - i / 2)
+    return total + p * (p - 1) / 4 * math.log(math.pi)
+
+
 def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     """Operator to function, for the operators that are there.
 
@@ -83,6 +92,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = dict(torch._decomp.get_decompositions(_TORCHS_OWN))
     table[_aten._grouped_mm.default] = _grouped_mm
     table[_aten.as_strided.default] = as_strided
+    table[_aten.mvlgamma.default] = mvlgamma
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):
         table[torch.ops.transformers.grouped_mm_fallback.default] = grouped_mm
     return table

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from frontend import schema
 from frontend.branches.ask import find_site
 from frontend.branches.trace import storage_id
 from frontend.capturing import inference_mode
@@ -91,7 +92,8 @@ class _Watch(TorchDispatchMode):
                 self._on_data.discard(storage)  # its memory belonged to another tensor before
         if isinstance(func, torch._ops.OpOverload):
             site = find_site(self._model)
-            written = {storage_id(tensor) for tensor in _written(func, args, kwargs)}
+            targets = list(schema.written(func, args, kwargs))
+            written = {storage_id(tensor) for tensor in _tensors(targets)}
             self._on_data |= written if on_data else set()
             self._see(
                 EagerOp(
@@ -111,11 +113,3 @@ class _Watch(TorchDispatchMode):
 
 def _tensors(values: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
-
-
-def _written(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> Iterator[Tensor]:
-    schema = func._schema.arguments
-    given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
-    for argument in schema:
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _tensors(given.get(argument.name))

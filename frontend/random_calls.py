@@ -1,4 +1,4 @@
-"""Which calls draw random numbers, and which hold whatever the memory held."""
+"""Which calls draw random numbers, which hold whatever the memory held, and which are pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
+
+from frontend.schema import bound
 
 _aten = torch.ops.aten
 
@@ -19,26 +22,31 @@ def draws_random(node: fx.Node) -> bool:
     return node.op == "call_function" and draws(node.target, node.args, node.kwargs)
 
 
-def draws(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def draws(target: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether ``target``, called so, draws random numbers.
 
     torch tags operators, not calls: attention with a dropout probability of zero draws nothing,
     nor does a recurrent layer that is not being trained, though the operators may.
     """
-    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
+    if not may_draw(target):
         return False
-    given = _arguments(target, args, kwargs)
+    given = bound(target, args, kwargs) if isinstance(target, OpOverload) else {}
     probability = given.get("dropout_p", given.get("dropout"))
     if isinstance(probability, int | float) and probability == 0:
         return False
-    return given.get("train") is not False
+    trains = given.get("train", given.get("training"))
+    return trains is None or bool(trains)
 
 
-def _arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call passes, or the defaults, by parameter."""
-    schema = getattr(target, "_schema", None)
-    found = {}
-    for position, parameter in enumerate(schema.arguments if schema is not None else ()):
-        default = kwargs.get(parameter.name, parameter.default_value)
-        found[parameter.name] = args[position] if position < len(args) else default
-    return found
+def may_draw(target: object) -> bool:
+    """Whether some call of ``target`` draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+
+
+def is_pure(node: fx.Node) -> bool:
+    """True for a call of an operator whose results follow from its arguments, and that writes to
+    none of them."""
+    target = node.target
+    if not isinstance(target, OpOverload):
+        return getattr(target, "__module__", "") == "_operator"
+    return not target._schema.is_mutable and not draws_random(node)

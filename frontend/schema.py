@@ -42,14 +42,23 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return bound(node.target, node.args, node.kwargs)
 
 
+def replaced(node: fx.Node, changes: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments of ``node``'s call with others for some parameters."""
+    assert isinstance(node.target, OpOverload), node.target
+    args, kwargs = list(node.args), dict(node.kwargs)
+    for position, parameter in enumerate(parameters(node.target)):
+        if parameter.name not in changes:
+            continue
+        if position < len(args):
+            args[position] = changes[parameter.name]
+        else:
+            kwargs[parameter.name] = changes[parameter.name]
+    return args, kwargs
+
+
 def written(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
     """The arguments of a call that ``target`` writes to in place."""
     given = bound(target, args, kwargs)
     for parameter in parameters(target):
         if parameter.alias_info is not None and parameter.alias_info.is_write:
             yield given[parameter.name]
-
-
-@cache
-def _parameters(target: OpOverload) -> tuple[torch.Argument, ...]:
-    return tuple(target._schema.arguments)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
-from passes.patterns.nodes import aten, dtype, is_call, shape
+from frontend.sizes import Size
+from passes.patterns.nodes import aten, dtype, input_of, is_call, shape
 from passes.rewriter import Rewriter
 
 MASKED_SCORE = -1e4
@@ -20,7 +19,9 @@ _FAR = 8.0
 """From here on neighbouring fp16 numbers are 2^-7 apart, which a softmax turns into 1 %."""
 
 
-def additive_mask(rw: Rewriter, mask: Any, is_causal: bool, scores: tuple[Any, ...]) -> Any:
+def additive_mask(
+    rw: Rewriter, mask: fx.Node | None, is_causal: bool, scores: tuple[Size, ...]
+) -> fx.Node | None:
     """An additive mask that broadcasts against ``scores`` (B, H, Sq, Sk), or ``None``.
 
     Expansions are left out: the addition broadcasts. Boolean masks (true: attend) and causal
@@ -33,8 +34,8 @@ def additive_mask(rw: Rewriter, mask: Any, is_causal: bool, scores: tuple[Any, .
         return rw.constant(f"causal_mask_{rows}x{columns}", values)
     if mask is None:
         return None
-    while is_call(mask, aten.expand.default) and len(shape(mask)) == len(shape(mask.args[0])):
-        mask = mask.args[0]
+    while is_call(mask, aten.expand.default) and len(shape(mask)) == len(shape(input_of(mask))):
+        mask = input_of(mask)
     if dtype(mask) is torch.bool:
         zero, blocked = (rw.emit(aten.scalar_tensor.default, v) for v in (0.0, MASKED_SCORE))
         mask = rw.emit(aten.where.self, mask, zero, blocked)
@@ -59,9 +60,9 @@ def _is_far_from_zero(mask: torch.Tensor) -> bool:
     return mask.is_floating_point() and bool(far.any() and (highest > MASKED_SCORE).all())
 
 
-def masks_nothing(rw: Rewriter, mask: Any) -> bool:
+def masks_nothing(rw: Rewriter, mask: fx.Node | None) -> bool:
     """True for a constant mask that lets everything through."""
-    if not isinstance(mask, fx.Node) or not rw.is_constant(mask):
+    if mask is None or not rw.is_constant(mask):
         return False
     value = rw.value(mask)
     return bool(value.all()) if value.dtype is torch.bool else bool((value == 0).all())

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import fx
+from torch.fx.node import Argument
 
+from frontend.schema import arguments
+from frontend.sizes import same_sizes
 from passes.base import Pass
 from passes.patterns.einsum import EinsumLinear, read_einsum
-from passes.patterns.nodes import argument, aten, dtype, is_call, is_tensor, only_user, shape
-from passes.patterns.operands import Axis, add_sides, arguments, reshape_to, same_sizes
+from passes.patterns.nodes import (
+    argument,
+    aten,
+    dtype,
+    input_of,
+    is_call,
+    is_tensor,
+    only_user,
+    shape,
+)
+from passes.patterns.operands import Axis, add_sides, reshape_to
+from passes.patterns.operators import MATMULS
 from passes.rewriter import Rewriter
 
-_PRODUCTS = (aten.mm.default, aten.bmm.default, aten.matmul.default)
+_PRODUCTS = (aten.mm.default, *MATMULS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,7 @@ class CanonicalLinear(Pass):
 
 
 def _product(rw: Rewriter, node: fx.Node) -> None:
-    left, right = arguments(node)
+    left, right = arguments(node).values()
     if rw.is_constant(left) == rw.is_constant(right):
         return  # attention and the like; or a constant, which folds
     on_left = rw.is_constant(left)
@@ -64,8 +77,7 @@ def _product(rw: Rewriter, node: fx.Node) -> None:
 
 def _product_plus(rw: Rewriter, node: fx.Node) -> None:
     """``beta * bias + alpha * (x @ w)``."""
-    bias, x, weight = arguments(node)
-    beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
+    bias, x, weight, beta, alpha = arguments(node).values()
     if rw.is_constant(x) == rw.is_constant(weight):
         return
     if rw.is_constant(x):
@@ -123,12 +135,12 @@ def _from_left(rw: Rewriter, matrix: fx.Node, x: fx.Node, is_vector: bool) -> fx
 
 def _turned(rw: Rewriter, matrix: fx.Node) -> fx.Node:
     """The transposed matrix; one that the program turned itself is turned back."""
-    if is_call(matrix, aten.permute.default) and list(matrix.args[1]) in ([1, 0], [-1, -2]):  # type: ignore[arg-type]
-        return matrix.args[0]  # type: ignore[return-value]
+    if is_call(matrix, aten.permute.default) and argument(matrix, "dims") in ([1, 0], [-1, -2]):
+        return input_of(matrix)
     return rw.emit(aten.permute.default, matrix, [1, 0])
 
 
-def _vector(rw: Rewriter, value: Any, size: int) -> fx.Node | None:
+def _vector(rw: Rewriter, value: Argument, size: int) -> fx.Node | None:
     """``value`` as a constant of shape (size,), ``None`` if it is anything else."""
     if not is_tensor(value) or not rw.is_constant(value):
         return None
@@ -141,7 +153,7 @@ def _vector(rw: Rewriter, value: Any, size: int) -> fx.Node | None:
 
 
 def _einsum(rw: Rewriter, node: fx.Node) -> None:
-    equation, operands = arguments(node)
+    equation, operands, _ = arguments(node).values()
     if len(operands) != 2 or rw.is_constant(operands[0]) == rw.is_constant(operands[1]):
         return
     place = 0 if rw.is_constant(operands[0]) else 1
@@ -182,13 +194,14 @@ def _permuted(rw: Rewriter, x: fx.Node, order: list[int]) -> fx.Node:
 
 def _absorb_bias(rw: Rewriter, node: fx.Node) -> None:
     """``linear(x, w) + b`` becomes ``linear(x, w, b)``."""
-    if argument(node, 2, "bias") is not None:
+    if argument(node, "bias") is not None:
         return
     user = only_user(node)
+    if user is None:
+        return
     for term, other in add_sides(user):
         if term is not node or not is_tensor(other) or len(shape(other)) > len(shape(node)):
             continue
-        assert user is not None
         with rw.at(user):
             vector = _vector(rw, other, shape(node)[-1])
             if vector is None or dtype(vector) is not dtype(node):
@@ -199,10 +212,10 @@ def _absorb_bias(rw: Rewriter, node: fx.Node) -> None:
 
 def _unflatten(rw: Rewriter, node: fx.Node) -> None:
     """``reshape(linear(reshape(x, [B*S, I])), [B, S, ...])`` without the first reshape."""
-    flat = arguments(node)[0]
+    flat = input_of(node)
     if not is_call(flat, aten.reshape.default):
         return
-    x, flat_sizes = arguments(flat)
+    x, flat_sizes = arguments(flat).values()
     rows = shape(x)[:-1]
     if len(shape(x)) <= len(shape(flat)) or not same_sizes(shape(x)[-1:], shape(flat)[-1:]):
         return

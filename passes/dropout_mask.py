@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
+from torch.fx.node import Argument
 
 from passes.patterns.nodes import aten, is_call, is_tensor
 from passes.patterns.operands import mul_sides, plus_scalar, scalar, times_scalar
+from passes.patterns.operators import MOVES
 from passes.rewriter import Rewriter
 
 _UNIFORM = (aten.rand.default, aten.rand_like.default)
 _BELOW = (aten.lt.Tensor, aten.lt.Scalar, aten.le.Tensor, aten.le.Scalar)
 _ABOVE = (aten.gt.Tensor, aten.gt.Scalar, aten.ge.Tensor, aten.ge.Scalar)
-_MOVES = (
-    aten._to_copy.default,
-    aten.expand.default,
-    aten.reshape.default,
-    aten.unsqueeze.default,
-    aten.permute.default,
-)
+# What leaves a mask a mask.
+_CARRIED = (aten._to_copy.default, aten.expand.default, *MOVES)
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,11 @@ class Mask:
                     found[user] = None
         return list(found)
 
-    def affine(self, rw: Rewriter, value: Any) -> tuple[float, float] | None:
+    def affine(self, rw: Rewriter, value: Argument) -> tuple[float, float] | None:
         """``(a, b)`` where ``value`` is ``a * mask + b``, moved about; ``None`` otherwise."""
         if value is self.node:
             return 1.0, 0.0
-        if is_call(value, *_MOVES):
+        if is_call(value, *_CARRIED):
             return self.affine(rw, value.args[0])
         for step in (times_scalar(rw, value), plus_scalar(rw, value)):
             if step is None:
@@ -77,7 +73,7 @@ def find_masks(rw: Rewriter) -> Iterator[Mask]:
             yield Mask(node, keep)
 
 
-def masked_factor(rw: Rewriter, product: fx.Node, mask: Mask) -> tuple[fx.Node | None, float]:
+def masked_factor(rw: Rewriter, product: fx.Node, mask: Mask) -> tuple[Argument, float]:
     """``(x, s)`` of ``x * (s * mask)``, in either order."""
     for x, factor in mul_sides(product):
         line = mask.affine(rw, factor) if is_tensor(x) else None

@@ -6,10 +6,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import fx
 
-from frontend.random_calls import draws_random
+from frontend.random_calls import is_pure
 from passes.base import Pass
 from passes.rewriter import Rewriter
 
@@ -28,20 +27,13 @@ class EliminateCommon(Pass):
         """One walk in program order: inputs are merged before their users are compared."""
         first: dict[Hashable, fx.Node] = {}
         for node in rw.nodes():
-            if not _mergeable(node):
+            if not is_pure(node):
                 continue
             key = (node.target, _key(node.args), _key(node.kwargs))
             known = first.setdefault(key, node)
             if known is not node:
                 # Outputs keep a node of their own; closing the program sees to it.
                 rw.merge(node, known)
-
-
-def _mergeable(node: fx.Node) -> bool:
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return not draws_random(node) and not target._schema.is_mutable
-    return getattr(target, "__module__", "") == "_operator"
 
 
 def _key(value: Any) -> Hashable:

@@ -6,15 +6,15 @@ import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from torch import fx
+from torch.fx.node import Argument
 
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, is_call, is_tensor, shape
+from passes.patterns.nodes import Target, argument, aten, input_of, is_call, is_tensor, shape
 from passes.patterns.operands import (
     add_sides,
-    arguments,
     difference,
     mul_sides,
     quotient,
@@ -23,6 +23,7 @@ from passes.patterns.operands import (
     scalar,
     times_scalar,
 )
+from passes.patterns.operators import LOG_SOFTMAXES, SOFTMAXES
 from passes.patterns.polynomial import is_polynomial, polynomial
 from passes.rewriter import Rewriter
 
@@ -33,7 +34,7 @@ _CUBIC = 0.044715  # of the tanh approximation (Hendrycks and Gimpel, 2016)
 # Constants are often written with a few digits: sqrt(2) as 1.4142 is off by 1e-5.
 _TOLERANCE = 1.1e-5
 
-_Match = tuple[Any, fx.Node, dict[str, Any]]
+_Match = tuple[Target, fx.Node, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class FuseActivations(Pass):
 
     def apply(self, rw: Rewriter) -> None:
         """One walk in program order over the operators that can end an activation."""
-        for node in rw.find(aten._softmax.default, aten._log_softmax.default):
+        for node in rw.find(*SOFTMAXES, *LOG_SOFTMAXES):
             _renamed(rw, node)
         ends = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
         for node in rw.find(*ends, aten.exp.default, aten.sub.Tensor):
@@ -73,18 +74,17 @@ class FuseActivations(Pass):
                 rw.replace(node, rw.emit(target, x, *args, **options))
 
 
-def _title(target: Any) -> str:
+def _title(target: Target) -> str:
     return str(target).split(".")[1]
 
 
 def _renamed(rw: Rewriter, node: fx.Node) -> None:
     """``_softmax`` of core ATen as ``softmax``."""
-    x, dim, half_to_float = arguments(node)
-    if half_to_float:
+    native = aten.softmax.int if is_call(node, *SOFTMAXES) else aten.log_softmax.int
+    if is_call(node, native) or argument(node, "half_to_float"):
         return
-    native = aten.softmax.int if is_call(node, aten._softmax.default) else aten.log_softmax.int
     with rw.at(node):
-        rw.replace(node, rw.emit(native, x, dim))
+        rw.replace(node, rw.emit(native, input_of(node), argument(node, "dim")))
 
 
 def _gated(rw: Rewriter, end: fx.Node) -> _Match | None:
@@ -104,11 +104,13 @@ def _gated(rw: Rewriter, end: fx.Node) -> _Match | None:
     return None
 
 
-def _gate(rw: Rewriter, c: float, x: fx.Node, gate: Any) -> tuple[Any, dict[str, Any]] | None:
+def _gate(
+    rw: Rewriter, c: float, x: fx.Node, gate: Argument
+) -> tuple[Target, dict[str, Any]] | None:
     """The activation ``c * x * gate``."""
 
-    def is_gate(argument: Any, wanted: dict[int, float]) -> bool:
-        return is_polynomial(polynomial(rw, argument, x), wanted, _TOLERANCE)
+    def is_gate(line: Argument, wanted: dict[int, float]) -> bool:
+        return is_polynomial(polynomial(rw, line, x), wanted, _TOLERANCE)
 
     tanh = {1: _ROOT_2_OVER_PI, 3: _ROOT_2_OVER_PI * _CUBIC}
     if is_call(gate, aten.sigmoid.default) and _close(c, 1):
@@ -134,7 +136,7 @@ def _gate(rw: Rewriter, c: float, x: fx.Node, gate: Any) -> tuple[Any, dict[str,
     return None
 
 
-def _factors(rw: Rewriter, end: fx.Node) -> Iterator[tuple[float, fx.Node, Any]]:
+def _factors(rw: Rewriter, end: fx.Node) -> Iterator[tuple[float, fx.Node, Argument]]:
     """``(c, x, gate)`` for each reading of ``end`` as ``c * x * gate``."""
     for outer, product in _unscaled(rw, end):
         for left, right in mul_sides(product):
@@ -144,7 +146,7 @@ def _factors(rw: Rewriter, end: fx.Node) -> Iterator[tuple[float, fx.Node, Any]]
                         yield outer * c * d, x, gate
 
 
-def _unscaled(rw: Rewriter, node: Any) -> Iterator[tuple[float, Any]]:
+def _unscaled(rw: Rewriter, node: Argument) -> Iterator[tuple[float, Argument]]:
     """``node`` as a number times another node, in every way."""
     c = 1.0
     yield c, node
@@ -153,7 +155,7 @@ def _unscaled(rw: Rewriter, node: Any) -> Iterator[tuple[float, Any]]:
         yield c, node
 
 
-def _curves(gate: Any) -> Iterator[fx.Node]:
+def _curves(gate: Argument) -> Iterator[fx.Node]:
     """``erf`` or ``tanh`` nodes that ``gate`` may be a line of."""
     for _ in range(3):
         if not isinstance(gate, fx.Node):
@@ -164,46 +166,44 @@ def _curves(gate: Any) -> Iterator[fx.Node]:
         gate = next((n for n in gate.all_input_nodes if n.op != "placeholder"), None)
 
 
-def _clamps(node: Any, low: float, high: float) -> bool:
+def _clamps(node: Argument, low: float, high: float) -> TypeGuard[fx.Node]:
     if is_call(node, aten.relu6.default):
         return (low, high) == (0, 6)
     if not is_call(node, aten.clamp.default, aten.hardtanh.default):
         return False
-    default = (-1, 1) if is_call(node, aten.hardtanh.default) else (None, None)
-    found = (argument(node, 1, "min", default[0]), argument(node, 2, "max", default[1]))
-    return found == (low, high)
+    names = ("min_val", "max_val") if is_call(node, aten.hardtanh.default) else ("min", "max")
+    return tuple(argument(node, name) for name in names) == (low, high)
 
 
 def _softmax(rw: Rewriter, end: fx.Node) -> _Match | None:
     parts = quotient(end)
     if parts is not None and is_call(parts[0], aten.exp.default):
-        exponent = parts[0].args[0]
-        axis = _only_axis(parts[1], aten.sum.dim_IntList)
-        if axis is not None and same_value(parts[1].args[0], parts[0]):
-            return aten.softmax.int, _shifted(exponent, axis), {"dim": axis}
+        exponent = input_of(parts[0])
+        total = _reduced(parts[1], aten.sum.dim_IntList)
+        if total is not None and same_value(total[0], parts[0]):
+            return aten.softmax.int, _shifted(exponent, total[1]), {"dim": total[1]}
     if is_call(end, aten.exp.default):
         # x - logsumexp(x) has become one operator on the way here.
-        inner = arguments(end)[0]
-        if is_call(inner, aten.log_softmax.int) and argument(inner, 2, "dtype") is None:
-            return aten.softmax.int, arguments(inner)[0], {"dim": arguments(inner)[1]}
+        inner = input_of(end)
+        if is_call(inner, aten.log_softmax.int) and argument(inner, "dtype") is None:
+            return aten.softmax.int, input_of(inner), {"dim": argument(inner, "dim")}
         return None
     return _log_softmax(end)
 
 
-def _log_softmax(end: Any) -> _Match | None:
+def _log_softmax(end: fx.Node) -> _Match | None:
     """``x - logsumexp(x)``, or ``z - log(sum(exp(z)))``."""
-    parts = difference(end)
-    if parts is None or not is_tensor(parts[0]):
+    x, total = difference(end) or (None, None)
+    if not is_tensor(x):
         return None
-    x, total = parts
-    axis = _only_axis(total, aten.logsumexp.default)
-    if axis is not None and same_value(total.args[0], x):
-        return aten.log_softmax.int, _shifted(x, axis), {"dim": axis}
+    found = _reduced(total, aten.logsumexp.default)
+    if found is not None and same_value(found[0], x):
+        return aten.log_softmax.int, _shifted(x, found[1]), {"dim": found[1]}
     if is_call(total, aten.log.default):
-        axis = _only_axis(total.args[0], aten.sum.dim_IntList)
-        if axis is None:
+        found = _reduced(input_of(total), aten.sum.dim_IntList)
+        if found is None:
             return None
-        exponential = total.args[0].args[0]
+        exponential, axis = found
         if is_call(exponential, aten.exp.default) and same_value(exponential.args[0], x):
             return aten.log_softmax.int, _shifted(x, axis), {"dim": axis}
     return None
@@ -211,25 +211,23 @@ def _log_softmax(end: Any) -> _Match | None:
 
 def _shifted(exponent: fx.Node, axis: int) -> fx.Node:
     """``x`` of ``x - max(x)``; any other exponent is itself."""
-    parts = difference(exponent)
-    if parts is None or not is_tensor(parts[0]):
+    x, shift = difference(exponent) or (None, None)
+    if not is_tensor(x):
         return exponent
-    x, shift = parts
-    if _only_axis(shift, aten.amax.default) == axis and same_value(shift.args[0], x):
-        return x
+    largest = _reduced(shift, aten.amax.default)
     if is_call(shift, operator.getitem) and shift.args[1] == 0:
-        largest = shift.args[0]
-        if _only_axis(largest, aten.max.dim, rank=len(shape(x))) == axis:
-            return x if same_value(largest.args[0], x) else exponent
-    return exponent
+        largest = _reduced(shift.args[0], aten.max.dim)
+    if largest is None or largest[1] != axis or not same_value(largest[0], x):
+        return exponent
+    return x
 
 
-def _only_axis(node: Any, target: Any, rank: int | None = None) -> int | None:
-    """The axis of a reduction over one axis that is kept."""
-    if not is_call(node, target) or not argument(node, 2, "keepdim", False):
+def _reduced(node: Argument, target: Target) -> tuple[fx.Node, int] | None:
+    """``(x, axis)`` of a reduction over one axis that is kept."""
+    if not is_call(node, target) or not argument(node, "keepdim"):
         return None
-    axes = reduced_axes(node, rank or len(shape(node)))
-    return axes[0] if len(axes) == 1 else None
+    axes = reduced_axes(node, len(shape(node)))
+    return (input_of(node), axes[0]) if len(axes) == 1 else None
 
 
 def _used_elsewhere(rw: Rewriter, end: fx.Node, x: fx.Node) -> fx.Node | None:

@@ -9,16 +9,15 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
+from frontend.schema import arguments
+from frontend.sizes import same_size, same_sizes
+from passes.attention_mask import MASKED_SCORE
 from passes.base import Pass
-from passes.patterns.nodes import aten, axis, dtype, is_call, is_tensor, shape
+from passes.patterns.nodes import argument, aten, axis, dtype, input_of, is_call, is_tensor, shape
+from passes.patterns.operators import MATMULS, SOFTMAXES
 from passes.rewriter import Rewriter
-
-# Scores set to this or less get no weight in a softmax, so setting and adding are the same.
-_MASKED = -1e4
-
-_SOFTMAX = (aten.softmax.int, aten._softmax.default)
-_MATMUL = (aten.matmul.default, aten.bmm.default)
 
 
 @dataclass
@@ -52,7 +51,7 @@ class FuseAttention(Pass):
 
     def apply(self, rw: Rewriter) -> None:
         """Fuses written-out attention first, then drops repeated heads."""
-        for node in rw.find(*_SOFTMAX):
+        for node in rw.find(*SOFTMAXES):
             consumer = next((u for u in node.users if _weighs(node, u)), None)
             if consumer is None:
                 continue
@@ -69,7 +68,7 @@ class FuseAttention(Pass):
 
 
 def _weighs(softmax: fx.Node, user: fx.Node) -> bool:
-    return is_call(user, *_MATMUL) and user.args[0] is softmax
+    return is_call(user, *MATMULS) and user.args[0] is softmax
 
 
 def _refusal(softmax: fx.Node, product: fx.Node, consumer: fx.Node) -> str | None:
@@ -83,20 +82,21 @@ def _refusal(softmax: fx.Node, product: fx.Node, consumer: fx.Node) -> str | Non
     if len(query) not in (2, 3, 4):
         return f"its queries have {len(query)} axes; 2 to 4 can be rewritten"
     one_head = len(key) == 4 and key[1] == 1
-    same = [str(n) for n in query[:-2]] == [str(n) for n in key[:-2]]
-    if str(key[:-2]) != str(value[:-2]) or not (same or (one_head and query[0] == key[0])):
+    same = same_sizes(query[:-2], key[:-2])
+    shares = one_head and same_size(query[0], key[0])
+    if not same_sizes(key[:-2], value[:-2]) or not (same or shares):
         return "its queries, keys and values broadcast against each other"
     return None
 
 
 def _scores(rw: Rewriter, softmax: fx.Node) -> _Scores | str:
     """Walks from the softmax up to the product; a sentence if something else is in between."""
-    if axis(softmax.args[1], len(shape(softmax))) != len(shape(softmax)) - 1:  # type: ignore[arg-type]
+    if axis(argument(softmax, "dim"), len(shape(softmax))) != len(shape(softmax)) - 1:
         return "its softmax does not run over the keys on the last axis"
     found = _Scores(softmax)
     node: Any = softmax.args[0]
-    while not is_call(node, *_MATMUL):
-        if not is_tensor(node) or shape(node) != shape(softmax):
+    while not is_call(node, *MATMULS):
+        if not is_tensor(node) or not same_sizes(shape(node), shape(softmax)):
             return "no product of queries and keys leads to its softmax"
         if len(node.users) > 1:
             return f"the scores are used elsewhere too ({node.name})"
@@ -110,7 +110,7 @@ def _scores(rw: Rewriter, softmax: fx.Node) -> _Scores | str:
     return found
 
 
-def _step(rw: Rewriter, node: fx.Node, found: _Scores) -> Any:
+def _step(rw: Rewriter, node: fx.Node, found: _Scores) -> Argument:
     """One operator further up, its effect noted in ``found``."""
     if is_call(node, aten.mul.Tensor, aten.div.Tensor):
         for scores, number in (node.args[:2], node.args[1::-1]):
@@ -132,15 +132,15 @@ def _step(rw: Rewriter, node: fx.Node, found: _Scores) -> Any:
         found.scale *= 1.0 if on_left else sign
         return scores
     if is_call(node, aten.masked_fill.Scalar) and _blocks(node.args[2], found.scale):
-        found.fills.append((node.args[1], False))  # type: ignore[arg-type]
+        found.fills.append((argument(node, "mask"), False))
         return node.args[0]
     if is_call(node, aten.where.self):
-        keep, scores, fill = node.args
+        keep, scores, fill = arguments(node).values()
         if _is_blocking_constant(rw, fill, found.scale) and is_tensor(scores):
-            found.fills.append((keep, True))  # type: ignore[arg-type]
+            found.fills.append((keep, True))
             return scores
         if _is_blocking_constant(rw, scores, found.scale) and is_tensor(fill):
-            found.fills.append((keep, False))  # type: ignore[arg-type]
+            found.fills.append((keep, False))
             return fill
     return None
 
@@ -148,31 +148,33 @@ def _step(rw: Rewriter, node: fx.Node, found: _Scores) -> Any:
 def _scores_first(node: fx.Node) -> tuple[fx.Node | None, Any]:
     """The operand of an add that leads to the product, and the other one."""
     for scores, mask in (node.args[:2], node.args[1::-1]):
-        current: Any = scores
-        while is_tensor(current) and shape(current) == shape(node):
-            if is_call(current, *_MATMUL):
-                return scores, mask  # type: ignore[return-value]
+        if not is_tensor(scores):
+            continue
+        current: Argument = scores
+        while is_tensor(current) and same_sizes(shape(current), shape(node)):
+            if is_call(current, *MATMULS):
+                return scores, mask
             if not current.args or current.op != "call_function":
                 break
-            tensors = [a for a in current.all_input_nodes if shape(a) == shape(node)]
+            tensors = [a for a in current.all_input_nodes if same_sizes(shape(a), shape(node))]
             current = tensors[0] if tensors else current.args[0]
-            if is_call(current, *_MATMUL):
-                return scores, mask  # type: ignore[return-value]
+            if is_call(current, *MATMULS):
+                return scores, mask
     return None, None
 
 
-def _blocks(value: Any, scale: float) -> bool:
-    return isinstance(value, int | float) and value * scale <= _MASKED
+def _blocks(value: Argument, scale: float) -> bool:
+    return isinstance(value, int | float) and value * scale <= MASKED_SCORE
 
 
-def _is_blocking_constant(rw: Rewriter, node: Any, scale: float) -> bool:
+def _is_blocking_constant(rw: Rewriter, node: Argument, scale: float) -> bool:
     if not is_tensor(node) or not rw.is_constant(node):
         return False
     value = rw.value(node)
-    return value.is_floating_point() and bool((value * scale <= _MASKED).all())
+    return value.is_floating_point() and bool((value * scale <= MASKED_SCORE).all())
 
 
-def _number(rw: Rewriter, operand: Any) -> float | None:
+def _number(rw: Rewriter, operand: Argument) -> float | None:
     """A Python number, or the only element of a constant tensor."""
     if isinstance(operand, int | float):
         return float(operand)
@@ -229,14 +231,14 @@ def _blocks_of(rw: Rewriter, found: _Scores) -> fx.Node | None:
     terms: list[fx.Node] = []
     for condition, keep in found.fills:
         zero = rw.emit(aten.scalar_tensor.default, 0.0)
-        blocked = rw.emit(aten.scalar_tensor.default, _MASKED)
+        blocked = rw.emit(aten.scalar_tensor.default, MASKED_SCORE)
         choice = (zero, blocked) if keep else (blocked, zero)
         terms.append(rw.emit(aten.where.self, condition, *choice))
     return _sum(rw, terms)
 
 
-def _sum(rw: Rewriter, terms: Sequence[fx.Node]) -> Any:
-    total: Any = None
+def _sum(rw: Rewriter, terms: Sequence[fx.Node]) -> fx.Node | None:
+    total: fx.Node | None = None
     for term in terms:
         total = term if total is None else rw.emit(aten.add.Tensor, total, term)
     return total
@@ -256,7 +258,7 @@ def _even_where_blocked(
     alone would keep their differences.
     """
     highest = rw.emit(aten.amax.default, blocks, [-1], True)
-    sees = rw.emit(aten.gt.Scalar, highest, _MASKED / 2)
+    sees = rw.emit(aten.gt.Scalar, highest, MASKED_SCORE / 2)
     zero = rw.emit(aten.scalar_tensor.default, 0.0)
     return (
         rw.emit(aten.where.self, sees, query, zero),
@@ -266,30 +268,30 @@ def _even_where_blocked(
 
 def _drop_repeat(rw: Rewriter, node: fx.Node) -> None:
     """``sdpa(q, repeat_kv(k), repeat_kv(v))`` becomes grouped-query attention."""
-    query, key, value = node.args[:3]
-    sources = [_unrepeated(key), _unrepeated(value)]
-    if any(source is None for source in sources):
+    query, *repeated = node.args[:3]
+    key, value = (_unrepeated(heads) for heads in repeated)
+    if key is None or value is None:
         return
-    if shape(sources[0])[1] != shape(sources[1])[1]:  # type: ignore[arg-type]
+    if shape(key)[1] != shape(value)[1]:
         rw.decline(node, "keys and values are repeated differently")
         return
     kwargs = {**node.kwargs, "enable_gqa": True}
     with rw.at(node):
-        grouped = rw.emit(node.target, query, *sources, *node.args[3:], **kwargs)
+        grouped = rw.emit(node.target, query, key, value, *node.args[3:], **kwargs)
         rw.replace(node, grouped)
 
 
-def _unrepeated(node: Any) -> fx.Node | None:
+def _unrepeated(node: Argument) -> fx.Node | None:
     """(B, G, S, D) behind ``reshape(expand(unsqueeze(x, 2)), (B, H, S, D))``."""
     if not is_call(node, aten.reshape.default):
         return None
-    expanded = node.args[0]
+    expanded = input_of(node)
     if not is_call(expanded, aten.expand.default) or len(shape(expanded)) != 5:
         return None
-    wide = expanded.args[0]
-    if not is_call(wide, aten.unsqueeze.default) or axis(wide.args[1], 5) != 2:
+    wide = input_of(expanded)
+    if not is_call(wide, aten.unsqueeze.default) or axis(argument(wide, "dim"), 5) != 2:
         return None
-    source = wide.args[0]
+    source = input_of(wide)
     groups, times = shape(expanded)[1:3]
     if shape(source)[1] != groups or shape(node)[1] != groups * times:
         return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import fx
 
 from frontend.ops import layer_norm
+from frontend.schema import arguments
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, is_call, shape
+from passes.patterns.nodes import aten, is_call, shape
 from passes.patterns.norm import absorb_affine, read_norm
 from passes.rewriter import Rewriter
 
@@ -62,15 +63,14 @@ class ChannelNorm(Pass):
             self._composite(rw, node, parts[0])
 
     def _composite(self, rw: Rewriter, node: fx.Node, result: fx.Node) -> None:
-        x, normalised = argument(node, 0, "input"), argument(node, 1, "normalized_shape")
-        weight, bias = argument(node, 2, "weight"), argument(node, 3, "bias")
+        x, normalised, weight, bias, eps = list(arguments(node).values())[:5]
         rank = len(shape(x))
         axes = list(range(rank - len(normalised), rank))
         with rw.at(result):
             inner = [p if p is None or rw.is_constant(p) else None for p in (weight, bias)]
             if weight is not inner[0]:
                 inner[1] = None  # the bias comes after the weight
-            eps = self._eps(rw, argument(node, 4, "eps", 1e-5))
+            eps = self._eps(rw, eps)
             new = rw.emit(layer_norm, x, axes, *inner, eps)
             if weight is not inner[0]:
                 new = rw.emit(aten.mul.Tensor, new, weight)
@@ -97,7 +97,7 @@ class ChannelNorm(Pass):
             new = rw.emit(layer_norm, norm.x, list(norm.axes), affine.weight, affine.bias, eps)
             rw.replace(affine.end, new)
 
-    def _eps(self, rw: Rewriter, eps: Any) -> float:
+    def _eps(self, rw: Rewriter, eps: float) -> float:
         eps = max(float(eps), self.min_eps)
         if 0 < eps < _FLOAT16_SMALLEST:
             rw.note(

@@ -9,8 +9,9 @@ import torch
 from torch import fx
 
 from frontend.ops import rms_norm
+from frontend.schema import arguments
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, dtype, shape
+from passes.patterns.nodes import aten, dtype, shape
 from passes.patterns.norm import absorb_affine, read_norm
 from passes.rewriter import Rewriter
 
@@ -39,8 +40,7 @@ class FuseRmsNorm(Pass):
 
 
 def _composite(rw: Rewriter, node: fx.Node) -> None:
-    x, normalised = argument(node, 0, "input"), argument(node, 1, "normalized_shape")
-    weight, eps = argument(node, 2, "weight"), argument(node, 3, "eps")
+    x, normalised, weight, eps = arguments(node).values()
     rank = len(shape(x))
     axes = list(range(rank - len(normalised), rank))
     if eps is None:

@@ -10,17 +10,8 @@ import torch
 from torch import fx
 
 from passes.patterns.nodes import aten, is_call, is_static, is_tensor, shape
+from passes.patterns.operators import MOVES, PARTS
 from passes.rewriter import Rewriter
-
-# They move elements and compute nothing.
-_MOVES = (
-    aten.reshape.default,
-    aten.permute.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dims,
-    aten.select.int,
-)
-_LISTS = (aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)
 
 
 def scaled_query(rw: Rewriter, query: fx.Node, scale: float) -> fx.Node:
@@ -38,7 +29,7 @@ def scaled_query(rw: Rewriter, query: fx.Node, scale: float) -> fx.Node:
     if rows is None:
         return rw.emit(aten.mul.Tensor, query, scale)
     x, weight, *bias = linear.args
-    outputs = shape(weight)[0]  # type: ignore[arg-type]
+    outputs = shape(linear)[-1]
     factor: Any = scale
     with rw.at(linear):
         by_row: Any = scale
@@ -61,21 +52,19 @@ def _moves_to_linear(rw: Rewriter, query: fx.Node) -> tuple[fx.Node, list[fx.Nod
         return None
     moves: list[fx.Node] = []
     node: Any = query
-    while is_tensor(node) or is_call(node, *_LISTS):
+    while is_tensor(node) or is_call(node, *PARTS):
         if is_call(node, aten.linear.default):
             constant = all(rw.is_constant(n) for n in node.args[1:] if isinstance(n, fx.Node))
             if not constant or not is_static(query) or len(node.users) != 1:
                 return None
             return node, moves[::-1]
-        if is_call(node, *_LISTS):
+        if is_call(node, *PARTS):
             # Parts do not overlap; each must be read once, as a part.
             parts = [user.args[1] for user in node.users if is_call(user, operator.getitem)]
             if len(set(parts)) != len(node.users):
                 return None
-        elif not is_call(node, *_MOVES, operator.getitem) or len(node.users) != 1:
+        elif not is_call(node, *MOVES, operator.getitem) or len(node.users) != 1:
             return None
-        if is_call(node, aten.select.int):
-            return None  # its siblings may select the same rows
         moves.append(node)
         node = node.args[0]
     return None

@@ -12,7 +12,7 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from frontend.program import Draft, FakeCalls
-from frontend.random_calls import draws_random
+from frontend.random_calls import is_pure
 from frontend.source import Source, source_of
 from passes.base import Pass
 from passes.errors import InvariantError
@@ -270,7 +270,7 @@ class Rewriter:
                 continue
             if current.op == "placeholder":
                 self._constant[current] = self._draft.constant(current) is not None
-            elif current.op != "call_function" or not _is_pure(current):
+            elif current.op != "call_function" or not is_pure(current):
                 self._constant[current] = False
             else:
                 unknown = [n for n in current.all_input_nodes if n not in self._constant]
@@ -317,13 +317,6 @@ class Rewriter:
 def _is_sized_by_data(node: fx.Node) -> bool:
     values = [node.meta.get("val"), *(n.meta.get("val") for n in node.all_input_nodes)]
     return any(free_unbacked_symbols(value) for value in values if value is not None)
-
-
-def _is_pure(node: fx.Node) -> bool:
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return True
-    return not draws_random(node) and not target._schema.is_mutable
 
 
 def _chain(anchor: fx.Node, name: str) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 from torch import fx
 
 from frontend.ops import layer_norm, rms_norm
+from frontend.schema import arguments
 from passes.base import Pass
 from passes.errors import PassError
-from passes.patterns.nodes import argument, aten, shape
+from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
 
 # Smallest normal number of float16. Dividing by anything smaller is undefined where subnormal
@@ -93,8 +94,7 @@ class RmsNormForm(Pass):
             scale = 1.0 if self.form == "scaled" else self.prescale
             if self.form == "native" and scale == 1.0:
                 continue
-            x, axes = argument(node, 0, "x"), list(argument(node, 1, "axes"))
-            weight, eps = argument(node, 2, "weight"), argument(node, 3, "eps")
+            x, axes, weight, eps = arguments(node).values()
             if self.form == "layer_norm" and not isinstance(shape(x)[axes[-1]], int):
                 rw.decline(node, "its normalised axis has a dynamic size, and no middle to cut at")
                 continue

@@ -7,7 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
+from frontend.schema import arguments
+from frontend.sizes import same_sizes
 from passes.base import Pass
 from passes.patterns.nodes import aten, dtype, is_tensor, shape
 from passes.rewriter import Rewriter
@@ -51,20 +54,20 @@ class SimplifyAlgebra(Pass):
             if not is_tensor(kept) or dtype(kept) is not dtype(node):
                 continue
             with rw.at(node):
-                same = [str(n) for n in shape(kept)] == [str(n) for n in shape(node)]
+                same = same_sizes(shape(kept), shape(node))
                 if not same and not all(isinstance(n, int) for n in shape(node)):
                     continue
                 wide = kept if same else rw.emit(aten.expand.default, kept, list(shape(node)))
                 rw.replace(node, wide)
 
 
-def _kept(rw: Rewriter, node: fx.Node) -> Any:
+def _kept(rw: Rewriter, node: fx.Node) -> Argument:
     """The operand that ``node`` returns, ``None`` if it computes something."""
     if node.target is aten.where.self:
-        condition, yes, no = node.args
-        if not rw.is_constant(condition):  # type: ignore[arg-type]
+        condition, yes, no = arguments(node).values()
+        if not rw.is_constant(condition):
             return None
-        value = rw.value(condition)  # type: ignore[arg-type]
+        value = rw.value(condition)
         return yes if bool(value.all()) else no if not bool(value.any()) else None
     one, other = node.args[:2]
     if node.target in _NEUTRAL_SECOND:
@@ -77,7 +80,7 @@ def _kept(rw: Rewriter, node: fx.Node) -> Any:
     return other if _is_all(rw, one, neutral) else None
 
 
-def _is_all(rw: Rewriter, operand: Any, number: float | bool) -> bool:
+def _is_all(rw: Rewriter, operand: Argument, number: float | bool) -> bool:
     if not isinstance(operand, fx.Node):
-        return operand == number
+        return bool(operand == number)
     return rw.is_constant(operand) and bool((rw.value(operand) == number).all())

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from frontend.sizes import Size, expression, same_size
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, is_call, is_static, shape
+from passes.patterns.nodes import argument, aten, input_of, is_call, is_static, shape
+from passes.patterns.operators import RESHAPES
 from passes.rewriter import Rewriter
 
 # A concatenation of this many slices is still cheaper than a gather off the ANE (*assumed*).
@@ -45,7 +47,7 @@ class SimplifyIndex(Pass):
     def apply(self, rw: Rewriter) -> None:
         """Rewrites ``index.Tensor`` and ``index_select``; declines irregular indices."""
         for node in rw.find(aten.index.Tensor):
-            self._index(rw, node, list(node.args[1]))  # type: ignore[arg-type]
+            self._index(rw, node, list(argument(node, "indices")))
         for node in rw.find(aten.index_select.default):
             rank, where = len(shape(node)), node.args[1]
             if rank and isinstance(where, int):
@@ -107,7 +109,7 @@ class SimplifyIndex(Pass):
         along = [r.along for r in ranges if r is not None and r.along is not None]
         block = shape(node)[first : first + rank]
         unlaid = [size for axis, size in enumerate(block) if axis not in along]
-        if along != sorted(set(along)) or any(str(size) != "1" for size in unlaid):
+        if along != sorted(set(along)) or any(expression(size) != 1 for size in unlaid):
             rw.decline(node, "its indices walk axes that are dynamic, out of order or repeated")
             return
         with rw.at(node):
@@ -122,7 +124,7 @@ class SimplifyIndex(Pass):
             rw.replace(node, value)
 
 
-def _walk_of(rw: Rewriter, index: fx.Node, size: Any, rank: int) -> _Range | None:
+def _walk_of(rw: Rewriter, index: fx.Node, size: Size, rank: int) -> _Range | None:
     """``index`` as a walk over all of an axis of ``size``, or as a single position on it.
 
     ``along`` is an axis of the ``rank`` ones that the indices have together.
@@ -133,24 +135,23 @@ def _walk_of(rw: Rewriter, index: fx.Node, size: Any, rank: int) -> _Range | Non
         value = rw.value(index)
         if not isinstance(size, int) and bool((value < 0).any()):
             return None  # counted from an end that is not known
-        found = _as_range(value, size)
+        found = _as_range(value, size if isinstance(size, int) else 0)
         if found is None or found.along is None:
             return found
         whole = isinstance(size, int) and (found.start, found.length) == (0, size)
         return _Range(0, found.length, found.along + added) if whole else None
-    # Symbolic sizes are compared as expressions: asking them would add a guard.
-    wide = [axis for axis, length in enumerate(sizes) if str(length) != "1"]
-    if len(wide) != 1 or str(sizes[wide[0]]) != str(size) or not _counts_up(index):
+    wide = [axis for axis, length in enumerate(sizes) if expression(length) != 1]
+    if len(wide) != 1 or not same_size(sizes[wide[0]], size) or not _counts_up(index):
         return None
     return _Range(0, -1, wide[0] + added)
 
 
 def _counts_up(index: fx.Node) -> bool:
     """``index`` is 0, 1, 2, ... as far as it goes; it has one axis longer than 1."""
-    while is_call(index, aten.unsqueeze.default, aten.reshape.default, aten.squeeze.dim):
-        index = index.args[0]  # type: ignore[assignment]
+    while is_call(index, *RESHAPES):
+        index = input_of(index)
     if is_call(index, aten.arange.start_step):
-        return (index.args[0], argument(index, 2, "step", 1)) == (0, 1)
+        return (index.args[0], argument(index, "step")) == (0, 1)
     if is_call(index, aten.arange.start):
         return bool(index.args[0] == 0)
     return is_call(index, aten.arange.default)

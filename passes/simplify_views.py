@@ -7,17 +7,11 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from frontend.sizes import same_sizes
 from passes.base import Pass
 from passes.patterns.nodes import aten, axis, is_call, is_static, shape
+from passes.patterns.operators import RESHAPES
 from passes.rewriter import Rewriter
-
-_RESHAPES = (
-    aten.reshape.default,
-    aten.squeeze.dims,
-    aten.squeeze.dim,
-    aten.squeeze.default,
-    aten.unsqueeze.default,
-)
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class SimplifyViews(Pass):
 
     def apply(self, rw: Rewriter) -> None:
         """One walk in program order; inputs are simple before their users are looked at."""
-        for node in rw.find(aten.permute.default, *_RESHAPES):
+        for node in rw.find(aten.permute.default, *RESHAPES):
             with rw.at(node):
                 simple = (
                     _permutation(rw, node)
@@ -71,14 +65,14 @@ def _order(node: fx.Node) -> list[int]:
 
 def _reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:
     source: Any = node.args[0]
-    if _sizes(source) == _sizes(node):
+    if same_sizes(shape(source), shape(node)):
         return source
     first = source
-    while is_call(first, *_RESHAPES):
+    while is_call(first, *RESHAPES):
         first = first.args[0]
     if first is source:
         return None
-    if _sizes(first) == _sizes(node):
+    if same_sizes(shape(first), shape(node)):
         return first
     if not is_static(node):
         return None  # its spelling may name sizes that only the last step knows
@@ -97,8 +91,3 @@ def _to_shape(rw: Rewriter, source: fx.Node, sizes: list[int]) -> fx.Node:
         if have[place] == 1 and have[:place] + have[place + 1 :] == sizes:
             return rw.emit(aten.squeeze.dims, source, [place])
     return rw.emit(aten.reshape.default, source, sizes)
-
-
-def _sizes(node: fx.Node) -> list[str]:
-    # Symbolic sizes are compared as expressions: asking them would add a guard.
-    return [str(size) for size in shape(node)]

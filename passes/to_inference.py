@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import fx
 
+from frontend.random_calls import may_draw
+from frontend.schema import arguments, replaced
 from passes.base import Pass
 from passes.dropout_mask import Mask, find_masks, masked_factor
 from passes.patterns.nodes import argument, aten, is_call, is_tensor, only_user
-from passes.patterns.operands import add_sides, arguments, times_scalar
+from passes.patterns.operands import add_sides, times_scalar
 from passes.rewriter import Rewriter
 
-# operator -> position of its dropout probability; for recurrent layers the training flag follows.
-_ATTENTION: dict[Any, int] = {aten.scaled_dot_product_attention.default: 4}
-_RECURRENT: dict[Any, int] = {
-    aten.lstm.input: 5,
-    aten.gru.input: 5,
-    aten.rnn_tanh.input: 5,
-    aten.rnn_relu.input: 5,
-}
+_ATTENTION = (aten.scaled_dot_product_attention.default,)
+_RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 _BATCH_NORM = aten._native_batch_norm_legit_functional.default
 _BATCH_NORM_WITHOUT_STATISTICS = aten._native_batch_norm_legit.no_stats
 _RANDOM_RELU = aten.rrelu_with_noise_functional.default
@@ -55,10 +51,9 @@ class RemoveDropout(Pass):
         for node in rw.find(aten.native_dropout.default):
             _native(rw, node)
         for node in rw.find(*_ATTENTION):
-            _switch_off(rw, node, {_ATTENTION[node.target]: ("dropout_p", 0.0)})
+            _switch_off(rw, node, {"dropout_p": 0.0})
         for node in rw.find(*_RECURRENT):
-            place = _RECURRENT[node.target]
-            _switch_off(rw, node, {place: ("dropout", 0.0), place + 1: ("train", False)})
+            _switch_off(rw, node, {"dropout": 0.0, "train": False})
         for node in rw.find(_RANDOM_RELU):
             _random_relu(rw, node)
         for mask in find_masks(rw):
@@ -68,12 +63,12 @@ class RemoveDropout(Pass):
         for node in rw.find(_BATCH_NORM_WITHOUT_STATISTICS):
             rw.decline(node, "it has no running statistics, so it uses those of its batch")
         for node in rw.nodes():
-            if is_random(node) and node.users and not is_call(node, *_ATTENTION, *_RECURRENT):
+            if may_draw(node.target) and node.users and not is_call(node, *_ATTENTION, *_RECURRENT):
                 rw.decline(node, "it draws random numbers, and not for a dropout known here")
 
 
 def _native(rw: Rewriter, node: fx.Node) -> None:
-    x, probability, train = arguments(node)
+    x, probability, train = arguments(node).values()
     parts = {user.args[1]: user for user in node.users}
     if 1 in parts and parts[1].users:
         rw.decline(node, "its mask is used as well")
@@ -85,19 +80,13 @@ def _native(rw: Rewriter, node: fx.Node) -> None:
         _was_active(rw, "dropout")
 
 
-def _switch_off(rw: Rewriter, node: fx.Node, options: dict[int, tuple[str, Any]]) -> None:
-    """Gives options, by position or name, the value that switches dropout off."""
-    first = min(options)
-    probability = argument(node, first, options[first][0], 0.0)
-    is_on = all(argument(node, place, name, off) != off for place, (name, off) in options.items())
-    if not probability:
+def _switch_off(rw: Rewriter, node: fx.Node, off: Mapping[str, float]) -> None:
+    """Gives options, of which the probability comes first, the value that switches dropout off."""
+    given = {name: argument(node, name) for name in off}
+    if not given[next(iter(off))]:
         return
-    args, kwargs = list(node.args), dict(node.kwargs)
-    for place, (name, off) in options.items():
-        if place < len(args):
-            args[place] = off
-        elif name in kwargs:
-            kwargs[name] = off
+    is_on = all(given[name] != value for name, value in off.items())
+    args, kwargs = replaced(node, off)
     with rw.at(node):
         new = rw.emit(node.target, *args, **kwargs)
     if is_tensor(node):
@@ -113,7 +102,7 @@ def _switch_off(rw: Rewriter, node: fx.Node, options: dict[int, tuple[str, Any]]
 
 def _random_relu(rw: Rewriter, node: fx.Node) -> None:
     x: Any = node.args[0]
-    lower, upper = argument(node, 2, "lower", 1 / 8), argument(node, 3, "upper", 1 / 3)
+    lower, upper = argument(node, "lower"), argument(node, "upper")
     parts = {user.args[1]: user for user in node.users}
     if 1 in parts and parts[1].users:
         rw.decline(node, "its slopes are used as well")
@@ -122,7 +111,7 @@ def _random_relu(rw: Rewriter, node: fx.Node) -> None:
         with rw.at(parts[0]):
             rw.replace(parts[0], rw.emit(aten.leaky_relu.default, x, (lower + upper) / 2))
     _erase_dead(rw, *parts.values(), node)
-    if argument(node, 4, "training", False):
+    if argument(node, "training"):
         _was_active(rw, "a random leaky ReLU")
 
 
@@ -132,7 +121,7 @@ def _masked(rw: Rewriter, mask: Mask) -> None:
         if not user.users:
             continue
         x, scale = masked_factor(rw, user, mask)
-        if x is None:
+        if not is_tensor(x):
             continue
         alpha = _alpha_dropout(rw, user, mask, scale)
         if alpha is not None:
@@ -175,7 +164,7 @@ def _alpha_dropout(rw: Rewriter, product: fx.Node, mask: Mask, scale: float) -> 
 
 
 def _batch_norm(rw: Rewriter, node: fx.Node) -> None:
-    x, weight, bias, mean, variance, training, momentum, eps = arguments(node)
+    x, weight, bias, mean, variance, training, momentum, eps = arguments(node).values()
     parts = {user.args[1]: user for user in node.users}
     if any(place in parts and parts[place].users for place in (1, 2)):
         rw.decline(node, "the mean or deviation of its batch is used as well")
@@ -210,12 +199,6 @@ def _stop_counting(rw: Rewriter, module: str) -> None:
 
 def _was_active(rw: Rewriter, what: str) -> None:
     rw.note(f"{what} was active, as in training; it is removed, as in evaluation mode")
-
-
-def is_random(node: fx.Node) -> bool:
-    """True for a call that draws random numbers, or may with other options."""
-    tags = getattr(node.target, "tags", ())
-    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in tags
 
 
 def _erase_dead(rw: Rewriter, *nodes: fx.Node) -> None:

@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import fx
 
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, axis, is_call, shape
+from passes.patterns.nodes import argument, aten, axis, input_of, is_call, shape
+from passes.patterns.operators import SOFTMAXES
 from passes.rewriter import Rewriter
 
 
@@ -34,30 +35,29 @@ class RankLogits(Pass):
     def apply(self, rw: Rewriter) -> None:
         """Rewrites every ``topk`` of the largest along the axis of a softmax."""
         for node in rw.find(aten.topk.default):
-            softmax = node.args[0]
-            if not is_call(softmax, aten.softmax.int, aten._softmax.default):
+            softmax = input_of(node)
+            if not is_call(softmax, *SOFTMAXES):
                 continue
-            assert isinstance(softmax, fx.Node)
             rank = len(shape(softmax))
-            along = axis(softmax.args[1], rank)  # type: ignore[arg-type]
-            if axis(argument(node, 2, "dim", -1), rank) != along:
+            along = axis(argument(softmax, "dim"), rank)
+            if axis(argument(node, "dim"), rank) != along:
                 rw.decline(node, "it ranks along another axis than its softmax")
-            elif not argument(node, 3, "largest", True):
+            elif not argument(node, "largest"):
                 rw.decline(node, "it takes the smallest probabilities")
-            elif not argument(node, 4, "sorted", True):
+            elif not argument(node, "sorted"):
                 rw.decline(node, "its results are not sorted, so the largest logit is unknown")
             else:
                 _rank(rw, node, softmax, along)
 
 
 def _rank(rw: Rewriter, node: fx.Node, softmax: fx.Node, along: int) -> None:
-    logits = softmax.args[0]
+    logits = input_of(softmax)
     with rw.at(node):
         ranked = rw.emit(aten.topk.default, logits, *node.args[1:], **node.kwargs)
         found = rw.emit(operator.getitem, ranked, 0)
         indices = rw.emit(operator.getitem, ranked, 1)
         largest = rw.emit(aten.slice.Tensor, found, along, 0, 1)
-        total = _exp(rw, logits, largest)  # type: ignore[arg-type]
+        total = _exp(rw, logits, largest)
         total = rw.emit(aten.sum.dim_IntList, total, [along], True)
         values = rw.emit(aten.div.Tensor, _exp(rw, found, largest), total)
     for user in list(node.users):

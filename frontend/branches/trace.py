@@ -28,6 +28,7 @@ from torch.fx.experimental.proxy_tensor import (
 from torch.utils._python_dispatch import _disable_current_modes
 
 from frontend.random_calls import UNINITIALISED, draws_random
+from frontend.schema import arguments, written
 
 aten = torch.ops.aten
 # A constant condition is worth computing while tracing up to this many elements per tensor;
@@ -262,9 +263,7 @@ def storage_id(tensor: Tensor) -> int:
 def _written_arguments(node: fx.Node) -> list[fx.Node]:
     if not isinstance(node.target, torch._ops.OpOverload):
         return node.all_input_nodes
-    given = _arguments(node)
-    schema = node.target._schema.arguments
-    values = [given.get(a.name) for a in schema if a.alias_info and a.alias_info.is_write]
+    values = written(node.target, node.args, node.kwargs)
     return [value for value in values if isinstance(value, fx.Node)]
 
 
@@ -273,18 +272,11 @@ def _holds_tensors(node: fx.Node) -> bool:
     return bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments that were given, by name."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    names = (argument.name for argument in node.target._schema.arguments)
-    return dict(zip(names, node.args, strict=False)) | node.kwargs
-
-
 def _updates_statistics(node: fx.Node) -> bool:
     flag = _UPDATES_STATISTICS.get(_packet(node))
     if flag is None:
         return False
-    given = _arguments(node)
+    given = arguments(node)
     return bool(given.get(flag)) and given.get("running_mean") is not None
 
 

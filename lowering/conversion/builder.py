@@ -10,6 +10,8 @@ import torch
 from coremltools.converters.mil.mil import Builder, Var
 from torch import fx
 
+from frontend.schema import arguments, parameters
+
 Operand: TypeAlias = Var | int | float
 """What may stand where an operator takes a tensor or a number."""
 
@@ -83,14 +85,11 @@ def bound_arguments(
     assert isinstance(node.target, torch._ops.OpOverload)
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
-    for index, argument in enumerate(node.target._schema.arguments):
+    given = arguments(node)
+    for argument in parameters(node.target):
         if argument.name in _PLACEMENT:
             continue
-        if index < len(node.args) and not argument.kwarg_only:
-            value = node.args[index]
-        else:
-            value = node.kwargs.get(argument.name, argument.default_value)
-        value = fx.map_arg(value, value_of)
+        value: Any = fx.map_arg(given[argument.name], value_of)
         if isinstance(value, list):
             value = list(value)  # torch's immutable lists fail some of coremltools' type checks
         if argument.kwarg_only:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from frontend.sizes import expression
 from passes.layout.placement import Form, Size, plain
+from passes.patterns.nodes import shape
 from passes.rewriter import Rewriter
 
 # Core ML tensors have at most five axes (documented: Core ML's MLMultiArray and MIL's ops); the
@@ -35,10 +37,8 @@ class LayoutPlan:
 
 
 def sizes(node: fx.Node) -> tuple[Size, ...]:
-    """Logical sizes; symbolic ones as expressions, which compare without adding guards."""
-    return tuple(
-        size if isinstance(size, int) else size.node.expr for size in node.meta["val"].shape
-    )
+    """Logical sizes, of the first result of several; symbolic ones as expressions."""
+    return tuple(map(expression, shape(node)))
 
 
 def plain_form(node: fx.Node) -> Form:

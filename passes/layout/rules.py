@@ -14,11 +14,20 @@ from typing import Any
 import torch
 from torch import fx
 
+from frontend.schema import arguments
 from passes.layout import matmul, split_and_concat
 from passes.layout.placement import Form, isolated, through_reshape
 from passes.layout.plan import MAX_RANK, Forms, LayoutPlan, sizes
-from passes.patterns.nodes import aten, axis, is_call, is_tensor, shape
-from passes.patterns.pointwise import ELEMENTWISE
+from passes.patterns.nodes import argument, aten, axes, axis, input_of, is_call, is_tensor, shape
+from passes.patterns.operators import (
+    LOG_SOFTMAXES,
+    MATMULS,
+    PARTS,
+    REDUCTIONS,
+    RESHAPES,
+    SOFTMAXES,
+)
+from passes.patterns.pointwise import is_pointwise_call
 from passes.rewriter import Rewriter
 
 
@@ -27,7 +36,9 @@ def plan(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
 
     ``wanted`` is the form its consumers ask for; rules that can choose follow it.
     """
-    rule = _RULES.get(node.target) if node.op == "call_function" else None
+    if node.op != "call_function":
+        return None
+    rule = _pointwise if is_pointwise_call(node) else _RULES.get(node.target)
     if rule is None:
         return None
     found = rule(node, forms, wanted)
@@ -40,28 +51,25 @@ def pull(node: fx.Node, form: Form) -> list[tuple[fx.Node, Form]]:
     """The forms of the inputs from which ``node`` yields ``form`` without moving data."""
     if node.op != "call_function":
         return []
-    target = node.target
-    source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-    if target in ELEMENTWISE:
+    if is_pointwise_call(node):
         return [
             (x, _restricted(form, node, x))
             for x in node.all_input_nodes
             if is_tensor(x) and _spans(x, node)
         ]
-    if source is None or not is_tensor(source):
-        return []
-    if target in _SAME_SHAPE:
-        return [(source, form)]
-    if target is aten.permute.default:
-        order = node.args[1]
-        return [(source, form.renamed(lambda a: axis(order[a], len(order))))]  # type: ignore[index,arg-type]
-    if target in _RESHAPES:
-        back = through_reshape(form, sizes(node), sizes(source))
-        return [(source, back.gives)] if back is not None else []
+    if is_call(node, *_SAME_SHAPE):
+        return [(input_of(node), form)]
+    if is_call(node, aten.permute.default):
+        order = _order(node)
+        return [(input_of(node), form.renamed(lambda a: order[a]))]
+    if is_call(node, *RESHAPES):
+        x = input_of(node)
+        back = through_reshape(form, sizes(node), sizes(x))
+        return [(x, back.gives)] if back is not None else []
     return []
 
 
-def _elementwise(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def _pointwise(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     inputs = [x for x in node.all_input_nodes if is_tensor(x)]
     form = wanted
     if form is None:
@@ -89,8 +97,19 @@ def _elementwise(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan
     return LayoutPlan(taken, refined, emit)
 
 
+def _prelu(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+    """With one slope for all elements; more lie along the second axis of what it is given."""
+    x, weight = arguments(node).values()
+    form = wanted or forms.get(x)
+    if form is None or sizes(weight) not in ((), (1,)):
+        return None
+    return LayoutPlan(
+        ((x, form),), form, lambda rw, inputs: rw.emit(node.target, inputs[0], weight)
+    )
+
+
 def _has(x: fx.Node, node: fx.Node, out_axis: int) -> bool:
-    """True if ``x`` is not broadcast along an axis of the elementwise ``node``."""
+    """True if ``x`` is not broadcast along an axis of the pointwise ``node``."""
     own = out_axis - (len(shape(node)) - len(shape(x)))
     return own >= 0 and sizes(x)[own] != 1
 
@@ -107,20 +126,19 @@ def _restricted(form: Form, node: fx.Node, x: fx.Node) -> Form:
 
 def _along_axes(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """Softmax and norms: shape kept, some axes treated together."""
-    x, axes, *rest = node.args
-    assert isinstance(x, fx.Node)
-    named = axes if isinstance(axes, list | tuple) else [axes]
-    moved = [axis(a, len(shape(x))) for a in named]  # type: ignore[arg-type]
+    x = input_of(node)
+    named: Any = node.args[1]
+    moved = [axis(a, len(shape(x))) for a in ([named] if isinstance(named, int) else named)]
     form = _with_axes_apart(x, moved, wanted or forms.get(x))
     if form is None:
         return None
-    places = [form.place(a) for a in moved]
-    if places != sorted(places):  # type: ignore[type-var]
+    places = _places(form, moved)
+    if places != sorted(places):
         return None  # the affine of a norm is laid out in the order of its axes
-    physical = places if isinstance(axes, list | tuple) else places[0]
+    physical = places[0] if isinstance(named, int) else places
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
-        return rw.emit(node.target, inputs[0], physical, *rest, **node.kwargs)
+        return rw.emit(node.target, inputs[0], physical, *node.args[2:], **node.kwargs)
 
     return LayoutPlan(((x, form),), form, emit)
 
@@ -131,24 +149,25 @@ def _with_axes_apart(x: fx.Node, axes: Sequence[int], form: Form | None) -> Form
     return isolated(form, axes, MAX_RANK)
 
 
+def _places(form: Form, axes: Sequence[int]) -> list[int]:
+    """The physical axes of ``axes``, none of which has size one."""
+    return [place for a in axes if (place := form.place(a)) is not None]
+
+
 def _reduction(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
-    x = node.args[0]
-    named = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if not isinstance(x, fx.Node) or not isinstance(named, list | tuple | int) or named == []:
+    x, rank = input_of(node), len(shape(input_of(node)))
+    reduced = axes(node, "dim", rank)
+    form = _with_axes_apart(x, reduced, forms.get(x)) if reduced is not None else None
+    if reduced is None or form is None:
         return None
-    rank = len(shape(x))
-    axes = [axis(a, rank) for a in ([named] if isinstance(named, int) else named)]
-    form = _with_axes_apart(x, axes, forms.get(x))
-    if form is None:
-        return None
-    places = [form.place(a) for a in axes]
+    places = _places(form, reduced)
     keep = len(shape(node)) == rank
-    left = [a for a in range(rank) if a not in axes]
-    output = form.renamed(lambda a: None if a in axes else (a if keep else left.index(a)))
+    left = [a for a in range(rank) if a not in reduced]
+    output = form.renamed(lambda a: None if a in reduced else (a if keep else left.index(a)))
     named_kwargs = {k: v for k, v in node.kwargs.items() if k not in ("dim", "keepdim")}
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
-        where = places[0] if isinstance(named, int) else places
+        where = places[0] if isinstance(argument(node, "dim"), int) else places
         if node.target is aten.var.correction or node.target is aten.std.correction:
             return rw.emit(node.target, inputs[0], where, keepdim=True, **named_kwargs)
         return rw.emit(node.target, inputs[0], where, True, *node.args[3:], **named_kwargs)
@@ -157,29 +176,28 @@ def _reduction(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan |
 
 
 def _permute(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
-    x, order = node.args[0], list(node.args[1])  # type: ignore[arg-type]
-    if x not in forms:
+    form = forms.get(input_of(node))
+    if form is None:
         return None
-    order = [axis(a, len(order)) for a in order]
-    form = forms[x]  # type: ignore[index]
-    return LayoutPlan(((x, form),), form.renamed(order.index), None)  # type: ignore[arg-type]
+    return LayoutPlan(((input_of(node), form),), form.renamed(_order(node).index), None)
+
+
+def _order(permute: fx.Node) -> list[int]:
+    order = argument(permute, "dims")
+    return [axis(a, len(order)) for a in order]
 
 
 def _reshape(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
-    x = node.args[0]
-    if x not in forms:
-        return None
-    form = forms[x]  # type: ignore[index]
-    carried = through_reshape(form, sizes(x), sizes(node))  # type: ignore[arg-type]
-    return None if carried is None else LayoutPlan(((x, form),), carried.gives, None)  # type: ignore[arg-type]
+    x = input_of(node)
+    carried = through_reshape(forms[x], sizes(x), sizes(node)) if x in forms else None
+    return None if carried is None else LayoutPlan(((x, forms[x]),), carried.gives, None)
 
 
 def _expand(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """Axes of size one are repeated: each gets a physical axis behind the one before it."""
-    x = node.args[0]
-    if x not in forms or len(shape(x)) != len(shape(node)):  # type: ignore[arg-type]
+    x = input_of(node)
+    if x not in forms or len(shape(x)) != len(shape(node)):
         return None
-    assert isinstance(x, fx.Node)
     wide = [a for a in range(len(shape(node))) if sizes(x)[a] == 1 and sizes(node)[a] != 1]
     apart = isolated(forms[x], [a for a in range(len(shape(x))) if sizes(x)[a] != 1], MAX_RANK)
     if apart is None or not all(isinstance(n, int) for n in shape(node)):
@@ -202,44 +220,23 @@ def _expand(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | No
 
 
 _SAME_SHAPE = (
-    aten.softmax.int,
-    aten._softmax.default,
-    aten.log_softmax.int,
-    aten._log_softmax.default,
+    *SOFTMAXES,
+    *LOG_SOFTMAXES,
     torch.ops.ane.layer_norm.default,
     torch.ops.ane.rms_norm.default,
 )
-_RESHAPES = (
-    aten.reshape.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dims,
-    aten.squeeze.dim,
-    aten.squeeze.default,
-)
-_REDUCTIONS = (
-    aten.mean.dim,
-    aten.sum.dim_IntList,
-    aten.amax.default,
-    aten.amin.default,
-    aten.logsumexp.default,
-    aten.var.correction,
-    aten.std.correction,
-)
 _RULES: Mapping[Any, Callable[[fx.Node, Forms, Form | None], LayoutPlan | None]] = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(_SAME_SHAPE, _along_axes),
-    **dict.fromkeys(_RESHAPES, _reshape),
-    **dict.fromkeys(_REDUCTIONS, _reduction),
-    aten.matmul.default: matmul.matmul,
-    aten.bmm.default: matmul.matmul,
+    **dict.fromkeys(RESHAPES, _reshape),
+    **dict.fromkeys(REDUCTIONS, _reduction),
+    **dict.fromkeys(MATMULS, matmul.matmul),
+    aten.prelu.default: _prelu,
     aten.permute.default: _permute,
     aten.expand.default: _expand,
     aten.slice.Tensor: split_and_concat.narrow,
     aten.select.int: split_and_concat.select,
     aten.cat.default: split_and_concat.cat,
-    aten.split.Tensor: split_and_concat.split,
-    aten.split_with_sizes.default: split_and_concat.split,
-    aten.unbind.int: split_and_concat.split,
+    **dict.fromkeys(PARTS, split_and_concat.split),
     aten.glu.default: split_and_concat.glu,
     operator.getitem: split_and_concat.getitem,
 }
@@ -247,7 +244,7 @@ _RULES: Mapping[Any, Callable[[fx.Node, Forms, Form | None], LayoutPlan | None]]
 
 def is_image_native(node: fx.Node) -> bool:
     """True for an operator that wants its first input, and yields its result, as an image."""
-    return is_call(node, *_IMAGE_NATIVE) and len(shape(node.args[0])) == 4  # type: ignore[arg-type]
+    return is_call(node, *_IMAGE_NATIVE) and len(shape(input_of(node))) == 4
 
 
 _IMAGE_NATIVE = (

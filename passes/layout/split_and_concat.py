@@ -9,30 +9,30 @@ from torch import fx
 
 from passes.layout.placement import Form, isolated
 from passes.layout.plan import MAX_RANK, Forms, LayoutPlan, sizes
-from passes.patterns.nodes import argument, aten, axis, shape
+from passes.patterns.nodes import argument, aten, axis, input_of, shape
 from passes.rewriter import Rewriter
 
 
 def narrow(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """``slice.Tensor`` of step one."""
-    x, where, *bounds = node.args
-    assert isinstance(x, fx.Node)
-    bounds = bounds + [None] * (3 - len(bounds))
-    size = sizes(x)[axis(where, len(shape(x)))]  # type: ignore[arg-type]
-    step = node.kwargs.get("step", bounds[2]) or 1
-    if step != 1 or not isinstance(size, int):
+    x, where = input_of(node), _where(node)
+    size, bounds = sizes(x)[where], (argument(node, "start"), argument(node, "end"))
+    if argument(node, "step") != 1 or not isinstance(size, int):
         return None
     if not all(b is None or isinstance(b, int) for b in bounds):
         return None
-    start, stop, _ = slice(bounds[0], bounds[1]).indices(size)
-    return _piece(node, x, axis(where, len(shape(x))), start, stop, forms, drop=False)  # type: ignore[arg-type]
+    start, stop, _ = slice(*bounds).indices(size)
+    return _piece(node, x, where, start, stop, forms, drop=False)
+
+
+def _where(node: fx.Node) -> int:
+    """The axis of the first input that ``node`` works along."""
+    return axis(argument(node, "dim"), len(shape(input_of(node))))
 
 
 def select(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """``select.int``, as a slice whose axis of size one the form leaves out."""
-    x, where, index = node.args
-    assert isinstance(x, fx.Node)
-    place = axis(where, len(shape(x)))  # type: ignore[arg-type]
+    x, place, index = input_of(node), _where(node), argument(node, "index")
     size = sizes(x)[place]
     if not isinstance(size, int) or not isinstance(index, int):
         return None
@@ -64,15 +64,13 @@ def _outermost(x: fx.Node, where: int, form: Form | None) -> tuple[Form, int] | 
     """A form with ``where`` outermost in its group, and the size of what is inside of it."""
     if form is None or sizes(x)[where] == 1:
         return None
-    place = form.place(where)
-    assert place is not None
-    if form.groups[place][0] != where:
+    if all(group[:1] != (where,) for group in form.groups):
         apart = isolated(form, [where], MAX_RANK)
         if apart is None:
             return None
-        form, place = apart, apart.place(where)
+        form = apart
     inner = 1
-    for a in form.groups[place][1:]:  # type: ignore[index]
+    for a in next(group for group in form.groups if group[:1] == (where,))[1:]:
         size = sizes(x)[a]
         if not isinstance(size, int):
             return None
@@ -82,11 +80,8 @@ def _outermost(x: fx.Node, where: int, form: Form | None) -> tuple[Form, int] | 
 
 def split(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """split and unbind; ``getitem`` picks the parts."""
-    x = node.args[0]
-    assert isinstance(x, fx.Node)
+    x, where = input_of(node), _where(node)
     unbind = node.target is aten.unbind.int
-    given = node.args[1 if unbind else 2] if len(node.args) > (1 if unbind else 2) else 0
-    where = axis(node.kwargs.get("dim", given), len(shape(x)))  # type: ignore[arg-type]
     found = _outermost(x, where, forms.get(x))
     values = node.meta["val"]
     lengths = [1 if unbind else part.shape[where] for part in values]
@@ -106,9 +101,7 @@ def split(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None
 
 def glu(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """A half gated by the other."""
-    x = node.args[0]
-    assert isinstance(x, fx.Node)
-    where = axis(argument(node, 1, "dim", -1), len(shape(x)))
+    x, where = input_of(node), _where(node)
     found = _outermost(x, where, forms.get(x))
     if found is None:
         return None
@@ -125,23 +118,20 @@ def glu(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
 
 def getitem(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """A part of a split."""
-    source, index = node.args
-    if source not in forms:
+    parts, index = input_of(node), node.args[1]
+    form = forms.get(parts)
+    if form is None:
         return None
-    form = forms[source]  # type: ignore[index]
     return LayoutPlan(
-        ((source, form),),  # type: ignore[arg-type]
-        form,
-        lambda rw, inputs: rw.emit(operator.getitem, inputs[0], index),
+        ((parts, form),), form, lambda rw, inputs: rw.emit(operator.getitem, inputs[0], index)
     )
 
 
 def cat(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
     """Concatenation along an axis that is outermost in its group."""
-    parts = list(node.args[0])  # type: ignore[arg-type]
+    parts: list[fx.Node] = list(argument(node, "tensors"))
     rank = len(shape(node))
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    where = axis(given, rank)  # type: ignore[arg-type]
+    where = axis(argument(node, "dim"), rank)
     if any(len(shape(x)) != rank for x in parts):
         return None  # torch lets an empty rank-1 tensor join
     leader = next((x for x in parts if x in forms and sizes(x)[where] != 1), None)

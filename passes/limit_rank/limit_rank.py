@@ -10,8 +10,8 @@ from torch import fx
 
 from passes.base import Pass
 from passes.limit_rank.rules import rule_for
-from passes.limit_rank.stand_ins import LowRank, UnknownSizeError
-from passes.patterns.nodes import is_call, is_tensor
+from passes.limit_rank.stand_ins import LowRank, UnknownSizeError, Value
+from passes.patterns.nodes import input_of, is_call, is_tensor
 from passes.rewriter import Rewriter
 
 
@@ -60,12 +60,12 @@ def _concerns(low: LowRank, node: fx.Node) -> bool:
     )
 
 
-def _value(low: LowRank, node: Any) -> Any:
+def _value(low: LowRank, node: fx.Node) -> Value | None:
     if is_call(node, operator.getitem):
-        parts: Any = low.values[node.args[0]]
+        parts: Any = low.values[input_of(node)]
         return parts[node.args[1]]
     rank = max(n.meta["val"].ndim for n in (node, *node.all_input_nodes) if is_tensor(n))
-    rule = rule_for(node.target)
+    rule = rule_for(node)
     try:
         value = rule(low, node) if rule is not None else None
     except UnknownSizeError as unknown:

@@ -1,29 +1,29 @@
 """How products of tensors held with few axes run: linear, matmul, attention, einsum.
 
-Rules as in ``low_rank_rules``.
+Rules as in ``rules``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import fx
 
+from frontend.schema import arguments, replaced
 from passes.limit_rank.stand_ins import LowRank, Value
-from passes.patterns.nodes import aten
+from passes.patterns.nodes import argument, aten, input_of
 
 
-def linear(low: LowRank, node: Any) -> Value:
+def linear(low: LowRank, node: fx.Node) -> Value:
     """Leading axes merge to one."""
-    source, *rest = node.args
+    source = input_of(node)
     x = low.view(source, [math.prod(low.shape(source)[:-1]), low.shape(source)[-1]])
-    return low.rw.emit(node.target, x, *rest, **node.kwargs)
+    return low.rw.emit(node.target, x, *node.args[1:], **node.kwargs)
 
 
-def matmul(low: LowRank, node: Any) -> Value | None:
+def matmul(low: LowRank, node: fx.Node) -> Value | None:
     """Leading axes merge to one batch; None for vectors."""
-    a, b = node.args
+    a, b = arguments(node).values()
     if len(low.shape(a)) < 2 or len(low.shape(b)) < 2:
         return None
     batch = list(low.shape(node)[:-2])
@@ -38,11 +38,10 @@ def matmul(low: LowRank, node: Any) -> Value | None:
     return low.rw.emit(aten.matmul.default, *wide)
 
 
-def attention(low: LowRank, node: Any) -> Value | None:
+def attention(low: LowRank, node: fx.Node) -> Value | None:
     """Leading axes merge to one batch."""
-    query, key, value, *rest = node.args
+    query, key, value, mask, *_ = arguments(node).values()
     batch = low.shape(query)[:-3]
-    mask = rest[0] if rest else node.kwargs.get("attn_mask")
     if low.shape(key)[:-3] != batch or low.shape(value)[:-3] != batch:
         return None
     if mask is not None and len(low.shape(mask)) > 2:
@@ -53,17 +52,16 @@ def attention(low: LowRank, node: Any) -> Value | None:
         else:
             mask = low.view(mask, sizes)
     q, k, v = (low.view(n, [math.prod(batch), *low.shape(n)[-3:]]) for n in (query, key, value))
-    kwargs = dict(node.kwargs)
-    if rest:
-        rest[0] = mask
-    elif mask is not None:
-        kwargs["attn_mask"] = mask
-    return low.rw.emit(node.target, q, k, v, *rest, **kwargs)
+    args, kwargs = replaced(node, {"query": q, "key": k, "value": v, "attn_mask": mask})
+    return low.rw.emit(node.target, *args, **kwargs)
 
 
-def einsum(low: LowRank, node: Any) -> Value | None:
+def einsum(low: LowRank, node: fx.Node) -> Value | None:
     """Two operands as one batched product; one operand as a sum and a permutation."""
-    equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
+    equation, operands = (
+        argument(node, "equation").replace(" ", ""),
+        list(argument(node, "tensors")),
+    )
     left, arrow, out = equation.partition("->")
     terms = left.split(",")
     if "." in equation or not arrow or len(operands) > 2:

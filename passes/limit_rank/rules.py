@@ -8,42 +8,57 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import fx
 
+from frontend.schema import arguments, replaced
 from passes.limit_rank import products
 from passes.limit_rank.permutation_steps import runs
 from passes.limit_rank.stand_ins import LowRank, Value
-from passes.patterns.nodes import argument, aten, axis, is_tensor
-from passes.patterns.pointwise import ELEMENTWISE
+from passes.patterns.nodes import (
+    Target,
+    argument,
+    aten,
+    axes,
+    axis,
+    input_of,
+    is_call,
+    is_tensor,
+)
+from passes.patterns.operators import (
+    LOG_SOFTMAXES,
+    PARTS,
+    REDUCTIONS,
+    REDUCTIONS_OF_ONE_AXIS,
+    RESHAPES,
+    SOFTMAXES,
+)
+from passes.patterns.pointwise import is_pointwise_call
 
-Rule = Callable[[LowRank, Any], Value | None]
+Rule = Callable[[LowRank, fx.Node], Value | None]
 
 
-def rule_for(target: Any) -> Rule | None:
-    """The rule of an operator, None where there is none."""
-    if target in ELEMENTWISE or torch.Tag.pointwise in getattr(target, "tags", ()):
-        return _elementwise
-    return _RULES.get(target)
+def rule_for(node: fx.Node) -> Rule | None:
+    """The rule of a call, None where there is none."""
+    return _pointwise if is_pointwise_call(node) else _RULES.get(node.target)
 
 
 def _same_elements(low: LowRank, node: fx.Node) -> Value:
-    return low.of(node.args[0])  # type: ignore[arg-type]
+    return low.of(input_of(node))
 
 
-def _permute(low: LowRank, node: Any) -> Value:
-    source, order = node.args
+def _permute(low: LowRank, node: fx.Node) -> Value:
+    source, order = arguments(node).values()
     return low.permuted(source, low.shape(source), [axis(a, len(order)) for a in order])
 
 
-def _expand(low: LowRank, node: Any) -> Value:
-    return low.expanded(node.args[0], low.shape(node.args[0]), low.shape(node))
+def _expand(low: LowRank, node: fx.Node) -> Value:
+    return low.expanded(input_of(node), low.shape(input_of(node)), low.shape(node))
 
 
-def _elementwise(low: LowRank, node: fx.Node) -> Value:
+def _pointwise(low: LowRank, node: fx.Node) -> Value:
     """Neighbouring axes merge where the same operands are broadcast along them."""
     wanted = low.shape(node)
     used = [place for place, size in enumerate(wanted) if size != 1]
@@ -63,14 +78,14 @@ def _elementwise(low: LowRank, node: fx.Node) -> Value:
         view = [math.prod(sizes[n][place] for place in group) for group in groups] or [1]
         stand_ins[n] = low.view(stand_ins.get(n, n), view)
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
-    return low.rw.emit(node.target, *args, **kwargs)
+    return _parts(low, low.rw.emit(node.target, *args, **kwargs))
 
 
-def _reduce(low: LowRank, node: Any) -> Value:
-    source, dims = node.args[0], argument(node, 1, "dim")
+def _reduce(low: LowRank, node: fx.Node) -> Value:
+    source = input_of(node)
     sizes = low.shape(source)
-    dims = [dims] if isinstance(dims, int) else dims or range(len(sizes))
-    reduced = {axis(d, len(sizes)) for d in dims}
+    named = axes(node, "dim", len(sizes))
+    reduced = set(range(len(sizes)) if named is None else named)
     groups = runs([place in reduced for place in range(len(sizes))])
     if len(groups) <= low.most:
         x = low.view(source, [math.prod(sizes[place] for place in group) for group in groups])
@@ -82,38 +97,16 @@ def _reduce(low: LowRank, node: Any) -> Value:
         wanted = [1]
     options = {name: value for name, value in node.kwargs.items() if name not in ("dim", "keepdim")}
     return low.rw.emit(
-        node.target, x, wanted[0] if node.target in _OF_ONE_AXIS else wanted, **options
+        node.target, x, wanted[0] if is_call(node, *REDUCTIONS_OF_ONE_AXIS) else wanted, **options
     )
 
 
-_OF_ONE_AXIS = (
-    aten.any.dim,
-    aten.all.dim,
-    aten.prod.dim_int,
-    aten.argmax.default,
-    aten.argmin.default,
-)
-
-
-def _along(position: int, default: int = 0) -> Rule:
-    """Operators of one axis, whose number is their argument at ``position``."""
-
-    def rule(low: LowRank, node: Any) -> Value:
-        source = node.args[0]
-        dim = axis(argument(node, position, "dim", default), len(low.shape(source)))
-        args = [low.around(source, dim), *node.args[1:]]
-        return _parts(low, _along_the_second(low, node.target, args, node.kwargs, position))
-
-    return rule
-
-
-def _along_the_second(
-    low: LowRank, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], position: int
-) -> fx.Node:
-    """``target`` of stand-ins whose second axis is the one that argument ``position`` names."""
-    if position < len(args):
-        return low.rw.emit(target, *args[:position], 1, *args[position + 1 :], **kwargs)
-    return low.rw.emit(target, *args, **{**kwargs, "dim": 1})
+def _along(low: LowRank, node: fx.Node) -> Value:
+    """Operators along the one axis that their ``dim`` names."""
+    source = input_of(node)
+    dim = axis(argument(node, "dim"), len(low.shape(source)))
+    (_, *args), kwargs = replaced(node, {"dim": 1})
+    return _parts(low, low.rw.emit(node.target, low.around(source, dim), *args, **kwargs))
 
 
 def _parts(low: LowRank, result: fx.Node) -> Value:
@@ -123,9 +116,8 @@ def _parts(low: LowRank, result: fx.Node) -> Value:
     return tuple(low.rw.emit(operator.getitem, result, i) for i in range(len(value)))
 
 
-def _concat(low: LowRank, node: Any) -> Value:
-    sources = node.args[0]
-    dim = argument(node, 1, "dim", 0)
+def _concat(low: LowRank, node: fx.Node) -> Value:
+    sources, dim = arguments(node).values()
     if node.target is aten.stack.default:
         place = axis(dim, len(low.shape(node)))
         sizes = low.shape(sources[0])
@@ -136,8 +128,8 @@ def _concat(low: LowRank, node: Any) -> Value:
     return low.rw.emit(aten.cat.default, parts, 1)
 
 
-def _flip(low: LowRank, node: Any) -> Value:
-    source, dims = node.args
+def _flip(low: LowRank, node: fx.Node) -> Value:
+    source, dims = arguments(node).values()
     sizes, x = low.shape(source), source
     for dim in dims:
         place = axis(dim, len(sizes))
@@ -146,8 +138,8 @@ def _flip(low: LowRank, node: Any) -> Value:
     return x
 
 
-def _index(low: LowRank, node: Any) -> Value | None:
-    source, indices = node.args
+def _index(low: LowRank, node: fx.Node) -> Value | None:
+    source, indices = arguments(node).values()
     given = [(place, index) for place, index in enumerate(indices) if index is not None]
     if len(given) != 1 or given[0][1].meta["val"].ndim + 2 > low.most:
         return None
@@ -157,42 +149,39 @@ def _index(low: LowRank, node: Any) -> Value | None:
     return low.rw.emit(aten.index.Tensor, low.around(source, place), [None, index])
 
 
-def _norm(low: LowRank, node: Any) -> Value | None:
+def _norm(low: LowRank, node: fx.Node) -> Value | None:
     """Norms over the last axes."""
-    source, normalized, *rest = node.args
+    source, normalized = input_of(node), argument(node, "normalized_shape")
     if len(normalized) + 1 > low.most:
         return None
     lead = low.shape(source)[: len(low.shape(source)) - len(normalized)]
     x = low.view(source, [math.prod(lead), *normalized])
-    return low.rw.emit(node.target, x, normalized, *rest, **node.kwargs)
+    return low.rw.emit(node.target, x, *node.args[1:], **node.kwargs)
 
 
-def _sides_along(position: int) -> Rule:
+def _sides_along(low: LowRank, node: fx.Node) -> Value | None:
     """As ``_along``, for operators of several tensors that differ in size along that axis only."""
-
-    def rule(low: LowRank, node: Any) -> Value | None:
-        source = node.args[0]
-        dim = axis(argument(node, position, "dim", 0), len(low.shape(source)))
-        rest = (*low.shape(source)[:dim], *low.shape(source)[dim + 1 :])
-        stand_ins: dict[fx.Node, fx.Node] = {}
-        for operand in node.all_input_nodes:
-            sizes = low.shape(operand)
-            if sizes == rest:  # select_scatter writes a tensor without the axis
-                sides = [math.prod(sizes[:dim]), math.prod(sizes[dim:])]
-                stand_ins[operand] = low.view(operand, sides)
-            elif (*sizes[:dim], *sizes[dim + 1 :]) == rest:
-                stand_ins[operand] = low.around(operand, dim)
-            elif sizes:
-                return None
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
-        return _along_the_second(low, node.target, args, kwargs, position)
-
-    return rule
+    source = input_of(node)
+    dim = axis(argument(node, "dim"), len(low.shape(source)))
+    rest = (*low.shape(source)[:dim], *low.shape(source)[dim + 1 :])
+    stand_ins: dict[fx.Node, fx.Node] = {}
+    for operand in node.all_input_nodes:
+        sizes = low.shape(operand)
+        if sizes == rest:  # select_scatter writes a tensor without the axis
+            sides = [math.prod(sizes[:dim]), math.prod(sizes[dim:])]
+            stand_ins[operand] = low.view(operand, sides)
+        elif (*sizes[:dim], *sizes[dim + 1 :]) == rest:
+            stand_ins[operand] = low.around(operand, dim)
+        elif sizes:
+            return None
+    args, kwargs = fx.map_arg(replaced(node, {"dim": 1}), lambda n: stand_ins.get(n, n))
+    return low.rw.emit(node.target, *args, **kwargs)
 
 
-def _pad(low: LowRank, node: Any) -> Value | None:
+def _pad(low: LowRank, node: fx.Node) -> Value | None:
     """Axes that are not padded merge with their neighbours."""
-    source, widths, *rest = node.args
+    source, widths = input_of(node), argument(node, "pad")
+    rest = node.args[2:]
     sizes = low.shape(source)
     padded = {len(sizes) - 1 - i for i in range(len(widths) // 2) if any(widths[2 * i : 2 * i + 2])}
     x, now = source, list(sizes)
@@ -204,8 +193,8 @@ def _pad(low: LowRank, node: Any) -> Value | None:
     return x
 
 
-def _repeat(low: LowRank, node: Any) -> Value:
-    source, repeats = node.args
+def _repeat(low: LowRank, node: fx.Node) -> Value:
+    source, repeats = arguments(node).values()
     rank = max(len(repeats), len(low.shape(source)))
     sizes = [1] * (rank - len(low.shape(source))) + list(low.shape(source))
     repeats = [1] * (rank - len(repeats)) + list(repeats)
@@ -214,76 +203,38 @@ def _repeat(low: LowRank, node: Any) -> Value:
     return low.expanded(source, pairs, wanted)
 
 
-def _embedding(low: LowRank, node: Any) -> Value:
-    table, indices, *rest = node.args
+def _embedding(low: LowRank, node: fx.Node) -> Value:
+    table, indices = input_of(node), argument(node, "indices")
     flat = low.view(indices, [math.prod(low.shape(indices))])
-    return low.rw.emit(node.target, table, flat, *rest, **node.kwargs)
+    return low.rw.emit(node.target, table, flat, *node.args[2:], **node.kwargs)
 
 
-def _group_norm(low: LowRank, node: Any) -> Value:
-    source, *rest = node.args
-    batch, channels, *spatial = low.shape(source)
-    x = low.view(source, [batch, channels, math.prod(spatial)])
-    return low.rw.emit(node.target, x, *rest, **node.kwargs)
+def _group_norm(low: LowRank, node: fx.Node) -> Value:
+    batch, channels, *spatial = low.shape(input_of(node))
+    x = low.view(input_of(node), [batch, channels, math.prod(spatial)])
+    return low.rw.emit(node.target, x, *node.args[1:], **node.kwargs)
 
 
-_RULES: dict[Any, Rule] = {
-    **dict.fromkeys(
-        (
-            aten.reshape.default,
-            aten.view.default,
-            aten.unsqueeze.default,
-            aten.squeeze.default,
-            aten.squeeze.dim,
-            aten.squeeze.dims,
-            aten.clone.default,
-        ),
-        _same_elements,
-    ),
-    **dict.fromkeys(
-        (
-            aten.sum.dim_IntList,
-            aten.mean.dim,
-            aten.amax.default,
-            aten.amin.default,
-            aten.any.dims,
-            aten.all.dims,
-            aten.var.correction,
-            aten.std.correction,
-            aten.logsumexp.default,
-            *_OF_ONE_AXIS,
-        ),
-        _reduce,
-    ),
+_SCANS = (aten.cumsum.default, aten.cumprod.default, aten.logcumsumexp.default)
+_RULES: Mapping[Target, Rule] = {
+    **dict.fromkeys((*RESHAPES, aten.view.default), _same_elements),
+    **dict.fromkeys(REDUCTIONS, _reduce),
     aten.permute.default: _permute,
     aten.expand.default: _expand,
-    aten.select.int: _along(1),
-    aten.slice.Tensor: _along(1),
-    aten.index_select.default: _along(1),
-    aten.unbind.int: _along(1),
-    aten.softmax.int: _along(1),
-    aten._softmax.default: _along(1),
-    aten.log_softmax.int: _along(1),
-    aten.cumsum.default: _along(1),
-    aten.cumprod.default: _along(1),
-    aten.logcumsumexp.default: _along(1),
-    aten.max.dim: _along(1),
-    aten.min.dim: _along(1),
-    aten.sort.default: _along(1, -1),
-    aten.glu.default: _along(1, -1),
-    aten.split.Tensor: _along(2),
-    aten.split_with_sizes.default: _along(2),
-    aten.topk.default: _along(2, -1),
+    **dict.fromkeys((*SOFTMAXES, *LOG_SOFTMAXES, *PARTS, *_SCANS), _along),
+    **dict.fromkeys((aten.select.int, aten.slice.Tensor, aten.index_select.default), _along),
+    **dict.fromkeys((aten.max.dim, aten.min.dim, aten.sort.default, aten.topk.default), _along),
+    aten.glu.default: _along,
     aten.cat.default: _concat,
     aten.stack.default: _concat,
     aten.flip.default: _flip,
     aten.index.Tensor: _index,
-    aten.gather.default: _sides_along(1),
-    aten.scatter.src: _sides_along(1),
-    aten.scatter.value: _sides_along(1),
-    aten.scatter_add.default: _sides_along(1),
-    aten.slice_scatter.default: _sides_along(2),
-    aten.select_scatter.default: _sides_along(2),
+    aten.gather.default: _sides_along,
+    aten.scatter.src: _sides_along,
+    aten.scatter.value: _sides_along,
+    aten.scatter_add.default: _sides_along,
+    aten.slice_scatter.default: _sides_along,
+    aten.select_scatter.default: _sides_along,
     aten.constant_pad_nd.default: _pad,
     aten.pad.default: _pad,
     aten.repeat.default: _repeat,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
+import torch
 from torch import fx
 
+from frontend.sizes import Size
 from passes.limit_rank.permutation_steps import runs, steps
 from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
@@ -33,7 +34,7 @@ class LowRank:
         self.rw = rw
         self.most = most
         self.values: dict[fx.Node, Value] = {}
-        self._primes: dict[Any, int] = {}  # by symbol
+        self._primes: dict[Hashable, int] = {}  # by symbol
 
     def of(self, node: fx.Node) -> fx.Node:
         """The stand-in of ``node``, which is a tensor; any tensor may stand for itself."""
@@ -55,7 +56,7 @@ class LowRank:
         """Sizes of ``node``; one that is a multiple of an unknown size has a prime in its place."""
         return tuple(self._number(size) for size in shape(node))
 
-    def _number(self, size: Any) -> int:
+    def _number(self, size: Size) -> int:
         if isinstance(size, int):
             return size
         factor, symbol = _monomial(size) or (0, None)
@@ -104,7 +105,7 @@ class LowRank:
         sizes = self.shape(node)
         return self.view(node, [math.prod(sizes[:axis]), sizes[axis], math.prod(sizes[axis + 1 :])])
 
-    def exceeds(self, value: Any) -> bool:
+    def exceeds(self, value: object) -> bool:
         """Whether ``value`` is a tensor of more axes than allowed."""
         return getattr(value, "ndim", 0) > self.most
 
@@ -115,7 +116,7 @@ class LowRank:
         return self.rw.emit(aten.expand.default, node, wanted)
 
 
-def _monomial(size: Any) -> tuple[int, Any] | None:
+def _monomial(size: torch.SymInt) -> tuple[int, Hashable] | None:
     """``(factor, symbol)`` of a symbolic size such as ``64 * batch``; None for other ones."""
     factor, rest = size.node.expr.as_coeff_Mul()
     return (int(factor), rest) if rest.is_Symbol and factor == int(factor) else None

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
+
+from frontend.schema import arguments
 
 aten = torch.ops.aten
 
+Target = Callable[..., object] | str
+"""What a node calls."""
+
 
 def shape(node: fx.Node) -> tuple[Any, ...]:
-    """Shape of the tensor that ``node`` yields; symbolic sizes stay symbolic."""
-    return tuple(node.meta["val"].shape)
+    """Shape of the tensor that ``node`` yields, of the first of several; symbols stay symbols."""
+    value = node.meta["val"]
+    return tuple((value[0] if isinstance(value, list | tuple) else value).shape)
 
 
 def dtype(node: fx.Node) -> torch.dtype:
@@ -20,7 +28,7 @@ def dtype(node: fx.Node) -> torch.dtype:
     return node.meta["val"].dtype
 
 
-def is_tensor(value: Any) -> bool:
+def is_tensor(value: Argument) -> TypeGuard[fx.Node]:
     """True for a node that yields one tensor."""
     return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
@@ -30,7 +38,7 @@ def is_static(node: fx.Node) -> bool:
     return all(isinstance(size, int) for size in shape(node))
 
 
-def is_call(node: Any, *targets: Any) -> bool:
+def is_call(node: Argument, *targets: Target) -> TypeGuard[fx.Node]:
     """True for a node that calls one of ``targets``."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
@@ -40,13 +48,31 @@ def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument by position or by name, as the call spells it."""
-    if len(node.args) > position:
-        return node.args[position]
-    return node.kwargs.get(name, default)
+def argument(node: fx.Node, name: str) -> Any:
+    """The argument that the schema of ``node``'s operator calls ``name``, or its default."""
+    return arguments(node)[name]
+
+
+def input_of(node: fx.Node) -> fx.Node:
+    """The first argument of a call, which is a node."""
+    first = node.args[0]
+    assert isinstance(first, fx.Node), node.format_node()
+    return first
 
 
 def axis(index: int, rank: int) -> int:
     """A non-negative axis."""
     return index + rank if index < 0 else index
+
+
+def axes(node: fx.Node, name: str, rank: int) -> list[int] | None:
+    """The axes, of ``rank``, that an argument names by a number or a list; all for an empty list.
+
+    Returns:
+        Non-negative axes in the order of the argument, ``None`` where it is left out.
+    """
+    given = argument(node, name)
+    if given is None:
+        return None
+    named = [given] if isinstance(given, int) else list(given) or list(range(rank))
+    return [axis(index, rank) for index in named]

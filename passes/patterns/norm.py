@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
+from torch.fx.node import Argument
 
-from passes.patterns.nodes import aten, dtype, is_call, is_tensor, only_user, shape
+from passes.patterns.nodes import (
+    argument,
+    aten,
+    dtype,
+    input_of,
+    is_call,
+    is_tensor,
+    only_user,
+    shape,
+)
 from passes.patterns.operands import (
     add_sides,
-    arguments,
     difference,
     mul_sides,
     plus_scalar,
@@ -79,40 +88,41 @@ def read_norm(rw: Rewriter, end: fx.Node) -> WrittenNorm | str | None:
     return None
 
 
-def _scaled(node: fx.Node) -> list[tuple[Any, Any, list[fx.Node]]]:
+def _scaled(node: fx.Node) -> list[tuple[Argument, fx.Node, list[fx.Node]]]:
     """``(data, variance + eps, steps between)`` wherever ``node`` may be data over a root."""
     found = []
     for data, factor in mul_sides(node):
         root = _power_of(factor)
         if root is not None and root[1] == -0.5:
-            found.append((data, root[0], [factor]))
-        inner, steps = factor, []
-        while (below := _inverted(inner)) is not None:
+            found.append((data, root[0], [root[2]]))
+        inner: Argument = factor
+        steps: list[fx.Node] = []
+        while is_tensor(inner) and (below := _inverted(inner)) is not None:
             steps.append(inner)
             inner = below
         root = _power_of(inner)
         if root is not None and root[1] == 0.5 and steps:
-            found.append((data, root[0], [*steps, inner]))
+            found.append((data, root[0], [*steps, root[2]]))
     parts = quotient(node)
     if parts is not None:
         root = _power_of(parts[1])
         if root is not None and root[1] == 0.5:
-            found.append((parts[0], root[0], [parts[1]]))
+            found.append((parts[0], root[0], [root[2]]))
     return found
 
 
-def _power_of(node: Any) -> tuple[Any, float] | None:
-    """As ``powered``, for literal exponents."""
+def _power_of(node: Argument) -> tuple[fx.Node, float, fx.Node] | None:
+    """As ``powered``, for literal exponents; ``node`` itself at the end."""
     if is_call(node, aten.sqrt.default):
-        return node.args[0], 0.5
+        return input_of(node), 0.5, node
     if is_call(node, aten.rsqrt.default):
-        return node.args[0], -0.5
+        return input_of(node), -0.5, node
     if is_call(node, aten.pow.Tensor_Scalar):
-        return node.args[0], float(node.args[1])
+        return input_of(node), float(argument(node, "exponent")), node
     return None
 
 
-def _inverted(node: Any) -> Any:
+def _inverted(node: Argument) -> Argument:
     """``x`` of ``1 / x``; of ``1 * (1 / x)``, as ``1 / x`` is captured, the second factor."""
     if is_call(node, aten.reciprocal.default):
         return node.args[0]
@@ -167,62 +177,68 @@ def _mean_removed(
 ) -> tuple[fx.Node, tuple[int, ...], set[fx.Node]] | None:
     """``(x, axes, nodes)`` of ``x - mean(x)``."""
     parts = difference(node)
-    if parts is None or not is_tensor(parts[0]):
+    if parts is None:
         return None
-    mean = _mean(rw, parts[1], rank)
+    x, centre = parts
+    if not is_tensor(x) or not is_tensor(centre):
+        return None
+    mean = _mean(rw, centre, rank)
     if mean is None:
-        both = _var_mean(parts[1], 1, rank)
-        if both is None or not same_value(both[0], parts[0]):
+        both = _var_mean(centre, 1, rank)
+        if both is None or not same_value(both[0], x):
             return None
-        return parts[0], both[1], {parts[1], *both[3]}
-    return (parts[0], mean[1], mean[2] | {parts[1]}) if same_value(mean[0], parts[0]) else None
+        return x, both[1], {centre, *both[3]}
+    return (x, mean[1], mean[2] | {centre}) if same_value(mean[0], x) else None
 
 
 def _mean(
-    rw: Rewriter, node: Any, rank: int
+    rw: Rewriter, node: Argument, rank: int
 ) -> tuple[fx.Node, tuple[int, ...], set[fx.Node]] | None:
     """``(x, axes, nodes besides node)`` of a mean, or of a sum over n, with axes kept."""
     if is_call(node, aten.mean.dim) and _keeps(node):
-        return arguments(node)[0], reduced_axes(node, rank), {node}
+        return input_of(node), reduced_axes(node, rank), {node}
     scaled = times_scalar(rw, node)
-    if scaled is None or not is_call(scaled[0], aten.sum.dim_IntList) or not _keeps(scaled[0]):
+    if scaled is None or not is_tensor(node):
         return None
-    total = scaled[0]
-    x, axes = arguments(total)[0], reduced_axes(total, rank)
+    total, factor = scaled
+    if not is_call(total, aten.sum.dim_IntList) or not _keeps(total):
+        return None
+    x, axes = input_of(total), reduced_axes(total, rank)
     sizes = [shape(x)[axis] for axis in axes]
     if not all(isinstance(size, int) for size in sizes):
         return None
-    if not math.isclose(scaled[1] * math.prod(sizes), 1.0, rel_tol=_FLOAT_RELATIVE):
+    if not math.isclose(factor * math.prod(sizes), 1.0, rel_tol=_FLOAT_RELATIVE):
         return None
     return x, axes, {total, node}
 
 
-def _variance(node: Any, rank: int) -> tuple[fx.Node, tuple[int, ...], float, set[fx.Node]] | None:
+def _variance(
+    node: Argument, rank: int
+) -> tuple[fx.Node, tuple[int, ...], float, set[fx.Node]] | None:
     """``(x, axes, correction, nodes)`` of a variance with axes kept."""
     if is_call(node, aten.var.correction) and _keeps(node):
-        return arguments(node)[0], reduced_axes(node, rank), _correction(node), {node}
+        return input_of(node), reduced_axes(node, rank), _correction(node), {node}
     return _var_mean(node, 0, rank)
 
 
 def _var_mean(
-    node: Any, part: int, rank: int
+    node: Argument, part: int, rank: int
 ) -> tuple[fx.Node, tuple[int, ...], float, set[fx.Node]] | None:
     if not is_call(node, operator.getitem) or node.args[1] != part:
         return None
     both = node.args[0]
     if not is_call(both, aten.var_mean.correction) or not _keeps(both):
         return None
-    return both.args[0], reduced_axes(both, rank), _correction(both), {both, node}
+    return input_of(both), reduced_axes(both, rank), _correction(both), {both, node}
 
 
 def _correction(node: fx.Node) -> float:
-    value = node.kwargs.get("correction", 1)
-    return 1.0 if value is None else float(value)  # type: ignore[arg-type]
+    value = argument(node, "correction")
+    return 1.0 if value is None else float(value)
 
 
 def _keeps(node: fx.Node) -> bool:
-    positional = node.args[2] if len(node.args) > 2 else False
-    return bool(node.kwargs.get("keepdim", positional))
+    return bool(argument(node, "keepdim"))
 
 
 @dataclass(frozen=True)
@@ -270,7 +286,11 @@ def absorb_affine(
 
 
 def _parameter(
-    rw: Rewriter, sides: Any, operand: fx.Node, norm: fx.Node, axes: tuple[int, ...]
+    rw: Rewriter,
+    sides: Iterable[tuple[Argument, Argument]],
+    operand: fx.Node,
+    norm: fx.Node,
+    axes: tuple[int, ...],
 ) -> fx.Node | None:
     """The constant beside ``operand``, if it varies along the axes of the norm alone."""
     for one, other in sides:

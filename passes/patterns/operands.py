@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from frontend.random_calls import draws_random
-from passes.patterns.nodes import aten, is_call, is_tensor, shape
+from frontend.sizes import Size
+from passes.patterns.nodes import argument, aten, axes, input_of, is_call, is_tensor, shape
 from passes.rewriter import Rewriter
 
 _MUL = (aten.mul.Tensor, aten.mul.Scalar)
@@ -21,12 +23,7 @@ _SUB = (aten.sub.Tensor, aten.sub.Scalar)
 _DIV = (aten.div.Tensor, aten.div.Scalar)
 
 
-def arguments(node: fx.Node) -> tuple[Any, ...]:
-    """Positional arguments of a call."""
-    return node.args
-
-
-def scalar(rw: Rewriter, value: Any) -> float | None:
+def scalar(rw: Rewriter, value: Argument) -> float | None:
     """The number that ``value`` is: a literal, or a constant tensor of equal elements."""
     if isinstance(value, bool):
         return None
@@ -49,35 +46,35 @@ def scalar(rw: Rewriter, value: Any) -> float | None:
     return float(first)
 
 
-def mul_sides(node: Any) -> Iterator[tuple[Any, Any]]:
+def mul_sides(node: Argument) -> Iterator[tuple[Argument, Argument]]:
     """The factors of a product, in both orders."""
     if is_call(node, *_MUL):
         yield node.args[0], node.args[1]
         yield node.args[1], node.args[0]
 
 
-def add_sides(node: Any) -> Iterator[tuple[Any, Any]]:
+def add_sides(node: Argument) -> Iterator[tuple[Argument, Argument]]:
     """The terms of a plain sum (``alpha`` 1), in both orders."""
-    if is_call(node, *_ADD) and _alpha(node) == 1:
+    if is_call(node, *_ADD) and argument(node, "alpha") == 1:
         yield node.args[0], node.args[1]
         yield node.args[1], node.args[0]
 
 
-def difference(node: Any) -> tuple[Any, Any] | None:
+def difference(node: Argument) -> tuple[Argument, Argument] | None:
     """``(a, b)`` of ``a - b``."""
-    if is_call(node, *_SUB) and _alpha(node) == 1:
+    if is_call(node, *_SUB) and argument(node, "alpha") == 1:
         return node.args[0], node.args[1]
     return None
 
 
-def quotient(node: Any) -> tuple[Any, Any] | None:
+def quotient(node: Argument) -> tuple[Argument, Argument] | None:
     """``(a, b)`` of ``a / b``, true division."""
     if is_call(node, *_DIV):
         return node.args[0], node.args[1]
     return None
 
 
-def times_scalar(rw: Rewriter, node: Any) -> tuple[fx.Node, float] | None:
+def times_scalar(rw: Rewriter, node: Argument) -> tuple[fx.Node, float] | None:
     """``(x, c)`` of ``x * c``, ``c * x`` or ``x / (1/c)``."""
     for x, c in mul_sides(node):
         number = scalar(rw, c)
@@ -91,7 +88,7 @@ def times_scalar(rw: Rewriter, node: Any) -> tuple[fx.Node, float] | None:
     return None
 
 
-def plus_scalar(rw: Rewriter, node: Any) -> tuple[fx.Node, float] | None:
+def plus_scalar(rw: Rewriter, node: Argument) -> tuple[fx.Node, float] | None:
     """``(x, c)`` of ``x + c``, ``c + x`` or ``x - (-c)``."""
     for x, c in add_sides(node):
         number = scalar(rw, c)
@@ -105,37 +102,29 @@ def plus_scalar(rw: Rewriter, node: Any) -> tuple[fx.Node, float] | None:
     return None
 
 
-def powered(rw: Rewriter, node: Any) -> tuple[fx.Node, float] | None:
+def powered(rw: Rewriter, node: Argument) -> tuple[fx.Node, float] | None:
     """``(x, exponent)`` of a power, a square, a product with itself, a root or a reciprocal."""
     if is_call(node, aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor):
         exponent = scalar(rw, node.args[1])
-        return None if exponent is None else (node.args[0], exponent)
+        return None if exponent is None else (input_of(node), exponent)
     if is_call(node, aten.square.default):
-        return node.args[0], 2.0
+        return input_of(node), 2.0
     if is_call(node, aten.sqrt.default):
-        return node.args[0], 0.5
+        return input_of(node), 0.5
     if is_call(node, aten.rsqrt.default):
-        return node.args[0], -0.5
+        return input_of(node), -0.5
     if is_call(node, aten.mul.Tensor) and node.args[0] is node.args[1]:
-        return node.args[0], 2.0
+        return input_of(node), 2.0
     return None
 
 
 def reduced_axes(node: fx.Node, rank: int) -> tuple[int, ...]:
-    """Axes of a reduction called as ``op(x, axes, ...)``, non-negative and ascending."""
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if given is None or given == []:
-        return tuple(range(rank))
-    axes = given if isinstance(given, list | tuple) else [given]
-    return tuple(sorted(int(axis) % rank for axis in axes))  # type: ignore[arg-type]
+    """Axes of a reduction, non-negative and ascending."""
+    named = axes(node, "dim", rank)
+    return tuple(range(rank) if named is None else sorted(named))
 
 
-def same_sizes(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """True if the sizes are known to be equal; symbols are compared without adding guards."""
-    return [str(size) for size in one] == [str(size) for size in other]
-
-
-def reshape_to(rw: Rewriter, x: fx.Node, sizes: Sequence[Any]) -> fx.Node:
+def reshape_to(rw: Rewriter, x: fx.Node, sizes: Sequence[Size | Axis]) -> fx.Node:
     """``x`` reshaped; an entry is a number, or an axis of ``x`` wrapped in ``Axis``."""
     spelled: list[Any] = []
     for size in sizes:
@@ -158,11 +147,7 @@ class Axis:
         self.index = index
 
 
-def _alpha(node: fx.Node) -> Any:
-    return node.args[2] if len(node.args) > 2 else node.kwargs.get("alpha", 1)
-
-
-def same_value(one: Any, other: Any, depth: int = 4) -> bool:
+def same_value(one: Argument, other: Argument, depth: int = 4) -> bool:
     """True if two arguments are known to be equal: one node, or equal calls down to ``depth``."""
     if one is other:
         return True

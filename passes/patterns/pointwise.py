@@ -1,106 +1,50 @@
-"""The ATen operators that treat every element alone, with broadcasting."""
+"""The operators that treat every element alone, with broadcasting.
+
+torch says so itself, by a tag on the overload; where its word does not hold, a table here.
+"""
 
 from __future__ import annotations
 
-from passes.patterns.nodes import aten
+import torch
+from torch import fx
+from torch._ops import OpOverload
 
-ELEMENTWISE = frozenset(
+from frontend.random_calls import draws_random
+
+aten = torch.ops.aten
+
+# Pointwise without the tag.
+_UNTAGGED = frozenset(
     {
-        aten.abs.default,
-        aten.acos.default,
-        aten.acosh.default,
-        aten.add.Scalar,
-        aten.add.Tensor,
-        aten.asin.default,
-        aten.asinh.default,
-        aten.atan.default,
-        aten.atan2.default,
-        aten.atanh.default,
-        aten.bitwise_and.Scalar,
-        aten.bitwise_and.Tensor,
-        aten.bitwise_not.default,
-        aten.bitwise_or.Scalar,
-        aten.bitwise_or.Tensor,
-        aten.bitwise_xor.Tensor,
-        aten.ceil.default,
-        aten.celu.default,
-        aten.clamp.default,
-        aten.clamp.Tensor,
-        aten.clamp_max.default,
-        aten.clamp_min.default,
-        aten.cos.default,
-        aten.cosh.default,
-        aten.div.Scalar,
-        aten.div.Tensor,
-        aten.div.Tensor_mode,
-        aten.elu.default,
-        aten.eq.Scalar,
-        aten.eq.Tensor,
-        aten.erf.default,
-        aten.exp.default,
-        aten.exp2.default,
-        aten.expm1.default,
-        aten.floor.default,
-        aten.fmod.Scalar,
-        aten.fmod.Tensor,
-        aten.ge.Scalar,
-        aten.ge.Tensor,
-        aten.gelu.default,
-        aten.gt.Scalar,
-        aten.gt.Tensor,
-        aten.hardsigmoid.default,
-        aten.hardswish.default,
-        aten.hardtanh.default,
-        aten.isinf.default,
-        aten.isnan.default,
-        aten.le.Scalar,
-        aten.le.Tensor,
-        aten.leaky_relu.default,
-        aten.log.default,
-        aten.log10.default,
-        aten.log1p.default,
-        aten.log2.default,
-        aten.logical_and.default,
-        aten.logical_not.default,
-        aten.logical_or.default,
-        aten.logical_xor.default,
-        aten.lt.Scalar,
-        aten.lt.Tensor,
-        aten.masked_fill.Scalar,
-        aten.masked_fill.Tensor,
-        aten.maximum.default,
-        aten.minimum.default,
-        aten.mish.default,
-        aten.mul.Scalar,
-        aten.mul.Tensor,
-        aten.ne.Scalar,
-        aten.ne.Tensor,
-        aten.neg.default,
-        aten.pow.Scalar,
-        aten.pow.Tensor_Scalar,
-        aten.pow.Tensor_Tensor,
-        aten.reciprocal.default,
-        aten.relu.default,
-        aten.remainder.Scalar,
-        aten.remainder.Tensor,
-        aten.round.default,
-        aten.rsqrt.default,
-        aten.rsub.Scalar,
-        aten.selu.default,
-        aten.sigmoid.default,
-        aten.sign.default,
-        aten.silu.default,
-        aten.sin.default,
-        aten.sinh.default,
-        aten.softplus.default,
-        aten.sqrt.default,
-        aten.square.default,
-        aten.sub.Scalar,
-        aten.sub.Tensor,
-        aten.tan.default,
-        aten.tanh.default,
-        aten.trunc.default,
-        aten.where.self,
+        aten._prelu_kernel.default,  # its slopes broadcast, other than those of prelu
         aten._to_copy.default,
+        aten.complex.default,
+        aten.floor_divide.default,
+        aten.floor_divide.Scalar,
+        aten.full_like.default,
+        aten.hardswish.default,
+        aten.masked_fill.Tensor,
+        aten.ones_like.default,
+        aten.polar.default,
+        aten.rsub.Tensor,
+        aten.where.Scalar,
+        aten.where.ScalarOther,
+        aten.where.ScalarSelf,
+        aten.zeros_like.default,
     }
 )
+# Tagged, and not pointwise: one truth value of two whole tensors.
+_WHOLE = frozenset({aten.equal.default})
+
+
+def is_pointwise(target: object) -> bool:
+    """True for an operator without side effects whose results, one or several, have the shape of
+    its broadcast inputs, each element computed from the inputs' elements at its place."""
+    if not isinstance(target, OpOverload) or target._schema.is_mutable or target in _WHOLE:
+        return False
+    return target in _UNTAGGED or torch.Tag.pointwise in target.tags
+
+
+def is_pointwise_call(node: fx.Node) -> bool:
+    """As ``is_pointwise``, of a call; one that draws random numbers is none."""
+    return node.op == "call_function" and is_pointwise(node.target) and not draws_random(node)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from torch import fx
+from torch.fx.node import Argument
 
 from passes.patterns.nodes import aten, is_call
 from passes.patterns.operands import (
@@ -26,7 +26,9 @@ _MAX_DEGREE = 4
 _MAX_DEPTH = 8
 
 
-def polynomial(rw: Rewriter, node: Any, x: fx.Node, depth: int = _MAX_DEPTH) -> Polynomial | None:
+def polynomial(
+    rw: Rewriter, node: Argument, x: fx.Node, depth: int = _MAX_DEPTH
+) -> Polynomial | None:
     """``node`` as a polynomial of ``x``; ``None`` if it is anything else."""
     if node is x:
         return {1: 1.0}
@@ -36,7 +38,7 @@ def polynomial(rw: Rewriter, node: Any, x: fx.Node, depth: int = _MAX_DEPTH) -> 
     if depth == 0:
         return None
 
-    def read(part: Any) -> Polynomial | None:
+    def read(part: Argument) -> Polynomial | None:
         return polynomial(rw, part, x, depth - 1)
 
     for one, other in mul_sides(node):

@@ -18,6 +18,7 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic
 from torch import fx
 
+from frontend.sizes import same_size
 from lowering.conversion.builder import Lowered, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import axis_of, size_vector, sizes_of
 from lowering.errors import LoweringError
@@ -98,7 +99,7 @@ def _slice(
     axis = axis_of(dim, x.rank)
     end_node = mb.node.args[3]
     assert isinstance(end_node, fx.Node)
-    if str(mb.result.shape[axis]) != str(end_node.meta["val"]):
+    if not same_size(mb.result.shape[axis], end_node.meta["val"]):
         return NotImplemented  # the end may lie beyond the axis
     sizes = sizes_of(mb, x)
     sizes[axis] = end
