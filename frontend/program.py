@@ -109,6 +109,52 @@ class Draft:
                 del self._outputs[position], self._output_names[position], results[position]
         output.args = (tuple(results),)
 
+    def written(self) -> dict[str, tuple[fx.Node, fx.Node]]:
+        """Buffers that the program writes: placeholder and new value, by qualified name."""
+        results = cast(Sequence[fx.Node], self.output_node().args[0])
+        new = {
+            spec.target: result
+            for spec, result in zip(self._outputs, results, strict=True)
+            if spec.kind is OutputKind.BUFFER_MUTATION
+        }
+        old = {self.constant_name(node): node for node, _ in self.lifted()}
+        return {name: (old[name], new[name]) for name in old if name in new}
+
+    def fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The fake value that stands for ``tensor`` in this program."""
+        assert self.fake_mode is not None
+        return self.fake_mode.from_tensor(tensor, static_shapes=True)
+
+    def write(self, node: fx.Node, name: str, start: torch.Tensor, value: fx.Node) -> None:
+        """Let the buffer behind ``node`` be ``name``, start at ``start`` and become ``value``.
+
+        The node's own name is free afterwards.
+        """
+        old, spec = self.constant_name(node), self._specs[node.name]
+        home = self._state if old in self._state else self._constants
+        del home[old]
+        home[name] = start
+        del self._specs[node.name]
+        node.name = node.target = self._free_name(f"{node.name}_stored")
+        renamed = dataclasses.replace(spec, target=name, arg=TensorArgument(name=node.name))
+        self._inputs[self._inputs.index(spec)] = self._specs[node.name] = renamed
+        self._frozen = (self._frozen - {old}) | {name}
+        node.meta["val"] = self.fake(start)
+        output = self.output_node()
+        results = list(cast(Sequence[Any], output.args[0]))
+        written = [i for i, s in enumerate(self._outputs) if s.target == old]
+        if not written:  # a buffer that is not written yet; those that are come first
+            written = [0]
+            results.insert(0, value)
+            argument = TensorArgument(name=value.name)
+            self._outputs.insert(0, OutputSpec(OutputKind.BUFFER_MUTATION, argument, name))
+            self._output_names.insert(0, value.name)
+        for position in written:
+            results[position] = value
+            self._outputs[position] = dataclasses.replace(self._outputs[position], target=name)
+            self._output_names[position] = value.name
+        output.args = (tuple(results),)
+
     def lifted(self) -> list[tuple[fx.Node, torch.Tensor]]:
         """Every placeholder of a parameter, buffer or constant, with its tensor."""
         found = []

@@ -26,12 +26,13 @@ from lowering.conversion.exact_batch_norm import exact_batch_norms
 from lowering.conversion.fast_coremltools import fast_coremltools
 from lowering.conversion.input_shapes import Sizes, check_enumerated
 from lowering.conversion.interface import check_interface, check_names
-from lowering.conversion.io_types import check_states, input_types, output_types
+from lowering.conversion.io_types import check_states, input_types, output_types, state_types
 from lowering.conversion.metadata import describe
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.registry import installed
 from lowering.conversion.sound_passes import GUARDS, guarded
 from lowering.conversion.state_order import states_stored_early
+from lowering.conversion.stored_states import StateStartWarning, StoredState
 from lowering.conversion.torch_ops import TORCH_OPS
 from lowering.conversion.unsupported import unsupported_ops
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
@@ -125,7 +126,8 @@ def convert(
     _warn_of_written_inputs(program)
     table = lowering_table(composites)
     is_fp16 = compute_precision == ct.precision.FLOAT16
-    prepared = prepare(program, fp16=is_fp16)
+    prepared = prepare(program, fp16=is_fp16, states_given=[state.name for state in states])
+    _warn_of_starts(prepared.stored)
     missing = unsupported_ops(prepared.program.graph, table)
     if missing:
         raise UnsupportedOpsError(missing)
@@ -136,7 +138,7 @@ def convert(
         outputs=outputs,
         sizes=sizes,
         progress=progress,
-        states=list(states) or None,
+        states=state_types(prepared, states) or None,
         minimum_deployment_target=minimum_deployment_target,
         compute_precision=compute_precision,
         compute_units=compute_units,
@@ -156,6 +158,18 @@ def _warn_of_written_inputs(program: ExportedProgram) -> None:
             "computes with the new values and leaves the caller's as they are. Return them if "
             "they are wanted",
             WrittenInputWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_starts(states: Sequence[StoredState]) -> None:
+    started = [state for state in states if state.flag]
+    if started:
+        warnings.warn(
+            f"written buffers {', '.join(repr(state.buffer) for state in started)} do not start at "
+            f"zero, as the states of Core ML do; the package has a further state "
+            f"{started[0].flag!r}, zero before the first call, and starts at their values, exactly",
+            StateStartWarning,
             stacklevel=3,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import coremltools as ct
+import numpy as np
 import torch
 from coremltools.converters.mil.mil import types
 from torch.export import ExportedProgram
@@ -78,7 +79,7 @@ def check_states(program: ExportedProgram, target: Any, states: Sequence[ct.Stat
     """Refuse mutated buffers that the package could not hold.
 
     Raises:
-        LoweringError: a buffer is written below iOS18, or holds integers.
+        LoweringError: a buffer is written below iOS18, or a type is for none that is.
     """
     mutated = sorted(set(program.graph_signature.buffers_to_mutate.values()))
     if not mutated:
@@ -90,17 +91,42 @@ def check_states(program: ExportedProgram, target: Any, states: Sequence[ct.Stat
             found=target.name,
             hint="raise the target, or pass the values in and return the new ones as outputs",
         )
-    if states:
-        return
-    buffers = dict(zip(program.graph_signature.buffers, program.buffers(), strict=True))
-    whole = [name for name in mutated if not buffers[name].is_floating_point()]
-    if whole:
+    unknown = sorted({state.name for state in states} - set(mutated))
+    if unknown:
         raise LoweringError(
-            f"The model writes {_listed(whole)} of an integer or boolean type, and Core ML states "
-            "are float16, which counts exactly to 2,048 only",
-            hint="pass the value in as an input, or accept float16 by naming every state in "
-            "states=[ct.StateType(ct.TensorType(shape, dtype=np.float16), name), ...]",
+            f"states= names {_listed(unknown)}, which the model does not write",
+            expected=", ".join(mutated),
+            found=", ".join(unknown),
         )
+
+
+def state_types(prepared: Prepared, states: Sequence[ct.StateType]) -> list[ct.StateType]:
+    """One type for each state: the caller's, by the name of its buffer, else float16.
+
+    Empty where the caller gives none; coremltools then makes the same.
+
+    Raises:
+        LoweringError: a type has another shape than the state.
+    """
+    if not states:
+        return []
+    given = {state.name: state for state in states}
+    names = {stored.name: stored.buffer for stored in prepared.stored}
+    found = []
+    for name, tensor in prepared.states().items():
+        own = given.get(names.get(name, ""))
+        shape = tuple(tensor.shape)
+        if own is not None and tuple(own.shape.symbolic_shape) not in (
+            shape,
+            () if shape == (1,) else shape,
+        ):
+            raise LoweringError(
+                f"the state {own.name!r} has another shape than its buffer",
+                expected=str(shape),
+                found=str(tuple(own.shape.symbolic_shape)),
+            )
+        found.append(ct.StateType(ct.TensorType(shape=shape, dtype=np.float16), name=name))
+    return found
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 from coremltools.converters.mil.mil.scope import ScopeSource
 
 from frontend.source import Source, source_of
+from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
+from lowering.conversion.stored_states import StoredState
 from lowering.package.source_table import SOURCES_KEY, SourceTable
 
 PREFIX = "com.ane-passes."
+STATES_KEY = PREFIX + "states"
 # coremltools stamps the day of conversion, which would make equal packages differ.
 _DATE_KEY = "com.github.apple.coremltools.conversion_date"
 
@@ -22,7 +26,8 @@ def describe(mlmodel: Any, prepared: Prepared, pipeline: Sequence[Any], reports:
     """Write versions, pipeline, pass counts and the sources table into ``mlmodel``.
 
     Keys: ``com.ane-passes.version``, ``.torch``, ``.pipeline`` (JSON list of pass values),
-    ``.passes`` (JSON, pass name to rewrites and refusals) and ``.sources``.
+    ``.passes`` (JSON, pass name to rewrites and refusals), ``.states`` (JSON list of
+    ``StoredState`` fields) and ``.sources``.
     """
     described = mlmodel.user_defined_metadata
     if _DATE_KEY in described:
@@ -37,10 +42,19 @@ def describe(mlmodel: Any, prepared: Prepared, pipeline: Sequence[Any], reports:
             {"name": r.name, "rewrites": r.rewrites, "declined": len(r.declined)} for r in reports
         ]
         described[PREFIX + "passes"] = json.dumps(counts)
+    if prepared.stored:
+        described[STATES_KEY] = json.dumps([asdict(state) for state in prepared.stored])
     described[SOURCES_KEY] = sources_of(mlmodel, prepared).to_metadata()
     for function in mlmodel._mil_program.functions.values():
         # With this mark ``mlmodel.save`` writes a mapping for ExecuTorch into the package.
         function._essential_scope_sources.remove(ScopeSource.EXIR_DEBUG_HANDLE)
+
+
+def stored_in(metadata: Mapping[str, str], buffers: Iterable[str]) -> list[StoredState]:
+    """How a package keeps ``buffers``; as they are, where its metadata does not say."""
+    entries = json.loads(metadata.get(STATES_KEY, "[]"))
+    known = {entry["buffer"]: StoredState(**entry) for entry in entries}
+    return [known.get(name, StoredState(package_name(name), name)) for name in buffers]
 
 
 def sources_of(mlmodel: Any, prepared: Prepared) -> SourceTable:

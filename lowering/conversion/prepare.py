@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from torch.export.graph_signature import (
 )
 
 from lowering.conversion.state_chains import mark_state_chains
+from lowering.conversion.stored_states import StoredState, stored_states
 from lowering.errors import LoweringError, NumberInputError
 
 # Input types that coremltools does not know, and what a package takes in their place.
@@ -44,6 +46,7 @@ class Prepared:
         outputs: public output names in result order, tensors only. An input that is returned
             as it is gets a number: a package cannot use one name for both.
         output_nodes: names of the ``alias`` nodes behind ``outputs``, same order.
+        stored: how each written buffer of the original is kept.
         handles: FX node name of each debug handle, by position; coremltools carries the handle
             to every MIL op that comes from the node.
     """
@@ -53,18 +56,18 @@ class Prepared:
     outputs: tuple[str, ...]
     output_nodes: tuple[str, ...]
     handles: tuple[str, ...]
+    stored: tuple[StoredState, ...] = ()
 
     def states(self) -> dict[str, torch.Tensor]:
-        """The buffers that the program writes, by name, in the order of its inputs."""
-        written = self.program.graph_signature.buffers_to_mutate.values()
-        return {
-            spec.target: self.program.state_dict[spec.target]
-            for spec in self.program.graph_signature.input_specs
-            if spec.kind is InputKind.BUFFER and spec.target in set(written)
-        }
+        """The buffers that the program writes, all zero, by name."""
+        written = set(self.program.graph_signature.buffers_to_mutate.values())
+        buffers = zip(self.program.graph_signature.buffers, self.program.buffers(), strict=True)
+        return {name: tensor for name, tensor in buffers if name in written}
 
 
-def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
+def prepare(
+    program: ExportedProgram, *, fp16: bool = False, states_given: Collection[str] = ()
+) -> Prepared:
     """Copy ``program``; drop constant inputs and outputs; give each output a node of its own.
 
     Writes to inputs are dropped as well; what the program computes with them is kept.
@@ -75,9 +78,13 @@ def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
             become its largest number: as infinities they would turn zeros into NaN, as in
             ``(1 - mask) * torch.finfo(torch.float32).min``.
 
+        states_given: buffers that the caller has given a state type, see ``stored_states``.
+
     Raises:
-        LoweringError: an input or output is neither a tensor nor a constant, or there is no output.
+        LoweringError: an input or output is neither a tensor nor a constant, there is no output,
+            or a written buffer starts at a value that no state can keep.
     """
+    program, stored = stored_states(program, states_given)
     signature = program.graph_signature
     unused = _constant_inputs(program)
     graph, copies = _copied_graph(program.graph, skip=unused, fp16=fp16)
@@ -119,6 +126,7 @@ def prepare(program: ExportedProgram, *, fp16: bool = False) -> Prepared:
         outputs=tuple(outputs),
         output_nodes=tuple(node.name for node in returned[len(returned) - len(outputs) :]),
         handles=_number(graph),
+        stored=stored,
     )
 
 

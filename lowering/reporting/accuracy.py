@@ -82,7 +82,7 @@ def error_growth(
     """
     original = with_nearest_images(model, original)
     feed = package_values.feed_of(model, original.inputs())
-    run = package_values.run(model, feed, original.initial_states())
+    run = package_values.run(model, feed)
     matched = package_values.matches(model, original.program)
     points: list[Point] = []
 

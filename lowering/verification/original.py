@@ -120,16 +120,6 @@ class Original:
             if isinstance(leaf, Tensor) and isinstance(spec.arg, TensorArgument)
         }
 
-    def initial_states(self) -> dict[str, Tensor]:
-        """The written buffers before the call, by the names their states have."""
-        written = fx_values.returned(self.program)[0]
-        found = {name: self.program.state_dict.get(name) for name in written}
-        return self.by_state_name({k: v.detach() for k, v in found.items() if v is not None})
-
-    def by_state_name(self, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``buffers`` by the names of their states: coremltools takes dots out of names."""
-        return {name.replace(".", "_"): tensor for name, tensor in buffers.items()}
-
     def expected(self) -> tuple[dict[str, Tensor], list[Tensor]]:
         """What the original computes in float32: written buffers by name, tensor outputs."""
         states, outputs = _results(self.first, self.leaves)

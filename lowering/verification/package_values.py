@@ -43,18 +43,16 @@ class PackageRun:
     misshapen: list[str] = field(default_factory=list)
 
 
-def run(model: LoadedModel, feed: Mapping[str, Any], states: Mapping[str, Tensor]) -> PackageRun:
+def run(model: LoadedModel, feed: Mapping[str, Any], state: State | None = None) -> PackageRun:
     """Calls ``model`` and keeps all values, as far as it gets.
 
     Args:
         model: the loaded package.
         feed: inputs by name, from :func:`feed_of`.
-        states: initial values of states, by name; the others start at zero.
+        state: what the calls before left, and what this one changes; by default a fresh one, as
+            the package starts with on a device.
     """
-    state: State = model.make_state()
-    for name in state:
-        if name in states:
-            state[name] = states[name].numpy()
+    state = model.make_state() if state is None else state
     done = PackageRun()
 
     def observe(op: Op, results: tuple[Any, ...], computed: tuple[Any, ...]) -> None:

@@ -77,7 +77,7 @@ def probe(
     original = Original.of(against, inputs, kwargs, pipeline=pipeline, metadata=model.metadata)
     original = with_nearest_images(model, original)
     feed = package_values.feed_of(model, original.inputs())
-    run = package_values.run(model, feed, original.initial_states())
+    run = package_values.run(model, feed)
     if isinstance(run.error, ExecutionError):
         raise run.error
     matched = package_values.matches(model, original.program)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
+from lowering.conversion.metadata import stored_in
 from lowering.reference import LoadedModel, ModelLike, Precision, load
 from lowering.verification import package_values
 from lowering.verification.divergence import Walk
@@ -70,7 +71,7 @@ def verify(
     )
     original = with_nearest_images(model, original)
     feed = feed_of(model, original.inputs())
-    run = package_values.run(model, feed, original.initial_states())
+    run = package_values.run(model, feed)
     outputs = _parities(model, run, original, thresholds or Thresholds())
     error = run.error.message if run.error is not None else None
     found = Verification(tuple(outputs), precision.value, error)
@@ -97,10 +98,12 @@ def _parities(
             if value is None
             else parity(name, value, want, allowed, yardstick)
         )
-    for name, want in original.by_state_name(states).items():
-        if name in run.states:
+    for stored in stored_in(model.metadata, states):
+        if stored.name in run.states:
+            want = states[stored.buffer]
             allowed = thresholds.allowed(is_fp16, None)
-            result.append(parity(f"state {name}", run.states[name], want, allowed))
+            found = stored.value(run.states, want)
+            result.append(parity(f"state {stored.buffer}", found, want, allowed))
     return result
 
 
@@ -117,7 +120,7 @@ def _located(
     exact, exact_run = model, run
     if model.precision is not Precision.FP32:
         exact = load(package, precision=Precision.FP32)
-        exact_run = package_values.run(exact, feed, original.initial_states())
+        exact_run = package_values.run(exact, feed)
     rounded = declares_fp16(model)
     walk = Walk(exact, original, exact_run, rounded, threshold)
     kind = "logic"

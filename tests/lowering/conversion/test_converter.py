@@ -153,12 +153,10 @@ def test_written_buffers_become_states():
     np.testing.assert_allclose(results[1], 2 * results[0])
 
 
-def test_states_need_ios18_and_floats():
+def test_states_need_ios18():
     x = torch.ones(3)
     with pytest.raises(LoweringError, match=r"writes buffer 'total'.*iOS18"):
         convert(Counter(), (x,))
-    with pytest.raises(LoweringError, match="integer or boolean"):
-        convert(Counter(torch.int64), (x,), minimum_deployment_target=ct.target.iOS18)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
