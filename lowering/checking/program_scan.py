@@ -144,7 +144,9 @@ def _states(program: ExportedProgram, findings: Findings, available: bool) -> No
         message = f"buffer {name!r} is written"
         if not buffers[name].is_floating_point():
             findings.add("integer-state", message, place=place)
-        elif not available:
+        if bool((buffers[name] != 0).any()):
+            findings.add("state-start", message, place=place)
+        if not available:
             findings.add("state-needs-ios18", message, place=place)
 
 

@@ -236,11 +236,21 @@ _RULES = (
     ),
     Rule(
         "integer-state",
-        _FATAL,
-        "A buffer that the model writes holds integers or booleans. States are float16, which "
-        "counts exactly to 2,048 only.",
+        _NOTE,
+        "A buffer that the model writes holds integers or booleans, and states are float16.",
         "self.position += 1",
-        remedy="Pass the value in as an input and return the new one.",
+        "Booleans and integers of 8 bits are kept as numbers, wider ones as digits of 11 bits "
+        "along a first axis: all exact.",
+        "Nothing, or pass the value in as an input to save the conversions.",
+    ),
+    Rule(
+        "state-start",
+        _NOTE,
+        "A buffer that the model writes does not start at zero, and states do.",
+        'self.register_buffer("peak", torch.full((8,), -torch.inf))',
+        "A further state says whether there was a call before; until then the buffer's start is "
+        "read, exactly.",
+        "Nothing, or keep the difference to the start in the buffer.",
     ),
     # --- numbers ------------------------------------------------------------------------------
     Rule(

@@ -42,7 +42,7 @@ def net():
 
 
 MODEL = """
-from tests.lowering.test_verify import net
+from tests.lowering.verification.test_verifier import net
 
 def same():
     return net()
