@@ -53,7 +53,8 @@ _CHANGES = (
 def canonical(program: ExportedProgram) -> ExportedProgram:
     """The same program with ``view`` as ``reshape``, without identities and assertions.
 
-    Tensors without elements, which Core ML does not have, are neither written nor joined.
+    Tensors without elements, which Core ML does not have, are neither written nor joined. A
+    buffer that every call writes before it reads it is no state.
     """
     draft = Draft(program)
     for node in list(draft.graph.nodes):
@@ -76,7 +77,33 @@ def canonical(program: ExportedProgram) -> ExportedProgram:
         ):
             node.replace_all_uses_with(node.args[0])
             draft.graph.erase_node(node)
+    _drop_unread_states(draft)
     return draft.close()
+
+
+def _drop_unread_states(draft: Draft) -> None:
+    """What a call leaves in a buffer is lost where no call reads it."""
+    states = [node for node, _ in draft.lifted() if draft.constant(node) is None]
+    for node in states:
+        for user in list(node.users):
+            if user.target is _aten.full_like.default and not user.kwargs.get("dtype"):
+                _fill_without_reading(draft, user)
+    draft.drop_dead_code()
+    for node in states:
+        if not node.users:
+            draft.keep_buffer(node)
+
+
+def _fill_without_reading(draft: Draft, node: fx.Node) -> None:
+    """``full_like`` of a buffer as ``full``: its shape is fixed."""
+    value = node.meta["val"]
+    with draft.graph.inserting_before(node):
+        full = draft.graph.call_function(
+            _aten.full.default, (list(value.shape), node.args[1]), {"dtype": value.dtype}
+        )
+    full.meta = dict(node.meta)
+    node.replace_all_uses_with(full)
+    draft.graph.erase_node(node)
 
 
 def _is_empty(value: Any) -> bool:

@@ -6,14 +6,16 @@ import copy
 import functools
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.export._remove_effect_tokens_pass import _remove_effect_tokens
+from torch.utils import _pytree as pytree
 
 from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
 from frontend.branches import run_all_paths
@@ -23,17 +25,15 @@ from frontend.constant_buffers import numbers_as_constants
 from frontend.dynamic_shapes import Call, remember_symbols, settle_call, signature_of
 from frontend.errors import AnePassesError, CaptureError
 from frontend.example_inputs import infer_inputs
-from frontend.export_errors import explain_export_error
+from frontend.export_errors import decomposed, explain_export_error
+from frontend.held_tensors import HeldTensors, adopt, written_constants
 from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
 from frontend.program import Draft
-from frontend.recurrent import recurrent_layers_whole
+from frontend.spelling import is_free_in_code, with_spellable_names
 from frontend.structure import Flat, Structure, flatten
-
-# torch's warning about attributes set during an export, where it names no others.
-_OWN_WEIGHTS = (
-    r"The tensor attributes? (self\.[\w.]*_flat_weights\[\d+\](, )?)+ (was|were) assigned"
-)
+from frontend.surroundings import plain_torch, undisturbed, without_inference
+from frontend.tensor_kinds import check_inputs, check_program, check_weights
 
 # Key in ``program.graph_module.meta`` for the Structure that rebuilds the model's own result.
 RESULT_STRUCTURE = "ane_result_structure"
@@ -84,19 +84,13 @@ def capture(
             found=type(model).__name__,
             hint="wrap a function in a module, and call torch.export on a scripted one's source",
         )
+    model = _original(model)
     args, keywords = call_arguments(model, example_inputs, kwargs)
-    check_capturable(model)
+    check_weights(model)
+    check_inputs(model.forward, args, keywords)
+    args, keywords = pytree.tree_map_only(Tensor, without_inference, (args, keywords))
     call = settle_call(model.forward, args, keywords, dynamic_shapes)
-    with (
-        inference_mode(model),
-        torch.no_grad(),
-        recurrent_layers_whole(),
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # Lists that torch's recurrent layers keep of their own weights; nothing in them changes.
-        warnings.filterwarnings("ignore", _OWN_WEIGHTS, UserWarning)
+    with undisturbed(model):
         try:
             program, result = _exported(model, call)
         except ValueInPythonError as error:
@@ -104,7 +98,7 @@ def capture(
             try:
                 with numbers_as_constants(model):
                     program, result = _exported(model, call)
-                    program = program.run_decompositions({})
+                    program = decomposed(program, {})
             except (AnePassesError, RuntimeError):  # torch refuses constants that are written
                 raise error from None
     if result.dropped:
@@ -118,9 +112,12 @@ def capture(
     return _normalise(program, result)
 
 
-def _exported(model: nn.Module, call: Call) -> tuple[ExportedProgram, Flat]:
+def _exported(
+    model: nn.Module, call: Call, state: Mapping[str, Tensor] = MappingProxyType({})
+) -> tuple[ExportedProgram, Flat]:
+    """The program and its result; ``state`` has tensors that become buffers, with their names."""
     branches: list[tuple[str, str]] = []
-    traced, results = _traceable(model, call.kwargs, branches)
+    traced, results = _traceable(model, call.kwargs, branches, state)
     try:
         program = torch.export.export(
             traced, call.args, call.kwargs, dynamic_shapes=call.dynamic_shapes, strict=False
@@ -129,6 +126,9 @@ def _exported(model: nn.Module, call: Call) -> tuple[ExportedProgram, Flat]:
         raise
     except Exception as error:
         raise explain_export_error(error, model, call.args, call.kwargs) from error
+    if not state and (written := written_constants(program, model)):
+        return _exported(model, call, written)
+    check_program(program)
     remember_symbols(program, call.axes)
     program.graph_module.meta[BRANCHES] = tuple(dict.fromkeys(branches))
     return program, results[-1]
@@ -159,32 +159,18 @@ def call_arguments(
     return (example_inputs,), dict(kwargs or {})
 
 
-def check_capturable(model: nn.Module) -> None:
-    """Refuses what holds no source or no weights.
-
-    Raises:
-        CaptureError: a TorchScript module, or tensors on the meta device.
-    """
-    if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError(
-            "a TorchScript module has lost the source that capture needs",
-            expected="the nn.Module it was scripted or traced from",
-            found=type(model).__name__,
-            hint="pass the original module",
-        )
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            raise CaptureError(
-                "the model has no weights yet",
-                op=name,
-                expected="a tensor with data",
-                found="a tensor on the meta device",
-                hint="load the weights first, for example with model.to_empty and load_state_dict",
-            )
+def _original(model: nn.Module) -> nn.Module:
+    """The module behind ``torch.compile``, which would take its time for every shape."""
+    while isinstance(model, OptimizedModule):
+        model = model._orig_mod
+    return model
 
 
 def _traceable(
-    model: nn.Module, kwargs: Mapping[str, Any], branches: list[tuple[str, str]]
+    model: nn.Module,
+    kwargs: Mapping[str, Any],
+    branches: list[tuple[str, str]],
+    state: Mapping[str, Tensor],
 ) -> tuple[nn.Module, list[Flat]]:
     """A shallow copy of ``model`` whose forward returns flat leaves; its last run's Flat."""
     results: list[Flat] = []
@@ -192,18 +178,25 @@ def _traceable(
     # Only the top level is copied: state set on it during the trace stays off the user's module.
     for table in ("_parameters", "_buffers", "_modules"):
         traced.__dict__[table] = copy.copy(traced.__dict__[table])
+    traced.__dict__["_compiled_call_impl"] = None
+    adopt(traced, state)
     original = _with_hooks(traced)
+    if isinstance(traced, fx.GraphModule):
+        traced = _as_module(traced)  # the exporter would interpret its graph and not call it
+    held = HeldTensors(traced)
 
     @functools.wraps(model.forward)
     def forward(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
         flats: list[Flat] = []
 
         def run() -> tuple[list[Any], Structure]:
-            flat = flatten(original(*args, **kwargs))
+            with held:
+                flat = flatten(original(*args, **kwargs))
             flats.append(flat)
-            return flat.leaves, flat.structure
+            leaves = [held.stand_in(x) if isinstance(x, Tensor) else x for x in flat.leaves]
+            return leaves, flat.structure
 
-        given = torch.utils._pytree.tree_leaves((args, kwargs))
+        given = pytree.tree_leaves((args, kwargs))
         leaves, structure = run_all_paths(
             run,
             traced,
@@ -221,9 +214,18 @@ def _traceable(
 
 def _shallow(module: nn.Module) -> nn.Module:
     """A second module on the same contents; copy.copy is refused by parametrized modules."""
-    twin = module.__class__.__new__(module.__class__)
+    twin = object.__new__(module.__class__)  # a GraphModule makes a new class of its own
     twin.__dict__.update(module.__dict__)
     return twin
+
+
+def _as_module(module: nn.Module) -> nn.Module:
+    """A plain module with the tables of ``module``."""
+    plain = nn.Module()
+    for table in ("_parameters", "_buffers", "_modules"):
+        plain.__dict__[table] = module.__dict__[table]
+    plain.__dict__["training"] = False
+    return plain
 
 
 def _with_hooks(traced: nn.Module) -> Callable[..., Any]:
@@ -235,27 +237,15 @@ def _with_hooks(traced: nn.Module) -> Callable[..., Any]:
     return functools.partial(nn.Module._call_impl, hooked)
 
 
-@contextmanager
-def inference_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every module into evaluation mode, and back as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            # Not module.eval(): models override it and `train` with effects of their own.
-            module.__dict__["training"] = False
-        yield
-    finally:
-        for module, mode in modes:
-            module.__dict__["training"] = mode
-
-
 def _normalise(program: ExportedProgram, result: Flat | None) -> ExportedProgram:
     """Decomposes, legalises and names; ``result`` gives the names of the outputs."""
     structure = result.structure if result is not None else result_structure(program)
-    with warnings.catch_warnings():
+    check_program(program)
+    program = with_spellable_names(program)
+    with plain_torch(), warnings.catch_warnings():
         # torch's own pytree code warns of itself.
         warnings.filterwarnings("ignore", category=FutureWarning)
-        program = program.run_decompositions(decomposition_table())
+        program = decomposed(program, decomposition_table())
         if program.graph_signature.input_tokens:
             # They keep run-time checks in order, and a package checks nothing.
             program = _remove_effect_tokens(program)
@@ -275,7 +265,7 @@ def _output_names(program: ExportedProgram, result: Flat | None, taken: Sequence
         names = result.names
     else:
         spec = program.call_spec.out_spec
-        whole = torch.utils._pytree.tree_unflatten([torch.empty(0)] * spec.num_leaves, spec)
+        whole = pytree.tree_unflatten([torch.empty(0)] * spec.num_leaves, spec)
         names = flatten(whole).names
         kept = program.graph_signature.user_outputs
         if len(names) != len(kept):
@@ -283,7 +273,7 @@ def _output_names(program: ExportedProgram, result: Flat | None, taken: Sequence
     free = []
     for name in names:
         candidate = name
-        while candidate in taken or candidate in free:
+        while candidate in taken or candidate in free or not is_free_in_code(candidate):
             candidate += "_out"
         free.append(candidate)
     return free

@@ -83,6 +83,17 @@ def mvlgamma(x: Tensor, p: int) -> Tensor:
     return total + p * (p - 1) / 4 * math.log(math.pi)
 
 
+def copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """What ``target.copy_(source)`` leaves in ``target``: cast and broadcast to be like it.
+
+    torch 2.13 takes ``source`` itself for a buffer that is written whole (`run_decompositions`,
+    *measured*: a float written to an integer buffer keeps its fraction).
+    """
+    source = source.to(device=target.device, dtype=target.dtype)
+    same = [str(size) for size in source.shape] == [str(size) for size in target.shape]
+    return source if same else source.expand(target.shape)
+
+
 def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     """Operator to function, for the operators that are there.
 
@@ -90,6 +101,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     it is imported.
     """
     table: dict[Any, Callable[..., Any]] = dict(torch._decomp.get_decompositions(_TORCHS_OWN))
+    table[_aten.copy.default] = copy
     table[_aten._grouped_mm.default] = _grouped_mm
     table[_aten.as_strided.default] = as_strided
     table[_aten.mvlgamma.default] = mvlgamma

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from frontend import schema
 from frontend.branches.ask import find_site
 from frontend.branches.trace import storage_id
-from frontend.capturing import inference_mode
 from frontend.preserve import decomposition_table
+from frontend.surroundings import inference_mode
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from frontend.errors import CaptureError, DataDependentError, SizeError
+from frontend.decompositions import copy
+from frontend.errors import AnePassesError, CaptureError, DataDependentError, SizeError
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
 # The first lines of a torch error say what happened; the rest is advice for torch developers.
 _LINES_KEPT = 3
+# Some of them are dumps of whole descriptors.
+_LONGEST = 600
 
 
 def explain_export_error(
@@ -47,6 +51,29 @@ def explain_export_error(
     )
 
 
+def decomposed(
+    program: ExportedProgram, table: Mapping[torch._ops.OperatorBase, Callable[..., Any]]
+) -> ExportedProgram:
+    """``program`` with the operators in ``table`` taken apart.
+
+    Raises:
+        CaptureError: torch cannot take it apart; names the source line where torch's text does.
+    """
+    try:
+        return program.run_decompositions({torch.ops.aten.copy.default: copy, **table})
+    except AnePassesError:
+        raise
+    except Exception as error:
+        raise CaptureError(
+            f"the exported program could not be taken apart ({type(error).__name__})",
+            source=_quoted_line(str(error)),
+            expected="a program that torch can make functional: its writes reach buffers alone",
+            found=_shorten(str(error)) or type(error).__name__,
+            hint="keep what forward writes in place in buffers (register_buffer); torch's text "
+            "is the cause above",
+        ) from error
+
+
 def _cannot_vary(text: str, source: str | None) -> SizeError:
     """torch lists each constraint after a dash, and what would hold after its headline."""
     reasons, _, rest = text.partition("Suggested fixes:")
@@ -58,8 +85,8 @@ def _cannot_vary(text: str, source: str | None) -> SizeError:
         source=source,
         expected="a model that runs for every size in the range",
         found=" ".join(reason.partition(" If you're using")[0] for reason in broken),
-        hint=(f"torch suggests {advice}; " if advice else "")
-        + "or write fixed sizes in the model with x.shape",
+        hint=(f"torch suggests {advice}; or " if advice else "")
+        + "write fixed sizes in the model with x.shape",
     )
 
 
@@ -94,4 +121,5 @@ def _quoted_line(text: str) -> str | None:
 
 def _shorten(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:_LINES_KEPT])
+    text = " ".join(lines[:_LINES_KEPT])
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

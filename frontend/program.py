@@ -185,10 +185,13 @@ class Draft:
         for position, name in zip(positions, names, strict=True):
             self._output_names[position] = name
 
+    def drop_dead_code(self) -> None:
+        """Erases what nobody reads, random operators included: the program is functional."""
+        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+
     def close(self) -> ExportedProgram:
         """The edited program: dead code dropped, outputs named, signature in step, verified."""
-        # The program is functional: whatever nobody reads is dead, random operators included.
-        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+        self.drop_dead_code()
         self._drop_unused()
         self._settle_outputs()
         self.graph.lint()

@@ -9,6 +9,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from frontend.capturing import capture
+from frontend.surroundings import plain_torch
 from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.numerics import NumericCheck
@@ -61,6 +62,7 @@ def optimize_for_ane(
         if progress is not None:
             progress(step.name)
 
-    rewritten, reports = run(program, pipeline, after_each=after_each)
+    with plain_torch():
+        rewritten, reports = run(program, pipeline, after_each=after_each)
     forward = model.forward if isinstance(model, nn.Module) else None
     return OptimizedModel(rewritten, reports, pipeline, forward)

@@ -168,7 +168,7 @@ class Trace:
             and isinstance(value := node.meta.get("val"), Tensor)
         }
         for node in filter(_writes_in_place, self._epoch):
-            for argument in _written_arguments(node):
+            for argument in written_arguments(node):
                 value = argument.meta.get("val")
                 if isinstance(value, Tensor) and storage_id(value) in outside - watched:
                     return node
@@ -193,7 +193,7 @@ class Trace:
         constant = node.op == "get_attr" or self._computes_constant(node)
         if _writes_in_place(node):
             self._writes += 1
-            for written in _written_arguments(node):
+            for written in written_arguments(node):
                 self._writes_to.update(_storages(written))
         self._epoch[node] = self._writes
         if not _is_pure(node):
@@ -260,7 +260,8 @@ def storage_id(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _written_arguments(node: fx.Node) -> list[fx.Node]:
+def written_arguments(node: fx.Node) -> list[fx.Node]:
+    """The arguments that a call writes in place; of a call that cannot say so, all."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return node.all_input_nodes
     values = written(node.target, node.args, node.kwargs)

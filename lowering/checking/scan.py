@@ -11,9 +11,10 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from frontend.branches import UncheckedPathWarning
-from frontend.capturing import LeftOutWarning, call_arguments, capture, check_capturable
+from frontend.capturing import LeftOutWarning, call_arguments, capture
 from frontend.deprecated import renamed_arguments
 from frontend.errors import AnePassesError
+from frontend.tensor_kinds import check_weights
 from lowering.checking.eager_scan import EagerFindings, scan_module, scan_run
 from lowering.checking.program_scan import scan_program, scan_values
 from lowering.checking.result import Findings, Place, Placement, Preflight
@@ -101,7 +102,7 @@ def _optimized(
     """The program after the passes, ``None`` where it does not come to one."""
     eager = EagerFindings()
     if isinstance(model, nn.Module):
-        check_capturable(model)
+        check_weights(model)
         args, keywords = call_arguments(model, example_inputs, kwargs)
         scan_module(model, findings)
         eager = scan_run(model, args, keywords, table)
