@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from frontend.branches.trace import storage_id, written_arguments
@@ -142,7 +143,7 @@ def _has_memory(tensor: Tensor) -> bool:
         and not tensor.is_meta
         and not tensor.is_nested
         and not torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor)
-        and not isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+        and not is_lazy(tensor)
     )
 
 
@@ -165,7 +166,7 @@ def _view_like(view: Tensor, base: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda known: known.view(view.dtype)
     if view.numel() == base.numel() and view.is_contiguous() and base.is_contiguous():
         return lambda known: known.view(view.shape)
-    rest = view.storage_offset() - base.storage_offset()
+    rest = int(view.storage_offset() - base.storage_offset())
     starts = {}
     for axis in sorted(range(base.dim()), key=base.stride, reverse=True):
         step = max(1, base.stride(axis))
