@@ -87,7 +87,7 @@ def written_constants(program: ExportedProgram, model: nn.Module) -> dict[str, T
     """
     signature = program.graph_signature
     targets = {
-        spec.arg.name: str(spec.target)  # type: ignore[union-attr]
+        spec.arg.name: str(spec.target)
         for spec in signature.input_specs
         if spec.kind is InputKind.CONSTANT_TENSOR
     }

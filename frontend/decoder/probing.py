@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from frontend.capturing import inference_mode
 from frontend.errors import CaptureError
+from frontend.surroundings import inference_mode
 
 # Tokens of the probing call: more than one, so that what grows with them can be told.
 _PROBED_TOKENS = 3

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from frontend.capturing import inference_mode
 from frontend.decoder.probing import Decoder, logits_of
 from frontend.decoder.step import NEW, CacheForm, CallForm, DecoderStep, Rooms
 from frontend.errors import AnePassesError, CaptureError
 from frontend.program import runnable
+from frontend.surroundings import inference_mode
 from lowering.generation.errors import GenerationError
 from lowering.generation.settings import WantedFunction
 from passes.api import optimize_for_ane
