@@ -106,7 +106,7 @@ def _fill_without_reading(draft: Draft, node: fx.Node) -> None:
     draft.graph.erase_node(node)
 
 
-def _is_empty(value: Any) -> bool:
+def _is_empty(value: object) -> bool:
     tensor = value.meta.get("val") if isinstance(value, fx.Node) else None
     return isinstance(tensor, torch.Tensor) and any(
         isinstance(size, int) and size == 0 for size in tensor.shape

@@ -47,10 +47,10 @@ class LeftOutWarning(UserWarning):
 
 def capture(
     model: nn.Module | ExportedProgram,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
 ) -> ExportedProgram:
     """Captures ``model`` as an ATen program with composites kept whole.
 
@@ -140,7 +140,7 @@ def result_structure(program: ExportedProgram) -> Structure | None:
 
 
 def call_arguments(
-    model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None
+    model: nn.Module, example_inputs: object, kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What ``model`` is called with for these example inputs, inferred where there are none.
 
@@ -186,7 +186,7 @@ def _traceable(
     held = HeldTensors(traced)
 
     @functools.wraps(model.forward)
-    def forward(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    def forward(*args: object, **kwargs: object) -> tuple[Any, ...]:
         flats: list[Flat] = []
 
         def run() -> tuple[list[Any], Structure]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from types import NotImplementedType
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def _grouped_mm(
     offs: Tensor | None = None,
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
-) -> Any:
+) -> Tensor | NotImplementedType:
     if x.dim() != 2 or weight.dim() != 3 or offs is None or bias is not None:
         return NotImplemented
     return grouped_mm(x, weight, offs).to(out_dtype or x.dtype)
@@ -50,7 +51,7 @@ def _grouped_mm(
 
 def as_strided(
     x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
-) -> Any:
+) -> Tensor | NotImplementedType:
     """Elements of ``x`` by their place in memory, known where ``x`` fills its memory.
 
     Trailing axes that lie in memory as they are taken are taken as whole rows.

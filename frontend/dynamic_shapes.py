@@ -48,7 +48,7 @@ def settle_call(
     forward: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    dynamic_shapes: Any,
+    dynamic_shapes: object,
 ) -> Call:
     """The call and its ``dynamic_shapes``, made to fit each other.
 
@@ -158,7 +158,7 @@ def _by_argument(arguments: Mapping[str, Any], dynamic_shapes: Any) -> dict[str,
     return dict(dynamic_shapes)
 
 
-def _checked(value: Any, spec: Any, path: str) -> Any:
+def _checked(value: object, spec: object, path: str) -> object:
     """``spec`` completed for ``value``; entries of tensors become {axis: size}."""
     if spec is None:
         return _fixed(value)
@@ -188,7 +188,7 @@ def _checked(value: Any, spec: Any, path: str) -> Any:
     return spec  # a number, or a container that only torch knows
 
 
-def _fixed(value: Any) -> Any:
+def _fixed(value: Any) -> object:
     """No entry for anything in ``value``: containers are spelled out, as torch.export wants."""
     if isinstance(value, Mapping):
         return {key: _fixed(part) for key, part in value.items()}
@@ -197,7 +197,7 @@ def _fixed(value: Any) -> Any:
     return None
 
 
-def _entries(value: Tensor, spec: Any, path: str) -> Iterator[tuple[Any, Any]]:
+def _entries(value: Tensor, spec: object, path: str) -> Iterator[tuple[Any, Any]]:
     if isinstance(spec, Mapping):
         return iter(spec.items())
     if isinstance(spec, tuple | list):
@@ -207,7 +207,7 @@ def _entries(value: Tensor, spec: Any, path: str) -> Iterator[tuple[Any, Any]]:
     raise _misfit(path, "a dictionary from axis to size, such as {0: Dim('batch')}", repr(spec))
 
 
-def _axis(value: Tensor, axis: Any, path: str) -> int:
+def _axis(value: Tensor, axis: object, path: str) -> int:
     if not isinstance(axis, int) or not -value.dim() <= axis < value.dim():
         raise _misfit(
             path, f"axes below {value.dim()} (shape {list(value.shape)})", f"axis {axis!r}"
@@ -215,7 +215,7 @@ def _axis(value: Tensor, axis: Any, path: str) -> int:
     return axis % value.dim()
 
 
-def _entry(entry: Any, path: str, axis: Any) -> Any:
+def _entry(entry: object, path: str, axis: object) -> object:
     if entry is None or isinstance(entry, int | Dim | _HINT):
         return entry
     raise _misfit(f"{path}, axis {axis}", _FORMS, repr(entry))
@@ -233,7 +233,7 @@ def _misfit(path: str, expected: str, found: str) -> DynamicShapesError:
 _Place = tuple[Tensor, int, Any, str]
 
 
-def _axes(value: Any, spec: Any, path: str = "") -> Iterator[_Place]:
+def _axes(value: object, spec: Any, path: str = "") -> Iterator[_Place]:
     """Each tensor, axis and size of a checked spec, with the place in words."""
     if isinstance(value, Tensor) and spec is not None:
         for axis, entry in spec.items():
@@ -256,7 +256,7 @@ def _too_narrow(places: Sequence[_Place]) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _widened(value: Any, spec: Any, sizes: Mapping[str, int]) -> Any:
+def _widened(value: Any, spec: Any, sizes: Mapping[str, int]) -> object:
     if isinstance(value, Tensor) and spec is not None:
         for axis, entry in spec.items():
             root = getattr(entry, "root", entry)

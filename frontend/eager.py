@@ -70,7 +70,7 @@ def run_eagerly(
 
 
 class _Watch(TorchDispatchMode):
-    def __init__(self, model: nn.Module, inputs: Any, see: Callable[[EagerOp], None]) -> None:
+    def __init__(self, model: nn.Module, inputs: object, see: Callable[[EagerOp], None]) -> None:
         super().__init__()
         self._model = model
         self._see = see
@@ -78,7 +78,13 @@ class _Watch(TorchDispatchMode):
         self._on_data = set(self._inputs)  # storages whose content depends on the inputs
         self._decomposed = decomposition_table()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         """Runs ``func`` as it is and tells about it."""
         kwargs = kwargs or {}
         results = func(*args, **kwargs)
@@ -111,5 +117,5 @@ class _Watch(TorchDispatchMode):
         return results
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def _tensors(values: object) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))

@@ -93,7 +93,7 @@ def _cannot_vary(text: str, source: str | None) -> SizeError:
 def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Inputs as one short text: dtype and shape of each tensor, type of anything else."""
 
-    def one(value: Any) -> str:
+    def one(value: object) -> str:
         if isinstance(value, torch.Tensor):
             return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
         return type(value).__name__

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from frontend.deprecated import warn_renamed
 
@@ -30,7 +31,7 @@ def lazily(
     """
     old_names = dict(renamed or {})
 
-    def get(name: str) -> object:
+    def get(name: str) -> Any:
         if name in old_names:
             warn_renamed(f"{package}.{name}", f"{package}.{old_names[name]}")
             name = old_names[name]

@@ -62,8 +62,8 @@ def _legal(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in _TO_FLOAT32 else dtype
 
 
-def _legal_arguments(arguments: Any) -> Any:
-    def legal(value: Any) -> Any:
+def _legal_arguments(arguments: object) -> object:
+    def legal(value: object) -> object:
         if isinstance(value, torch.dtype):
             return _legal(value)
         return torch.device("cpu") if isinstance(value, torch.device) else value

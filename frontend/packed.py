@@ -46,7 +46,7 @@ class Lengths:
         """The CPU, as torch demands of batch sizes."""
         return torch.device("cpu")
 
-    def __getitem__(self, step: int) -> Any:
+    def __getitem__(self, step: int) -> object:
         """How many sequences have the first step: all; of later ones it follows from data."""
         if step != 0:
             raise CaptureError(
@@ -56,7 +56,7 @@ class Lengths:
             )
         return self.batch
 
-    def size(self, axis: int) -> Any:
+    def size(self, axis: int) -> object:
         """The number of steps: asked for where ``pad_packed_sequence`` got no ``total_length``."""
         return _Longest(self.steps) if isinstance(self.steps, int) else self.steps
 

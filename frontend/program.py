@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -303,7 +303,9 @@ def runnable(program: ExportedProgram) -> torch.nn.Module:
     return module
 
 
-def fake_call(target: Any, args: Any, kwargs: Any, mode: FakeTensorMode | None) -> Any:
+def fake_call(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], mode: FakeTensorMode | None
+) -> Any:
     """The fake value of one call whose node arguments carry ``meta["val"]``."""
     args, kwargs = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
     if mode is None:
@@ -323,7 +325,7 @@ class FakeCalls:
         self._mode = mode
         self._known: dict[Hashable, Any] = {}
 
-    def __call__(self, target: Any, args: Any, kwargs: Any) -> Any:
+    def __call__(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """As ``fake_call``."""
         key = (target, _signature(args), _signature(kwargs))
         if _SYMBOLIC in _leaves(key[1:]):
@@ -336,7 +338,7 @@ class FakeCalls:
 _SYMBOLIC = "symbolic"
 
 
-def _signature(value: Any) -> Hashable:
+def _signature(value: object) -> Hashable:
     """What decides the fake value of a call: types, numbers, shapes, strides and dtypes."""
     if isinstance(value, fx.Node):
         return _signature(value.meta["val"])
@@ -353,7 +355,7 @@ def _signature(value: Any) -> Hashable:
     return (type(value), value)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: object) -> Iterator[Any]:
     if isinstance(value, tuple):
         for part in value:
             yield from _leaves(part)
@@ -385,7 +387,7 @@ def _name(spec: InputSpec | OutputSpec) -> str:
     return getattr(spec.arg, "name", "")
 
 
-def _renamed(spec: OutputSpec, result: Any) -> OutputSpec:
+def _renamed(spec: OutputSpec, result: object) -> OutputSpec:
     if not isinstance(result, fx.Node):
         return spec
     return dataclasses.replace(spec, arg=dataclasses.replace(spec.arg, name=result.name))

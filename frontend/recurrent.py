@@ -7,7 +7,7 @@ operator that knows its result's shape; ``canonical`` gives it its ATen name bac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,14 +44,14 @@ def _sequence(x: Tensor, state: Tensor, bidirectional: bool) -> Tensor:
 
 
 def _lstm_shapes(
-    x: Tensor, hx: Sequence[Tensor], params: Any, has_biases: bool, num_layers: int,
+    x: Tensor, hx: Sequence[Tensor], params: object, has_biases: bool, num_layers: int,
     dropout: float, train: bool, bidirectional: bool, batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return _sequence(x, hx[0], bidirectional), torch.empty_like(hx[0]), torch.empty_like(hx[1])
 
 
 def _rnn_shapes(
-    x: Tensor, hx: Tensor, params: Any, has_biases: bool, num_layers: int,
+    x: Tensor, hx: Tensor, params: object, has_biases: bool, num_layers: int,
     dropout: float, train: bool, bidirectional: bool, batch_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return _sequence(x, hx, bidirectional), torch.empty_like(hx)
@@ -81,7 +81,7 @@ def recurrent_layers_whole() -> Iterator[None]:
             delattr(module, name)
 
 
-def _whole(name: str) -> Any:
+def _whole(name: str) -> object:
     original, ours = getattr(torch._VF, name), getattr(_ane, name)
 
     def call(x: Tensor, second: Any, *rest: Any) -> Any:
@@ -95,7 +95,8 @@ def _whole(name: str) -> Any:
 
 
 def _packed(
-    op: Any, data: Tensor, sizes: Lengths, hx: Any, params: Sequence[Tensor], has_biases: bool,
+    op: Callable[..., Any],
+    data: Tensor, sizes: Lengths, hx: Any, params: Sequence[Tensor], has_biases: bool,
     num_layers: int, dropout: float, train: bool, bidirectional: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     is_lstm = isinstance(hx, tuple | list)

@@ -26,11 +26,11 @@ class Structure:
     children: tuple[Structure, ...] = ()
     constant: Any = None
 
-    def unflatten(self, leaves: Sequence[Any]) -> Any:
+    def unflatten(self, leaves: Sequence[Any]) -> object:
         """The result, with ``leaves`` in the place of its tensors."""
         return self._take(iter(leaves))
 
-    def _take(self, leaves: Iterator[Any]) -> Any:
+    def _take(self, leaves: Iterator[Any]) -> object:
         if self.kind is None:
             return next(leaves)
         if self.kind is FixedLeaf:
@@ -65,7 +65,7 @@ class Flat:
     dropped: list[str]
 
 
-def flatten(result: Any, *, taken: Sequence[str] = ()) -> Flat:
+def flatten(result: object, *, taken: Sequence[str] = ()) -> Flat:
     """Flattens a nested result of tensors.
 
     Tuples, lists, named tuples, mappings, dataclasses and HuggingFace ``ModelOutput`` are
@@ -82,7 +82,7 @@ def flatten(result: Any, *, taken: Sequence[str] = ()) -> Flat:
     return Flat(flat.leaves, names, structure, flat.dropped)
 
 
-def _walk(value: Any, path: tuple[str, ...], flat: Flat) -> Structure:
+def _walk(value: object, path: tuple[str, ...], flat: Flat) -> Structure:
     if isinstance(value, torch.Tensor | torch.SymInt | torch.SymFloat | torch.SymBool):
         flat.leaves.append(value)
         flat.names.append("_".join(path))
@@ -104,7 +104,7 @@ def _walk(value: Any, path: tuple[str, ...], flat: Flat) -> Structure:
     return Structure(kind, tuple(key for key, _ in items), children)
 
 
-def _label(container: Any, key: Any) -> str:
+def _label(container: object, key: object) -> str:
     fields = getattr(container, "_fields", None)  # a named tuple's
     return fields[key] if fields else str(key)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import coremltools as ct
+from google.protobuf.message import Message
 
 from lowering.errors import SaveError
 from lowering.package.blobs import BlobWriter, move_blobs
@@ -73,7 +74,7 @@ def merge(
     return write_package(write, target)
 
 
-def function_names(description: Any) -> tuple[str, ...]:
+def function_names(description: Message) -> tuple[str, ...]:
     """Names of a model's functions, from its ``ModelDescription``; the default one first."""
     names = [entry.name for entry in description.functions]
     return tuple(sorted(names, key=lambda name: name != description.defaultFunctionName))

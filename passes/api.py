@@ -20,10 +20,10 @@ from passes.pipeline import run
 
 def optimize_for_ane(
     model: nn.Module | ExportedProgram,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
     pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
     verify: bool = False,
     progress: Callable[[str], None] | None = None,

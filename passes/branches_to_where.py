@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from passes.base import Pass
 from passes.patterns.nodes import aten, is_call, is_tensor, shape
@@ -63,7 +64,9 @@ class _RefusalError(Exception):
     """Why a cond stays; for ``Rewriter.decline``."""
 
 
-def _select(rw: Rewriter, owner: Any, condition: Any, *branches_and_operands: Any) -> list[Any]:
+def _select(
+    rw: Rewriter, owner: fx.GraphModule, condition: Any, *branches_and_operands: Any
+) -> list[Any]:
     """The results of a cond whose condition and operands are nodes of the program.
 
     Args:
@@ -90,7 +93,7 @@ def _select(rw: Rewriter, owner: Any, condition: Any, *branches_and_operands: An
     return [_where(rw, condition, a, b) for a, b in zip(one, other, strict=True)]
 
 
-def _where(rw: Rewriter, condition: fx.Node, a: Any, b: Any) -> Any:
+def _where(rw: Rewriter, condition: fx.Node, a: Argument, b: Argument) -> object:
     if a is b:
         return a
     if not (is_tensor(a) and is_tensor(b)):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 
 from frontend.program import FakeCalls
@@ -35,7 +36,7 @@ def check_signature(before: ExportedProgram, after: ExportedProgram, step: Pass)
             )
 
 
-def check_fakes(emitted: list[fx.Node], step: Pass, mode: Any) -> None:
+def check_fakes(emitted: list[fx.Node], step: Pass, mode: FakeTensorMode | None) -> None:
     """Stored shapes and dtypes of the nodes that a pass emitted are what they compute now.
 
     Raises:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import fx
 
+from frontend.schema import arguments
 from passes.base import Pass
 from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
@@ -30,17 +32,18 @@ class Conv1dToConv2d(Pass):
     def apply(self, rw: Rewriter) -> None:
         """Rewrites every convolution of rank 3; declines rank 5."""
         for node in rw.find(aten.convolution.default):
-            x, weight = node.args[0], node.args[1]
-            assert isinstance(x, fx.Node) and isinstance(weight, fx.Node)
+            x, weight, bias, *options = arguments(node).values()
             if len(shape(x)) == 5:
                 rw.decline(node, "it is a 3-D convolution, and the ANE has none")
             if len(shape(x)) != 3:
                 continue
             with rw.at(node):
-                rw.replace(node, _conv2d(rw, x, weight, node.args[2], node.args[3:]))
+                rw.replace(node, _conv2d(rw, x, weight, bias, options))
 
 
-def _conv2d(rw: Rewriter, x: fx.Node, weight: fx.Node, bias: Any, options: Any) -> fx.Node:
+def _conv2d(
+    rw: Rewriter, x: fx.Node, weight: fx.Node, bias: fx.Node | None, options: Sequence[Any]
+) -> fx.Node:
     stride, padding, dilation, transposed, output_padding, groups = options
     image = rw.emit(aten.unsqueeze.default, x, 2)
     kernel = rw.emit(aten.unsqueeze.default, weight, 2)

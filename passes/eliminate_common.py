@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import fx
 
@@ -36,7 +36,7 @@ class EliminateCommon(Pass):
                 rw.merge(node, known)
 
 
-def _key(value: Any) -> Hashable:
+def _key(value: object) -> Hashable:
     if isinstance(value, list | tuple):
         return tuple(_key(part) for part in value)
     if isinstance(value, dict):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import fx
 
+from frontend.schema import arguments
 from passes.base import Pass
 from passes.patterns.nodes import aten, is_call, shape
 from passes.rewriter import Rewriter
@@ -35,15 +36,15 @@ class FoldBatchNorm(Pass):
     def apply(self, rw: Rewriter) -> None:
         """Rewrites batch norms with constant statistics."""
         for node in rw.find(aten._native_batch_norm_legit_no_training.default):
-            x, weight, bias, mean, variance, _, eps = node.args
+            x, weight, bias, mean, variance, _, eps = arguments(node).values()
             results = [user for user in node.users if is_call(user, operator.getitem)]
             if any(user.args[1] != 0 and user.users for user in results):
                 rw.decline(node, "its statistics are used as well")
                 continue
-            if not isinstance(x, fx.Node) or len(shape(x)) > 3:
+            if len(shape(x)) > 3:
                 continue
             given = [n for n in (weight, bias, mean, variance) if n is not None]
-            if not all(rw.is_constant(n) for n in given):  # type: ignore[arg-type]
+            if not all(rw.is_constant(n) for n in given):
                 rw.decline(node, "its statistics are computed from an input")
                 continue
             result = next(user for user in results if user.args[1] == 0)
@@ -53,7 +54,12 @@ class FoldBatchNorm(Pass):
 
 
 def _scale_and_shift(
-    rw: Rewriter, weight: Any, bias: Any, mean: Any, variance: Any, eps: Any
+    rw: Rewriter,
+    weight: fx.Node | None,
+    bias: fx.Node | None,
+    mean: fx.Node,
+    variance: fx.Node,
+    eps: float,
 ) -> tuple[fx.Node, fx.Node]:
     """(C,) each: ``x * scale + shift`` is the batch norm."""
     scale = rw.emit(aten.rsqrt.default, rw.emit(aten.add.Tensor, variance, eps))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import fx
 
+from frontend.schema import arguments
+from frontend.sizes import same_size
 from passes.base import Pass
-from passes.patterns.nodes import aten, is_call, is_static, is_tensor, shape
+from passes.patterns.nodes import aten, input_of, is_call, is_static, is_tensor, shape
 from passes.rewriter import Rewriter
 
 
@@ -47,11 +49,9 @@ class LinearToConv1x1(Pass):
         linears = rw.find(aten.linear.default)
         known: dict[fx.Node, bool] = {}
         # Asked before the first rewrite, while rows can still be followed.
-        tokens = {node: _rows_are_tokens(node.args[0], known) for node in linears}  # type: ignore[arg-type]
+        tokens = {node: _rows_are_tokens(input_of(node), known) for node in linears}
         for node in linears:
-            x, weight = node.args[0], node.args[1]
-            bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-            assert isinstance(x, fx.Node) and isinstance(weight, fx.Node)
+            x, weight, bias = arguments(node).values()
             reason = self._refusal(rw, x, weight, bias)
             if reason:
                 rw.decline(node, reason)
@@ -59,7 +59,9 @@ class LinearToConv1x1(Pass):
             with rw.at(node):
                 rw.replace(node, _conv(rw, x, weight, bias, tokens[node]))
 
-    def _refusal(self, rw: Rewriter, x: fx.Node, weight: fx.Node, bias: Any) -> str | None:
+    def _refusal(
+        self, rw: Rewriter, x: fx.Node, weight: fx.Node, bias: fx.Node | None
+    ) -> str | None:
         if len(shape(weight)) == 1:
             return "its weight is a vector, which sums to one number per token and no channel"
         if len(shape(x)) > 4 and not is_static(x):
@@ -90,18 +92,18 @@ def _rows_are_tokens(x: fx.Node, known: dict[fx.Node, bool]) -> bool:
         node = pending.pop()
         if node in known:
             result = known[node]
-        elif is_call(node, aten.reshape.default) and len(shape(node.args[0])) > 2:  # type: ignore[arg-type]
+        elif is_call(node, aten.reshape.default) and len(shape(input_of(node))) > 2:
             result = True
         else:
             same = [n for n in node.all_input_nodes if is_tensor(n) and n not in seen]
-            same = [n for n in same if len(shape(n)) == 2 and str(shape(n)[0]) == str(shape(x)[0])]
+            same = [n for n in same if len(shape(n)) == 2 and same_size(shape(n)[0], shape(x)[0])]
             pending.extend(same)
             seen.update(same)
     known[x] = result
     return result
 
 
-def _conv(rw: Rewriter, x: fx.Node, weight: fx.Node, bias: Any, tokens: bool) -> fx.Node:
+def _conv(rw: Rewriter, x: fx.Node, weight: fx.Node, bias: fx.Node | None, tokens: bool) -> fx.Node:
     outputs, inputs = shape(weight)
     kernel = rw.emit(aten.reshape.default, weight, [outputs, inputs, 1, 1])
     rank = len(shape(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,13 +65,15 @@ def close(want: torch.Tensor, have: torch.Tensor) -> bool:
     return torch.allclose(want, have, rtol=relative, atol=tolerance, equal_nan=True)
 
 
-def _outputs(program: ExportedProgram, args: Any, kwargs: Any) -> list[torch.Tensor]:
+def _outputs(
+    program: ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[torch.Tensor]:
     with torch.no_grad():
         result = runnable(program)(*args, **kwargs)
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 
-def _random_like(args: Any, kwargs: Any) -> tuple[Any, Any]:
+def _random_like(args: object, kwargs: object) -> tuple[Any, Any]:
     """Other inputs: floats are redrawn; integers may be indices or masks and are kept."""
     generator = torch.Generator().manual_seed(0)
 

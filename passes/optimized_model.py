@@ -51,7 +51,7 @@ class OptimizedModel(nn.Module):
             # torch.export reads the names of the arguments, for dynamic shapes, from here.
             self.forward = _with_signature(self, self._signature)  # type: ignore[method-assign]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Runs the rewritten program.
 
         Takes the original's arguments, positionally or by name, as many as it was captured
@@ -70,7 +70,7 @@ class OptimizedModel(nn.Module):
         return self
 
     def _bound(
-        self, args: Any, kwargs: Mapping[str, Any]
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call as it was captured: the same arguments by position and by name."""
         positional, named = _captured_call(self._in_spec)
@@ -105,12 +105,12 @@ class OptimizedModel(nn.Module):
             )
         return tuple(given[n] for n in order), {n: given[n] for n in named}
 
-    def _is_default(self, name: str, value: Any) -> bool:
+    def _is_default(self, name: str, value: object) -> bool:
         """True for what leaves the call as it is without the argument."""
         parameter = self._signature.parameters.get(name) if self._signature else None
         return value is None or (parameter is not None and _same_value(value, parameter.default))
 
-    def _check(self, args: Any, kwargs: Any) -> None:
+    def _check(self, args: object, kwargs: object) -> None:
         leaves = pytree.tree_leaves((args, kwargs))
         if len(leaves) != len(self._expected):
             raise InputError(
@@ -133,7 +133,7 @@ class OptimizedModel(nn.Module):
 def _with_signature(model: OptimizedModel, signature: inspect.Signature) -> types.MethodType:
     """``model.forward`` with the original's signature."""
 
-    def forward(self: OptimizedModel, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: OptimizedModel, *args: object, **kwargs: object) -> Any:
         return OptimizedModel.forward(self, *args, **kwargs)
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -158,7 +158,7 @@ class _Leaf:
     dtype: Any
     value: Any = None
 
-    def fits(self, given: Any) -> bool:
+    def fits(self, given: object) -> bool:
         if self.shape is None:
             varies = self.value is None and isinstance(given, int | float)
             return _same_value(given, self.value) or (varies and self.dtype is not type(None))
@@ -175,11 +175,11 @@ class _Leaf:
         return f"{self.dtype} {['any' if n is None else n for n in self.shape]}"
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
 
 
-def _same_value(one: Any, other: Any) -> bool:
+def _same_value(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
         return one is other
     return type(one) is type(other) and bool(one == other)

@@ -16,6 +16,7 @@ from frontend.random_calls import is_pure
 from frontend.source import Source, source_of
 from passes.base import Pass
 from passes.errors import InvariantError
+from passes.patterns.nodes import Target
 
 # Where an operator comes from; everything else of its metadata is computed anew.
 _SOURCE_KEYS = ("stack_trace", "nn_module_stack")
@@ -85,7 +86,7 @@ class Rewriter:
             if node.op == "call_function" and self._sites(source_of(node).module)
         ]
 
-    def find(self, *targets: Any) -> list[fx.Node]:
+    def find(self, *targets: Target) -> list[fx.Node]:
         """Nodes that call one of ``targets``, in program order.
 
         Those whose sizes depend on data are declined: a rewrite cannot ask for such a size.
@@ -136,12 +137,13 @@ class Rewriter:
         finally:
             self._anchor = outer
 
-    def emit(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def emit(self, target: Target, *args: Any, **kwargs: Any) -> fx.Node:
         """A new node; its fake value is computed from those of its arguments.
 
         Raises:
             InvariantError: the operator refuses the shapes or dtypes.
         """
+        assert callable(target), target
         if self._anchor is None:
             raise InvariantError("emit was called outside Rewriter.at", op=str(target))
         try:
@@ -324,10 +326,10 @@ def _chain(anchor: fx.Node, name: str) -> tuple[str, ...]:
     return earlier if earlier and earlier[-1] == name else (*earlier, name)
 
 
-def _shape(value: Any) -> Any:
+def _shape(value: object) -> object:
     value = value.meta.get("val") if isinstance(value, fx.Node) else value
     return tuple(value.shape) if isinstance(value, torch.Tensor) else value
 
 
-def _dtype(value: Any) -> Any:
+def _dtype(value: object) -> object:
     return value.dtype if isinstance(value, torch.Tensor) else type(value)

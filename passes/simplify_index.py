@@ -77,7 +77,8 @@ class SimplifyIndex(Pass):
         ranges = [
             _as_range(value, shape(source)[first + place]) for place, value in enumerate(together)
         ]
-        along = [r.along for r in ranges if r is not None and r.along is not None]
+        known = [r for r in ranges if r is not None]
+        along = [r.along for r in known if r.along is not None]
         runs = _runs(values[0], shape(source)[first]) if is_line and None in ranges else []
         if 1 < len(runs) <= _MAX_RUNS:
             with rw.at(node):
@@ -87,7 +88,7 @@ class SimplifyIndex(Pass):
             rw.decline(node, "its indices are not neighbours in order; a gather is needed")
             return
         with rw.at(node):
-            rw.replace(node, _sliced(rw, source, first, ranges, tuple(together[0].shape)))  # type: ignore[arg-type]
+            rw.replace(node, _sliced(rw, source, first, known, tuple(together[0].shape)))
 
     def _walk(self, rw: Rewriter, node: fx.Node, source: fx.Node, indices: list[Any]) -> None:
         """Whole axes of sizes known at run time only, each walked along one axis of the result."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import fx
 
+from frontend.schema import arguments
 from passes.attention_mask import additive_mask, masks_nothing
 from passes.base import Pass
 from passes.patterns.nodes import aten, shape
@@ -90,25 +91,21 @@ class SplitAttention(Pass):
                 rw.replace(node, result)
 
     def _rewrite(self, rw: Rewriter, node: fx.Node) -> fx.Node:
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
-        given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-        query, key, value = (given[name] for name in names[:3])
+        query, key, value, mask, _, is_causal, scale, _ = arguments(node).values()
         single = len(shape(query)) == 3
-        scale = given.get("scale")
         scale = shape(query)[-1] ** -0.5 if scale is None else scale
         if self.form != "native":
             query = scaled_query(rw, query, scale)
         if single:
             query, key, value = (rw.emit(aten.unsqueeze.default, t, 1) for t in (query, key, value))
         scores = (*shape(query)[:3], shape(key)[2])
-        mask = given.get("attn_mask")
         if single and mask is not None and len(shape(mask)) == 3:
             mask = rw.emit(aten.unsqueeze.default, mask, 1)
         if masks_nothing(rw, mask):
             mask = None
         # Masks serve all layers: they are made where they come from, not in each block.
         with nullcontext() if mask is None else rw.after(mask):
-            mask = additive_mask(rw, mask, bool(given.get("is_causal")), scores)
+            mask = additive_mask(rw, mask, is_causal, scores)
         if self.form == "native":
             result = _native(rw, query, key, value, mask, scale)
         else:
@@ -140,24 +137,24 @@ class SplitAttention(Pass):
 
 
 def _refusal(node: fx.Node) -> str | None:
-    query, key = node.args[0], node.args[1]
-    rank = len(shape(query))  # type: ignore[arg-type]
+    given = arguments(node)
+    query, key = given["query"], given["key"]
+    rank = len(shape(query))
     if rank not in (3, 4):
         return f"its queries have {rank} axes; 3 or 4 can be rewritten"
-    if rank == 4 and not all(isinstance(shape(t)[1], int) for t in (query, key)):  # type: ignore[arg-type]
+    if rank == 4 and not all(isinstance(shape(t)[1], int) for t in (query, key)):
         return "its number of heads is dynamic"
-    if rank == 4 and shape(query)[1] % shape(key)[1]:  # type: ignore[arg-type]
+    if rank == 4 and shape(query)[1] % shape(key)[1]:
         return "its query heads do not divide evenly among its key heads"
-    if node.kwargs.get("dropout_p") or (len(node.args) > 4 and node.args[4]):
+    if given["dropout_p"]:
         return "it drops attention weights at random; run remove_dropout first"
-    causal = node.kwargs.get("is_causal") or (len(node.args) > 5 and node.args[5])
-    if causal and not all(isinstance(shape(t)[-2], int) for t in (query, key)):  # type: ignore[arg-type]
+    if given["is_causal"] and not all(isinstance(shape(t)[-2], int) for t in (query, key)):
         return "it is causal over a dynamic number of tokens; pass a mask instead"
     return None
 
 
 def _native(
-    rw: Rewriter, query: fx.Node, key: fx.Node, value: fx.Node, mask: Any, scale: float
+    rw: Rewriter, query: fx.Node, key: fx.Node, value: fx.Node, mask: fx.Node | None, scale: float
 ) -> fx.Node:
     # MIL's operator wants as many key heads as query heads.
     repeats = shape(query)[1] // shape(key)[1]
@@ -209,7 +206,9 @@ def _batched(rw: Rewriter, a: _Attention) -> fx.Node:
     return _swapped(rw, _joined(rw, results, 1))
 
 
-def _attend(rw: Rewriter, query: fx.Node, key: fx.Node, value: fx.Node, mask: Any) -> fx.Node:
+def _attend(
+    rw: Rewriter, query: fx.Node, key: fx.Node, value: fx.Node, mask: fx.Node | None
+) -> fx.Node:
     """(B, H, D, Sq), (B, H, D, Sk), (B, H, Dv, Sk) -> (B, H, Dv, Sq).
 
     The two swaps are flags of MIL's matmul.
@@ -260,7 +259,7 @@ def _reshaped(rw: Rewriter, x: fx.Node, tokens: int, spelled: list[int]) -> fx.N
 
 
 def _mask_by_key(
-    rw: Rewriter, mask: Any, start: int, length: int, chunked: bool
+    rw: Rewriter, mask: fx.Node | None, start: int, length: int, chunked: bool
 ) -> list[fx.Node] | None:
     """(B, H, Sq, Sk) -> (B, Sk, 1, Sq) for each head; one for all where they share it."""
     if mask is None:

@@ -140,7 +140,7 @@ class Answers(Protocol):
         true_fn: Callable[..., Any],
         false_fn: Callable[..., Any],
         operands: Sequence[Any],
-    ) -> Any:
+    ) -> object:
         """The result of a ``torch.cond`` on a condition that depends on data."""
 
 
@@ -174,7 +174,7 @@ def _questions(answers: Answers) -> list[tuple[Any, _Names]]:
         return answers.decide(tensor)
 
     def number(name: str, convert: Callable[[bool], Any]) -> Callable[[Tensor], Any]:
-        def answer(tensor: Tensor) -> Any:
+        def answer(tensor: Tensor) -> object:
             if tensor.dtype is torch.bool and tensor.numel() == 1:
                 return convert(answers.decide(tensor))
             raise taken(name)
@@ -193,7 +193,7 @@ def _questions(answers: Answers) -> list[tuple[Any, _Names]]:
         return DataNumber(tensor.reshape(()).clone(), taken)
 
     def refused(name: str) -> Callable[..., Any]:
-        def answer(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def answer(tensor: Tensor, *args: object, **kwargs: object) -> object:
             raise answers.refuse(f"{name} takes the values out of a tensor that depends on data")
 
         return answer
@@ -228,11 +228,11 @@ def _cond(original: Callable[..., Any], answers: Answers, trace: Trace) -> Calla
 
     @functools.wraps(original)
     def cond(
-        pred: Any,
+        pred: object,
         true_fn: Callable[..., Any],
         false_fn: Callable[..., Any],
         operands: Sequence[Any] = (),
-    ) -> Any:
+    ) -> object:
         if not trace.is_recording() or not isinstance(pred, Tensor | bool):
             return original(pred, true_fn, false_fn, operands)
         if isinstance(pred, Tensor):
@@ -251,7 +251,7 @@ def _if_unknown(
     """``original`` wherever the tensors' values are there or nothing is recorded."""
 
     @functools.wraps(original)
-    def ask(*args: Any, **kwargs: Any) -> Any:
+    def ask(*args: object, **kwargs: object) -> object:
         # torch's own machinery asks too, with recording off or into a graph of its own.
         if not trace.is_recording():
             return original(*args, **kwargs)
@@ -265,7 +265,7 @@ def _if_unknown(
 
 
 @contextmanager
-def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+def replaced(owner: object, name: str, new: object) -> Iterator[None]:
     """Inside, ``owner`` has ``new`` under ``name``."""
     own = vars(owner).get(name)
     setattr(owner, name, new)
@@ -280,7 +280,7 @@ def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
 
 @contextmanager
 def wrapped(
-    functions: Iterable[tuple[Any, str, Callable[..., Any]]], *arguments: Any
+    functions: Iterable[tuple[Any, str, Callable[..., Any]]], *arguments: object
 ) -> Iterator[None]:
     """Inside, each ``owner.name`` is what ``wrap(owner.name, *arguments)`` makes of it.
 

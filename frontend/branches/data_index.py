@@ -85,7 +85,7 @@ class _Place:
 
 
 def _getitem(original: Original, trace: Trace, copies: list[_Copy]) -> Original:
-    def getitem(input: Tensor, index: Any) -> Tensor:
+    def getitem(input: Tensor, index: object) -> Tensor:
         found = _places(input, index, trace)
         if found is None:
             return original(input, index)
@@ -102,7 +102,7 @@ def _getitem(original: Original, trace: Trace, copies: list[_Copy]) -> Original:
 
 
 def _setitem(original: Original, trace: Trace, copies: list[_Copy]) -> Original:
-    def setitem(input: Tensor, index: Any, value: Any) -> Any:
+    def setitem(input: Tensor, index: object, value: Any) -> object:
         value = value.tensor if isinstance(value, DataNumber) else value
         found = _places(input, index, trace)
         if found is None:
@@ -148,7 +148,7 @@ def _written(target: Tensor, places: list[_Place], value: Tensor) -> Tensor:
 
 
 def _narrow(original: Original, trace: Trace, copies: list[_Copy]) -> Original:
-    def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
+    def narrow(input: Tensor, dim: int, start: object, length: int) -> Tensor:
         first = _scalar(trace, start)
         if first is None:
             return original(input, dim, start, length)
@@ -159,7 +159,9 @@ def _narrow(original: Original, trace: Trace, copies: list[_Copy]) -> Original:
     return narrow
 
 
-def _places(input: Tensor, index: Any, trace: Trace) -> tuple[tuple[Any, ...], list[_Place]] | None:
+def _places(
+    input: Tensor, index: object, trace: Trace
+) -> tuple[tuple[Any, ...], list[_Place]] | None:
     """The index with all of each data-dependent axis, and those axes; None if there are none."""
     if not trace.is_recording():
         return None
@@ -185,7 +187,7 @@ def _places(input: Tensor, index: Any, trace: Trace) -> tuple[tuple[Any, ...], l
     return tuple(rest), places
 
 
-def _positions(trace: Trace, part: Any) -> Tensor | None:
+def _positions(trace: Trace, part: object) -> Tensor | None:
     if not isinstance(part, slice):
         number = _scalar(trace, part)
         return None if number is None else number.reshape(1)
@@ -198,7 +200,7 @@ def _positions(trace: Trace, part: Any) -> Tensor | None:
     return first.reshape(1) + torch.arange(stop - start)
 
 
-def _scalar(trace: Trace, part: Any) -> Tensor | None:
+def _scalar(trace: Trace, part: object) -> Tensor | None:
     """An integer of shape () that depends on data, else None."""
     part = part.tensor if isinstance(part, DataNumber) else part
     if not isinstance(part, Tensor) or part.ndim:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,17 +33,21 @@ class DataNumber:
 
     @classmethod
     def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        cls,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         """A torch function of this and other things computes with the tensor."""
         return func(*_tensors(args), **_tensors(kwargs or {}))
 
-    def _compute(self, function: Callable[..., Any], *operands: Any) -> Any:
+    def _compute(self, function: Callable[..., Any], *operands: object) -> object:
         if any(isinstance(x, Tensor) for x in operands):
             return function(*_tensors(operands))
         return DataNumber(function(*_tensors(operands)), self._refuse)
 
-    def _compare(self, function: Callable[..., Any], other: Any) -> Any:
+    def _compare(self, function: Callable[..., Any], other: object) -> object:
         if not isinstance(other, Tensor | DataNumber | bool | int | float):
             return NotImplemented
         found = function(*_tensors((self, other)))
@@ -61,16 +65,16 @@ class DataNumber:
     # Numbers of equal value are found by asking; as a key only the object itself is meant.
     __hash__ = object.__hash__
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: object) -> object:
         return self._compare(operator.lt, other)
 
-    def __le__(self, other: Any) -> Any:
+    def __le__(self, other: object) -> object:
         return self._compare(operator.le, other)
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: object) -> object:
         return self._compare(operator.gt, other)
 
-    def __ge__(self, other: Any) -> Any:
+    def __ge__(self, other: object) -> object:
         return self._compare(operator.ge, other)
 
     def __eq__(self, other: object) -> Any:
@@ -79,7 +83,7 @@ class DataNumber:
     def __ne__(self, other: object) -> Any:
         return self._compare(operator.ne, other)
 
-    def __round__(self, digits: int = 0) -> Any:
+    def __round__(self, digits: int = 0) -> object:
         if not self.tensor.is_floating_point():
             return self
         return DataNumber(torch.round(self.tensor, decimals=digits), self._refuse)
@@ -90,7 +94,7 @@ class DataNumber:
 
 
 def _binary(function: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
-    def method(self: DataNumber, other: Any) -> Any:
+    def method(self: DataNumber, other: object) -> object:
         if not isinstance(other, Tensor | DataNumber | bool | int | float):
             return NotImplemented
         pair = (other, self) if reflected else (self, other)
@@ -104,7 +108,7 @@ def _unary(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _refused(name: str) -> Callable[..., Any]:
-    def method(self: DataNumber, *args: Any) -> Any:
+    def method(self: DataNumber, *args: object) -> object:
         raise self._refuse(name)
 
     return method
@@ -138,7 +142,9 @@ def making_tensors(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``torch.tensor`` and ``torch.as_tensor`` of such numbers, or of lists with some."""
 
     @functools.wraps(original)
-    def make(data: Any, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+    def make(
+        data: object, *args: object, dtype: torch.dtype | None = None, **kwargs: object
+    ) -> Tensor:
         if not any(isinstance(leaf, DataNumber) for leaf in pytree.tree_leaves(data)):
             return original(data, *args, dtype=dtype, **kwargs)
         made = _stacked(_tensors(data), original)
@@ -147,7 +153,7 @@ def making_tensors(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return make
 
 
-def _stacked(data: Any, make: Callable[..., Tensor]) -> Tensor:
+def _stacked(data: object, make: Callable[..., Tensor]) -> Tensor:
     if isinstance(data, list | tuple):
         parts = [_stacked(part, make) for part in data]
         common = functools.reduce(torch.promote_types, (part.dtype for part in parts))
@@ -155,6 +161,6 @@ def _stacked(data: Any, make: Callable[..., Tensor]) -> Tensor:
     return data if isinstance(data, Tensor) else make(data)
 
 
-def _tensors(value: Any) -> Any:
+def _tensors(value: object) -> Any:
     """``value`` with tensors in the place of these numbers."""
     return pytree.tree_map(lambda x: x.tensor if isinstance(x, DataNumber) else x, value)

@@ -36,7 +36,7 @@ def knowing_sizes(trace: Trace) -> Iterator[None]:
         yield
 
 
-def _known(trace: Trace, value: Any) -> Tensor | None:
+def _known(trace: Trace, value: object) -> Tensor | None:
     if not isinstance(value, Tensor) or not trace.is_recording():
         return None
     return trace.known_value(value)
@@ -51,7 +51,7 @@ def _constant(value: Tensor) -> Tensor:
 
 def _repeat_interleave(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
     def repeat_interleave(
-        input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: Any = None
+        input: Tensor, repeats: object = None, dim: int | None = None, *, output_size: object = None
     ) -> Tensor:
         counts = _known(trace, input if repeats is None else repeats)
         if counts is not None and output_size is None:
@@ -68,7 +68,7 @@ def _repeat_interleave(original: Callable[..., Any], trace: Trace) -> Callable[.
 
 
 def _nonzero(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
-    def nonzero(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def nonzero(input: Tensor, *args: object, **kwargs: object) -> object:
         known = _known(trace, input)
         if known is None:
             return original(input, *args, **kwargs)
@@ -82,7 +82,7 @@ def _nonzero(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
 def _getitem(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
     """``x[mask]`` with a constant mask is ``x[positions]``."""
 
-    def getitem(input: Tensor, index: Any) -> Tensor:
+    def getitem(input: Tensor, index: object) -> Tensor:
         parts = index if isinstance(index, tuple) else (index,)
         masks = {place: _mask(trace, part) for place, part in enumerate(parts)}
         if all(mask is None for mask in masks.values()):
@@ -104,7 +104,7 @@ def _getitem(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
 def _pad(original: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
     """Widths may be tensors; torch's own reading of them would not ask us."""
 
-    def pad(input: Tensor, pad: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def pad(input: Tensor, pad: object, *args: object, **kwargs: object) -> Tensor:
         return original(input, _numbers(trace, pad), *args, **kwargs)
 
     return pad
@@ -114,7 +114,11 @@ def _interpolate(original: Callable[..., Any], trace: Trace) -> Callable[..., An
     """Sizes and scales may be tensors, as in ``pad``."""
 
     def interpolate(
-        input: Tensor, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any
+        input: Tensor,
+        size: object = None,
+        scale_factor: object = None,
+        *args: object,
+        **kwargs: object,
     ) -> Tensor:
         wanted = _numbers(trace, size), _numbers(trace, scale_factor)
         return original(input, *wanted, *args, **kwargs)
@@ -122,7 +126,7 @@ def _interpolate(original: Callable[..., Any], trace: Trace) -> Callable[..., An
     return interpolate
 
 
-def _numbers(trace: Trace, value: Any) -> Any:
+def _numbers(trace: Trace, value: object) -> object:
     """``value`` with numbers in the place of tensors of one element whose values are constants."""
     if isinstance(value, tuple | list):
         return [_numbers(trace, part) for part in value]
@@ -133,7 +137,7 @@ def _numbers(trace: Trace, value: Any) -> Any:
         return known.item()
 
 
-def _mask(trace: Trace, part: Any) -> Tensor | None:
+def _mask(trace: Trace, part: object) -> Tensor | None:
     """The value of an index that is a constant mask of at least one axis, else None."""
     if isinstance(part, list) and part and all(isinstance(entry, bool) for entry in part):
         with _disable_current_modes():

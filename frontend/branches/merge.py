@@ -73,7 +73,7 @@ class Merger:
     decision: Decision
     trace: Trace
 
-    def value(self, label: str, a: Any, b: Any) -> Any:
+    def value(self, label: str, a: object, b: object) -> Any:
         """``a`` or ``b`` as the condition says, for tensors, nests of them and equal values."""
         if a is b:
             return a
@@ -113,7 +113,7 @@ class Merger:
         )
 
 
-def _of(value: Any) -> str:
+def _of(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return repr(value)

@@ -64,7 +64,7 @@ class Path:
         true_fn: Callable[..., Any],
         false_fn: Callable[..., Any],
         operands: Sequence[Any],
-    ) -> Any:
+    ) -> object:
         """Both results of a ``torch.cond`` merged; its functions have no effects to undo."""
         site = find_site(self.module)
         decision = Decision(self._copy(condition, site), True, site)

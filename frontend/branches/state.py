@@ -149,7 +149,7 @@ class BranchState:
         """``tensor``, copied if putting state back or merging it would change it."""
         return tensor.clone() if storage_id(tensor) in self._touched else tensor
 
-    def initial(self, place: Hashable) -> Any:
+    def initial(self, place: Hashable) -> object:
         """What ``place``, a key of ``effects``, held before the run; valid once restored."""
         if isinstance(place, tuple):
             container, key = place
@@ -240,8 +240,8 @@ class BranchState:
                 found=str(tuple(known.tensor.shape)),
             )
 
-    def _settled_tree(self, value: Any) -> Any:
-        def settle(leaf: Any) -> Any:
+    def _settled_tree(self, value: object) -> object:
+        def settle(leaf: object) -> object:
             return self.settled(leaf) if isinstance(leaf, Tensor) else leaf
 
         return torch.utils._pytree.tree_map(settle, value)

@@ -244,7 +244,7 @@ class Trace:
                     values[step] = self._evaluate_step(step, values)
         return values[node]
 
-    def _evaluate_step(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    def _evaluate_step(self, node: fx.Node, values: dict[fx.Node, Any]) -> object:
         if node.op == "get_attr":
             value = operator.attrgetter(str(node.target))(self._tracer.root)
             return value.clone() if isinstance(value, Tensor) else value  # a step may write to it
@@ -317,7 +317,7 @@ def _is_random(node: fx.Node) -> bool:
     return draws_random(node) and _packet(node) not in _DROPOUT
 
 
-def _frozen(value: Any, of_node: Callable[[fx.Node], Hashable]) -> Hashable:
+def _frozen(value: object, of_node: Callable[[fx.Node], Hashable]) -> Hashable:
     """``value`` as a hashable key; numbers keep their type, since 1, 1.0 and True compare equal."""
     if isinstance(value, fx.Node):
         return ("node", of_node(value))

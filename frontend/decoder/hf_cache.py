@@ -19,7 +19,7 @@ def step_cache(
     places: Places,
     lengths: Sequence[int],
     carried: Mapping[tuple[int, str, int], Tensor],
-) -> Any:
+) -> object:
     """A ``transformers.Cache`` for one step.
 
     Args:
@@ -87,10 +87,12 @@ class _Known:
                 if window is not None:
                     self.sliding_window = window
 
-            def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+            def lazy_initialization(self, *args: object, **kwargs: object) -> None:
                 """Nothing to do: the stores are there from the start."""
 
-            def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+            def update(
+                self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+            ) -> Any:
                 self.keys, self.values = self.slot.update(key_states, value_states)
                 return self.keys, self.values
 
@@ -136,7 +138,7 @@ class _Known:
 
     def make(
         self, slot: _LayerSlot | None, window: int | None, states: Mapping[tuple[str, int], Tensor]
-    ) -> Any:
+    ) -> object:
         """One layer of the cache."""
         attending, carrying, both, dummy = self._kinds
         count = 1 + max((at for _, at in states), default=-1)

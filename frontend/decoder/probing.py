@@ -134,7 +134,7 @@ def logits_of(result: Any) -> torch.Tensor:
     return logits
 
 
-def _cache_in(result: Any) -> Any:
+def _cache_in(result: object) -> Any:
     for name in _CACHE_NAMES:
         found = getattr(result, name, None)
         if found is not None and hasattr(found, "layers") and len(found.layers):
@@ -161,7 +161,7 @@ def _positions(model: nn.Module) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def _layer(index: int, layer: Any) -> Layer:
+def _layer(index: int, layer: object) -> Layer:
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
     attention = None
     if isinstance(keys, torch.Tensor) and isinstance(values, torch.Tensor) and keys.numel():
@@ -188,7 +188,7 @@ def _layer(index: int, layer: Any) -> Layer:
     return Layer(attention, recurrent["conv_states"], recurrent["recurrent_states"])
 
 
-def _unknown(index: int, layer: Any, found: str) -> CaptureError:
+def _unknown(index: int, layer: object, found: str) -> CaptureError:
     return CaptureError(
         "a layer keeps something that the cache for packages does not know",
         module=f"layer {index}",

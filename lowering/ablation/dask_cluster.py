@@ -162,7 +162,7 @@ class DaskCluster:
     def _submitted(self, task: Task) -> Future:
         return self._client.submit(run_task, task, self._data(task), pure=False)
 
-    def _data(self, task: Task) -> Any:
+    def _data(self, task: Task) -> object:
         """The model's file as a future: workers elsewhere cannot read it here."""
         source = task.source
         if self.address is not None and source.digest not in self._sent:

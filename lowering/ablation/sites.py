@@ -13,7 +13,7 @@ from frontend.ops import rms_norm
 from frontend.source import source_of
 from passes.base import Pass
 from passes.linear_to_conv1x1 import LinearToConv1x1
-from passes.patterns.nodes import aten, shape
+from passes.patterns.nodes import Target, aten, shape
 from passes.pipeline import run
 from passes.rms_norm_form import RmsNormForm
 from passes.split_attention import SplitAttention
@@ -69,7 +69,7 @@ def sites_of(program: ExportedProgram, pipeline: Sequence[Pass]) -> Sites:
 
 
 def _groups(
-    graph: fx.Graph, target: Any, size: Callable[[fx.Node], str]
+    graph: fx.Graph, target: Target, size: Callable[[fx.Node], str]
 ) -> dict[str, tuple[str, ...]]:
     by_module: defaultdict[str, set[str]] = defaultdict(set)
     for node in graph.find_nodes(op="call_function", target=target):

@@ -56,7 +56,7 @@ def scan_values(program: ExportedProgram, findings: Findings) -> bool:
         return False
     beyond: set[fx.Node] = set()
 
-    def look(node: fx.Node, value: Any) -> Any:
+    def look(node: fx.Node, value: object) -> object:
         if getattr(node.target, "overloadpacket", None) in UNINITIALISED:
             return value
         before = any(argument in beyond for argument in node.all_input_nodes)

@@ -30,10 +30,10 @@ from passes.pipeline import PassReport, run
 @renamed_arguments(target="chip")
 def check(
     model: nn.Module | ExportedProgram,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
     composites: Sequence[Composite] = (),
     pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
     minimum_deployment_target: ct.target = ct.target.iOS17,

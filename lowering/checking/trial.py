@@ -37,7 +37,7 @@ def try_lowering(
     table: Mapping[Any, Lowering],
     findings: Findings,
     *,
-    deployment_target: Any,
+    deployment_target: object,
     chip: str,
 ) -> tuple[Placement | None, tuple[str, ...]]:
     """Lowers what can be lowered; each operator that fails becomes a finding and is cut out.
@@ -117,7 +117,7 @@ def _is_complex_or_many(node: fx.Node, gone: Collection[fx.Node]) -> bool:
     return any(not isinstance(value, Tensor) or value.dtype.is_complex for value in arguments)
 
 
-def _is_bounded(size: Any) -> bool:
+def _is_bounded(size: object) -> bool:
     return isinstance(size, int) or not str(size).startswith("u")
 
 
@@ -134,7 +134,7 @@ def _add(findings: Findings, error: LoweringError, node: fx.Node | None) -> None
 
 
 def _place(
-    model: Any, prepared: Prepared, findings: Findings, chip: str, complete: bool
+    model: object, prepared: Prepared, findings: Findings, chip: str, complete: bool
 ) -> Placement:
     made = plan(model, chip=chip, sources=sources_of(model, prepared))
     reasons = {}

@@ -31,7 +31,9 @@ _FILLS = frozenset(
 Problem = tuple[str, str, Severity | None]
 
 
-def problem_of(target: Any, args: Sequence[Any], results: Any, beyond: bool) -> Problem | None:
+def problem_of(
+    target: object, args: Sequence[Any], results: object, beyond: bool
+) -> Problem | None:
     """Rule, sentence and severity for what ``target`` computed, ``None`` where it fits.
 
     Args:
@@ -61,7 +63,7 @@ def problem_of(target: Any, args: Sequence[Any], results: Any, beyond: bool) -> 
     return None
 
 
-def tiny_guard(target: Any, args: Sequence[Any]) -> str | None:
+def tiny_guard(target: object, args: Sequence[Any]) -> str | None:
     """A sentence where a constant of ``target`` is to keep something from zero and is too small."""
     if getattr(target, "overloadpacket", None) not in _GUARDS:
         return None
@@ -92,7 +94,7 @@ def finite_peak(tensor: Tensor) -> float:
     return float(finite.max()) if finite.numel() else 0.0
 
 
-def tensors(values: Any) -> Iterator[Tensor]:
+def tensors(values: object) -> Iterator[Tensor]:
     """The tensors in a nest of values."""
     leaves = torch.utils._pytree.tree_leaves(values)
     return (leaf for leaf in leaves if isinstance(leaf, Tensor))

@@ -35,7 +35,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> Any:
         quiet_third_parties()
         try:
             return function(*args, **kwargs)
@@ -50,7 +50,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """``value`` on stdout; what JSON does not know is written as text."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
@@ -16,6 +17,11 @@ from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, Target, load_target, trust_option
 from lowering.cli.pipeline import attention_option, composites_option, optimized, pipeline_option
 from lowering.cli.sizes import sizes_option
+
+if TYPE_CHECKING:
+    import coremltools as ct
+
+    from passes.pipeline import PassReport
 
 _PRECISIONS = ("float16", "float32")
 
@@ -94,8 +100,8 @@ def convert(
 
 
 def _converted(
-    model: Any, deployment_target: str, precision: str, compute_units: str, **more: Any
-) -> Any:
+    model: Any, deployment_target: str, precision: str, compute_units: str, **more: object
+) -> object:
     import coremltools as ct
 
     from lowering.conversion.converter import convert as convert_program
@@ -113,7 +119,13 @@ def _converted(
     return convert_program(model, **options)
 
 
-def _report(mlmodel: Any, path: Path, reports: Any, seconds: float, as_json: bool) -> None:
+def _report(
+    mlmodel: ct.models.MLModel,
+    path: Path,
+    reports: Sequence[PassReport],
+    seconds: float,
+    as_json: bool,
+) -> None:
     from lowering.cli.summary import package_json, package_table, reports_table
 
     package = {**package_json(mlmodel, path), "seconds": round(seconds, 2)}

@@ -56,7 +56,7 @@ def explain(rule: str | None, as_json: bool) -> None:
             console.print(f"\n[bold]{label}[/]\n  {escape(text)}")
 
 
-def _list(rules: Any) -> Any:
+def _list(rules: Any) -> object:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)

@@ -148,7 +148,7 @@ def _module(name: str) -> ModuleType:
     return _guarded(lambda: importlib.import_module(name), f"Module {name} could not be imported")
 
 
-def _called(function: Callable[[], Any], text: str) -> Any:
+def _called(function: Callable[[], Any], text: str) -> object:
     required = [
         p.name
         for p in inspect.signature(function).parameters.values()
@@ -163,7 +163,7 @@ def _called(function: Callable[[], Any], text: str) -> Any:
     return _guarded(function, f"{text} failed")
 
 
-def _unpacked(name: str, value: Any, text: str) -> Target:
+def _unpacked(name: str, value: object, text: str) -> Target:
     from torch import nn
     from torch.export import ExportedProgram
 

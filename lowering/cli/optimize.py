@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.markup import escape
@@ -70,7 +74,7 @@ def optimize(
         console.print(f"\nsaved {escape(str(saved))}")
 
 
-def _saved(program: Any, output: str) -> Path:
+def _saved(program: ExportedProgram, output: str) -> Path:
     from lowering.package.program import save_program
 
     return save_program(program, output)

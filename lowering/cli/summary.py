@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import coremltools as ct
+from google.protobuf.message import Message
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,7 +20,7 @@ _ELEMENT_TYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: 
 MAX_REASONS = 20
 
 
-def package_json(mlmodel: Any, path: Path) -> dict[str, Any]:
+def package_json(mlmodel: ct.models.MLModel, path: Path) -> dict[str, Any]:
     """Path, size in bytes, inputs, outputs, states and op counts of a saved package."""
     description = mlmodel.get_spec().description
     operations = mlmodel._mil_program.functions["main"].operations
@@ -81,7 +83,7 @@ def reasons(reports: Sequence[Any]) -> list[str]:
     return lines
 
 
-def _feature(entry: Any) -> dict[str, Any]:
+def _feature(entry: Message) -> dict[str, Any]:
     kind = entry.type.WhichOneof("Type")
     if kind == "imageType":
         image = entry.type.imageType

@@ -47,7 +47,7 @@ class MilBuilder:
         if not callable(build):
             return build
 
-        def named(**inputs: Any) -> Any:
+        def named(**inputs: object) -> Any:
             inputs.setdefault("name", f"{self.node.name}_{op_type}")
             made = build(**inputs)
             self._created.update(id(var) for var in _as_tuple(made))
@@ -62,7 +62,7 @@ class MilBuilder:
         tensor: torch.Tensor = argument.meta["val"]
         return tensor
 
-    def give_name(self, result: Any) -> None:
+    def give_name(self, result: object) -> None:
         """Name the op that computes ``result`` exactly as the FX node."""
         if isinstance(result, Var) and id(result) in self._created and result.op is not None:
             result.op.name = result.name = self.node.name
@@ -99,5 +99,5 @@ def bound_arguments(
     return positional, keywords
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
+def _as_tuple(value: object) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)

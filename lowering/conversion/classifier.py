@@ -12,10 +12,12 @@ from typing import Any
 import coremltools as ct
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
 from lowering.errors import LoweringError
+from passes.patterns.nodes import Target
 
 aten = torch.ops.aten
 # What leaves probabilities as they are: other shapes, copies, other precisions.
@@ -153,7 +155,7 @@ def _shape(node: fx.Node) -> str:
     return str(tuple(node.meta["val"].shape))
 
 
-def _makes_probabilities(node: Any) -> bool:
+def _makes_probabilities(node: Argument) -> bool:
     """Whether ``node`` is a softmax, a sigmoid or a share of a sum, moved or not."""
     while isinstance(node, fx.Node) and node.target in _MOVES:
         node = node.args[0]
@@ -168,7 +170,7 @@ def _makes_probabilities(node: Any) -> bool:
     return False
 
 
-def _source(node: Any) -> Any:
+def _source(node: Argument) -> Target | None:
     while isinstance(node, fx.Node) and node.target in _MOVES:
         node = node.args[0]
     return node.target if isinstance(node, fx.Node) else None

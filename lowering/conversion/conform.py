@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from coremltools.converters.mil.frontend.torch.converter import TranscriptionContext
 from coremltools.converters.mil.mil import Builder, Var, types
 from torch import fx
 
@@ -27,7 +28,7 @@ MIL_DTYPE: dict[torch.dtype, str] = {
 }
 
 
-def conform(context: Any, node: fx.Node) -> None:
+def conform(context: TranscriptionContext, node: fx.Node) -> None:
     """Cast ``node``'s results to torch's dtype where coremltools chose another one.
 
     coremltools promotes dtypes by its own rules (a sum of booleans, an integer times a
@@ -48,7 +49,7 @@ def conform(context: Any, node: fx.Node) -> None:
         context.add((*fixed, *found[len(fixed) :]), torch_name=node.name, override=True)
 
 
-def _conformed(var: Any, expected: Any, node: fx.Node) -> Any:
+def _conformed(var: Any, expected: object, node: fx.Node) -> object:
     if not isinstance(var, Var) or not isinstance(expected, torch.Tensor):
         return var
     if not types.is_tensor(var.sym_type) and not types.is_scalar(var.sym_type):

@@ -64,9 +64,9 @@ def convert(
     example_inputs: Sequence[Any] | None = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
     minimum_deployment_target: ct.target = ct.target.iOS17,
-    compute_precision: Any = ct.precision.FLOAT16,
+    compute_precision: object = ct.precision.FLOAT16,
     compute_units: ct.ComputeUnit = ct.ComputeUnit.CPU_AND_NE,
     inputs: Sequence[ct.TensorType | ct.ImageType] | None = None,
     outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
@@ -178,7 +178,7 @@ def program_of(
     model: torch.nn.Module | ExportedProgram,
     example_inputs: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
 ) -> ExportedProgram:
     """The ATEN program of an OptimizedModel, an ExportedProgram or an nn.Module."""
     program = getattr(model, "program", model)
@@ -208,13 +208,13 @@ def lower(
     prepared: Prepared,
     table: Mapping[Any, Lowering],
     *,
-    compute_precision: Any = ct.precision.FLOAT16,
+    compute_precision: object = ct.precision.FLOAT16,
     inputs: Sequence[ct.TensorType | ct.ImageType] | None = None,
     outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
     sizes: Sizes | None = None,
     progress: bool = False,
     classifier_config: ct.ClassifierConfig | None = None,
-    **options: Any,
+    **options: object,
 ) -> ct.models.MLModel:
     """A prepared program as an ML Program; ``options`` are those of ``ct.convert``.
 

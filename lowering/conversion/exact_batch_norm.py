@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb  # noqa: N813
-from coremltools.converters.mil.mil import Program
+from coremltools.converters.mil.mil import Operation, Program
 
 from lowering.conversion.mil_passes import around
 from lowering.package.blocks import walk
@@ -39,7 +39,7 @@ def exact_batch_norms() -> Iterator[None]:
         yield
 
 
-def _batch_norms(prog: Any) -> list[Any]:
+def _batch_norms(prog: Program) -> list[Any]:
     return [
         op
         for function in prog.functions.values()
@@ -48,7 +48,7 @@ def _batch_norms(prog: Any) -> list[Any]:
     ]
 
 
-def _undo_epsilon(op: Any) -> None:
+def _undo_epsilon(op: Operation) -> None:
     """Multiply gamma by what dividing by sqrt(variance + epsilon) takes away."""
     block = op.enclosing_block
     lost = np.sqrt(op.variance.val.astype(np.float64) + op.epsilon.val)

@@ -115,12 +115,12 @@ def _overflow_by_extremes(op: Operation) -> bool:
     return False
 
 
-def _fits(value: Any) -> bool:
+def _fits(value: object) -> bool:
     values = np.asarray(value)
     return values.size == 0 or bool(values.min() >= -FP16_MAX and values.max() <= FP16_MAX)
 
 
-def _cast_by_torch(cls: type[Cast], input_var: Var, dtype_val: str) -> Any:
+def _cast_by_torch(cls: type[Cast], input_var: Var, dtype_val: str) -> object:
     value = input_var.val
     is_array = isinstance(value, np.ndarray) and value.dtype == np.float32
     if is_array and dtype_val == types.builtin_to_string(types.fp16):

@@ -58,7 +58,7 @@ class InputShapes:
             for axis, size in enumerate(value.shape)
         )
 
-    def _listed(self, value: torch.Tensor) -> Any:
+    def _listed(self, value: torch.Tensor) -> object:
         assert self._cases is not None
         shapes = [
             tuple(n if isinstance(n, int) else _evaluated(n, case) for n in value.shape)
@@ -162,7 +162,7 @@ def _evaluated(size: torch.SymInt, case: Mapping[str, int]) -> int:
     return int(expression.subs({s: case[str(s)] for s in expression.free_symbols}))
 
 
-def check_enumerated(types: Sequence[ct.TensorType | ct.ImageType], target: Any) -> None:
+def check_enumerated(types: Sequence[ct.TensorType | ct.ImageType], target: ct.target) -> None:
     """Refuses several inputs with listed sizes below iOS18, which takes one.
 
     Raises:

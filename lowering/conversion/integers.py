@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from coremltools.converters.mil.mil import Builder, Var, types
 from torch import fx
@@ -46,7 +44,7 @@ def wrapped(var: Var, expected: torch.Tensor, node: fx.Node) -> Var:
     return Builder.add(x=shifted, y=low, name=name)
 
 
-def _fits(source: Any, dtype: torch.dtype) -> bool:
+def _fits(source: object, dtype: torch.dtype) -> bool:
     """Every value of ``source``'s dtype is one of ``dtype``."""
     value = source.meta.get("val") if isinstance(source, fx.Node) else None
     if not isinstance(value, torch.Tensor) or value.dtype.is_floating_point:

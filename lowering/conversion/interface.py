@@ -9,6 +9,7 @@ from typing import Any
 import coremltools as ct
 from coremltools import proto
 from coremltools.converters.mil.mil import types
+from google.protobuf.message import Message
 
 from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
@@ -129,11 +130,11 @@ def _wanted(kind: ct.TensorType | ct.ImageType, shape: Sequence[Any]) -> _Entry:
     return package_name(kind.name), sizes, types.builtin_to_string(kind.dtype)
 
 
-def _fixed(size: Any) -> int:
+def _fixed(size: object) -> int:
     return size if isinstance(size, int) else _ANY
 
 
-def _described(item: Any) -> _Entry:
+def _described(item: Message) -> _Entry:
     kind = item.type.WhichOneof("Type")
     if kind == "imageType":
         image = item.type.imageType
@@ -145,7 +146,7 @@ def _described(item: Any) -> _Entry:
     return item.name, _sizes(array), _DTYPES.get(array.dataType, str(array.dataType))
 
 
-def _sizes(array: Any) -> tuple[int, ...] | None:
+def _sizes(array: Message) -> tuple[int, ...] | None:
     flexibility = array.WhichOneof("ShapeFlexibility")
     if flexibility == "shapeRange":
         return tuple(
@@ -161,12 +162,12 @@ def _sizes(array: Any) -> tuple[int, ...] | None:
     return shape or None
 
 
-def _state(item: Any) -> _Entry:
+def _state(item: Message) -> _Entry:
     array = item.type.stateType.arrayType
     return item.name, tuple(array.shape), _DTYPES.get(array.dataType, str(array.dataType))
 
 
-def _prediction(description: Any) -> tuple[str, str]:
+def _prediction(description: Message) -> tuple[str, str]:
     return description.predictedFeatureName, description.predictedProbabilitiesName
 
 

@@ -75,7 +75,9 @@ def output_types(
     return found
 
 
-def check_states(program: ExportedProgram, target: Any, states: Sequence[ct.StateType]) -> None:
+def check_states(
+    program: ExportedProgram, target: ct.target, states: Sequence[ct.StateType]
+) -> None:
     """Refuse mutated buffers that the package could not hold.
 
     Raises:
@@ -159,7 +161,7 @@ def _matched(names: Sequence[str], overrides: Sequence[Any] | None, what: str) -
     )
 
 
-def _completed(override: Any, default: ct.TensorType) -> Any:
+def _completed(override: Any, default: ct.TensorType) -> object:
     """A copy of the user's type with what it leaves open taken from ``default``."""
     completed = copy.deepcopy(override)  # coremltools writes into what it is given
     if completed.name is None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
+import coremltools as ct
 from coremltools.converters.mil.mil.scope import ScopeSource
 
 from frontend.source import Source, source_of
@@ -15,6 +16,7 @@ from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
 from lowering.conversion.stored_states import StoredState
 from lowering.package.source_table import SOURCES_KEY, SourceTable
+from passes.pipeline import PassReport
 
 PREFIX = "com.ane-passes."
 STATES_KEY = PREFIX + "states"
@@ -22,7 +24,12 @@ STATES_KEY = PREFIX + "states"
 _DATE_KEY = "com.github.apple.coremltools.conversion_date"
 
 
-def describe(mlmodel: Any, prepared: Prepared, pipeline: Sequence[Any], reports: Any) -> None:
+def describe(
+    mlmodel: ct.models.MLModel,
+    prepared: Prepared,
+    pipeline: Sequence[Any],
+    reports: Sequence[PassReport],
+) -> None:
     """Write versions, pipeline, pass counts and the sources table into ``mlmodel``.
 
     Keys: ``com.ane-passes.version``, ``.torch``, ``.pipeline`` (JSON list of pass values),
@@ -57,7 +64,7 @@ def stored_in(metadata: Mapping[str, str], buffers: Iterable[str]) -> list[Store
     return [known.get(name, StoredState(package_name(name), name)) for name in buffers]
 
 
-def sources_of(mlmodel: Any, prepared: Prepared) -> SourceTable:
+def sources_of(mlmodel: ct.models.MLModel, prepared: Prepared) -> SourceTable:
     """The sources of every MIL op of a freshly converted model.
 
     coremltools names part of its ops after their type; those whose name would lead to the wrong

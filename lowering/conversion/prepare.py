@@ -176,12 +176,12 @@ def contiguous(value: torch.Tensor) -> torch.Tensor:
     return value if value.is_contiguous() else value.new_empty(value.shape)
 
 
-def _known_dtype(argument: Any) -> Any:
+def _known_dtype(argument: object) -> Any:
     """MIL has no bfloat16, and coremltools no number for it; casts to it become float32."""
     return torch.float32 if argument is torch.bfloat16 else argument
 
 
-def _known_fp16_argument(argument: Any) -> Any:
+def _known_fp16_argument(argument: object) -> Any:
     if isinstance(argument, float) and math.isfinite(argument):
         return min(max(argument, _FP16.min), _FP16.max)
     return _known_dtype(argument)
@@ -242,7 +242,7 @@ def _saturated(tensors: dict[str, Any], fp16: bool) -> dict[str, Any]:
     coremltools would wrap integers around: a sentinel such as the largest int64 would become -1.
     """
 
-    def narrow(value: Any) -> Any:
+    def narrow(value: object) -> object:
         if not isinstance(value, torch.Tensor) or not value.numel():
             return value
         if value.dtype == torch.int64:

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from coremltools.converters.mil.frontend.torch.converter import TranscriptionContext
+from coremltools.converters.mil.frontend.torch.internal_graph import InternalTorchIRNode
 from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 from coremltools.converters.mil.frontend.torch.utils import (
     sanitize_op_kind,
     unify_inplace_and_functional,
 )
 from torch import fx
+from torch._ops import OpOverload
 
 from frontend.errors import AnePassesError
 from frontend.source import source_of
@@ -26,19 +29,20 @@ from lowering.conversion.builder import Lowering, MilBuilder, bound_arguments
 from lowering.conversion.conform import conform
 from lowering.conversion.torch_ops.recurrent import STOCK_SEQUENCES
 from lowering.errors import LoweringError
+from passes.patterns.nodes import Target
 
 Handler = Callable[[Any, Any], None]
 Table = Mapping[Any, Lowering]
 
 
-def kinds_of(target: Any) -> tuple[str, ...]:
+def kinds_of(target: Target) -> tuple[str, ...]:
     """The names under which coremltools looks up ``target``: when reading, when lowering."""
-    name = target.name() if hasattr(target, "overloadpacket") else getattr(target, "__name__", "")
+    name = target.name() if isinstance(target, OpOverload) else getattr(target, "__name__", "")
     first = sanitize_op_kind(name or str(target))
     return first, unify_inplace_and_functional(sanitize_op_kind(first))
 
 
-def stock_lowering(target: Any) -> Handler | None:
+def stock_lowering(target: Target) -> Handler | None:
     """The lowering of ``target`` that is in coremltools' table now."""
     if target in STOCK_SEQUENCES:
         return _TORCH_OPS_REGISTRY.name_to_func_mapping.get(STOCK_SEQUENCES[target][0])
@@ -60,7 +64,7 @@ def installed(graph: fx.Graph, table: Table, by_node: Mapping[str, Lowering]) ->
     mapping = _TORCH_OPS_REGISTRY.name_to_func_mapping
     before = dict(mapping)
 
-    def handle(context: Any, internal_node: Any) -> None:
+    def handle(context: TranscriptionContext, internal_node: InternalTorchIRNode) -> None:
         node = nodes[internal_node.name]
         ours = by_node.get(node.name) or table.get(node.target)
         try:
@@ -85,7 +89,7 @@ def installed(graph: fx.Graph, table: Table, by_node: Mapping[str, Lowering]) ->
         mapping.update(before)
 
 
-def _lower(lower: Lowering, context: Any, node: fx.Node) -> bool:
+def _lower(lower: Lowering, context: TranscriptionContext, node: fx.Node) -> bool:
     """Whether ``lower`` took the node; ``NotImplemented`` leaves it to coremltools."""
     mb = MilBuilder(node)
     positional, keywords = bound_arguments(node, lambda argument: context[argument.name])
@@ -98,7 +102,10 @@ def _lower(lower: Lowering, context: Any, node: fx.Node) -> bool:
 
 
 def _lower_stock(
-    stock: Mapping[str, Handler], context: Any, internal_node: Any, target: Any
+    stock: Mapping[str, Handler],
+    context: TranscriptionContext,
+    internal_node: InternalTorchIRNode,
+    target: Target,
 ) -> None:
     if target not in STOCK_SEQUENCES:
         lower = stock.get(kinds_of(target)[1])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from coremltools.converters.mil import Builder as mb  # noqa: N813
-from coremltools.converters.mil.mil import Program
+from coremltools.converters.mil.mil import Operation, Program
 from coremltools.converters.mil.mil.scope import ScopeInfo
 
 from lowering.conversion.mil_passes import around
@@ -39,7 +39,7 @@ def states_stored_early() -> Iterator[None]:
         yield
 
 
-def _move_up(store: Any) -> None:
+def _move_up(store: Operation) -> None:
     computed = store.value.op
     block = store.enclosing_block
     if computed is None or computed.op_type in _STATE_OPS or computed.enclosing_block is not block:
@@ -57,5 +57,5 @@ def _move_up(store: Any) -> None:
     block.remove_ops([store if replaced else moved.op])
 
 
-def _scopes(op: Any) -> list[Any]:
+def _scopes(op: Operation) -> list[Any]:
     return [ScopeInfo(source=source, data=data) for source, data in op.scopes.items()]

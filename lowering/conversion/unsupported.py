@@ -11,6 +11,7 @@ from torch import fx
 from frontend.source import source_of
 from lowering.conversion.registry import stock_lowering
 from lowering.errors import Unsupported
+from passes.patterns.nodes import Target
 
 
 class MissingLowering(NamedTuple):
@@ -70,7 +71,7 @@ def unsupported_nodes(
 
 
 def missing_lowering(
-    target: Any, values: Iterable[Any], ours: Collection[Any]
+    target: Target, values: Iterable[Any], ours: Collection[Any]
 ) -> MissingLowering | None:
     """Why ``target`` cannot be lowered, ``None`` when it can.
 

@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
+from google.protobuf.message import Message
+
 from lowering.errors import PackageError
 from lowering.package.blocks import walk
 
@@ -75,7 +77,7 @@ class BlobWriter:
         return self._known[key]
 
 
-def move_blobs(function: Any, weights: Path, writer: BlobWriter) -> None:
+def move_blobs(function: Message, weights: Path, writer: BlobWriter) -> None:
     """Copies every blob that a function of a MIL program names, and lets it name the copy.
 
     Args:
@@ -96,7 +98,7 @@ def move_blobs(function: Any, weights: Path, writer: BlobWriter) -> None:
             source.close()
 
 
-def _stored_values(function: Any) -> Iterator[Any]:
+def _stored_values(function: Message) -> Iterator[Any]:
     for block in function.block_specializations.values():
         for operation in walk(block):
             bound = [

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import coremltools as ct
+from google.protobuf.message import Message
+
 from lowering.errors import SaveError
 from lowering.package.folder import DATA, MANIFEST, SUFFIX
 from lowering.support.quiet import quiet_coremltools
@@ -18,7 +21,7 @@ from lowering.support.staging import put, reason, staged
 _HASH_BLOCK = 1 << 20  # bytes read at a time, so that weights are never in memory as a whole
 
 
-def save(mlmodel: Any, path: str | os.PathLike[str]) -> Path:
+def save(mlmodel: ct.models.MLModel, path: str | os.PathLike[str]) -> Path:
     """Write ``mlmodel`` as a package at ``path``, replacing a package that is there.
 
     The package is written beside ``path`` and moved into place; until then, and after any
@@ -88,7 +91,7 @@ def package_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _settle(package: Path, message: Any) -> None:
+def _settle(package: Path, message: Message) -> None:
     """Make the bytes of ``package`` follow from its content alone."""
     manifest = json.loads((package / MANIFEST).read_text())
     items: dict[str, Any] = manifest["itemInfoEntries"]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from coremltools import proto
+from google.protobuf.message import Message
 
 from lowering.errors import PackageError
 from lowering.package.dtypes import BY_PROTO, FP16, STRING, DType
@@ -160,7 +161,7 @@ class Weights:
             blob = value.blobFileValue
             self._file(blob.fileName).place(blob.offset, dtype, math.prod(shape))
 
-    def stored(self, value: Any) -> np.ndarray:
+    def stored(self, value: Message) -> np.ndarray:
         """A MIL tensor ``Value`` as a numpy array in its storage dtype."""
         dtype, shape = tensor_type(value.type)
         if value.WhichOneof("value") == "blobFileValue":
@@ -169,7 +170,7 @@ class Weights:
             return self._file(blob.fileName).read(blob.offset, dtype, count).reshape(shape)
         return _immediate(value.immediateValue.tensor, dtype, shape)
 
-    def carried(self, value: Any) -> Any:
+    def carried(self, value: Message) -> object:
         """A MIL ``Value`` in the form it has while a program runs.
 
         Tensors become torch tensors in their carrier dtype, strings ``str``, lists ``list``.
@@ -194,7 +195,7 @@ class Weights:
                 self._file(blob.fileName).release(blob.offset, stored.nbytes)
         return self._carried[key].reshape(shape)
 
-    def as_stored(self, value: Any) -> torch.Tensor | None:
+    def as_stored(self, value: Message) -> torch.Tensor | None:
         """fp16 numbers of a weights file as they lie there, never decoded; ``None`` for others."""
         if value.type.WhichOneof("type") != "tensorType":
             return None
@@ -203,7 +204,7 @@ class Weights:
             return None
         return torch.from_numpy(self.stored(value))
 
-    def _list_item(self, value: Any) -> Any:
+    def _list_item(self, value: object) -> object:
         item = self.carried(value)
         return item.item() if isinstance(item, torch.Tensor) and item.ndim == 0 else item
 
@@ -239,7 +240,7 @@ def carry(array: np.ndarray, dtype: DType) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(dtype.carrier).reshape(array.shape)
 
 
-def tensor_type(value_type: Any) -> tuple[DType, tuple[int, ...]]:
+def tensor_type(value_type: Message) -> tuple[DType, tuple[int, ...]]:
     """Element type and constant shape of a MIL tensor type; unknown sizes are -1."""
     tensor = value_type.tensorType
     if tensor.dataType not in BY_PROTO:
@@ -270,7 +271,7 @@ def unpack_bits(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
     return values.astype(dtype.storage)
 
 
-def _immediate(tensor: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+def _immediate(tensor: Message, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     field = tensor.WhichOneof("value")
     count = int(np.prod(shape, dtype=np.int64))
     if field == "bytes":
@@ -288,7 +289,7 @@ def _immediate(tensor: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     return array.reshape(shape)
 
 
-def attributes(operation: Any, weights: Weights) -> Mapping[str, Any]:
+def attributes(operation: Message, weights: Weights) -> Mapping[str, Any]:
     """An operation's attributes besides its name, carried."""
     return {
         key: weights.carried(value) for key, value in operation.attributes.items() if key != "name"

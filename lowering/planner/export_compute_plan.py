@@ -82,7 +82,7 @@ def _operation(plan: Any, op: Any) -> dict[str, Any]:
     }
 
 
-def _device(device: Any) -> str:
+def _device(device: object) -> str:
     return DEVICES.get(type(device).__name__, type(device).__name__)
 
 

@@ -195,7 +195,7 @@ class _Reader:
             found |= {"palette_loads": loads} if loads else {}
         return found
 
-    def _plain(self, item: _Operand) -> Any:
+    def _plain(self, item: _Operand) -> object:
         """A short constant as plain Python values."""
         assert item.value is not None
         if item.tensor.dtype == "string":

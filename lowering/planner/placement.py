@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 from frontend.deprecated import renamed_arguments
 from frontend.errors import AnePassesError
 from lowering.package.open import ModelLike
 from lowering.package.source_table import SourceTable
 from lowering.planner.capabilities import Capability, Reason, capability, gpu_refuses
+from lowering.planner.facts import OpFacts
 from lowering.planner.figures import figures_of
 from lowering.planner.latency import predict_latency
 from lowering.planner.mil import ReadProgram, read_program
@@ -34,7 +34,7 @@ def plan(
     model_or_path: ModelLike | ReadProgram,
     *,
     chip: str = "M4",
-    compute_units: Any = "CPU_AND_NE",
+    compute_units: object = "CPU_AND_NE",
     sources: SourceTable | None = None,
 ) -> Plan:
     """Predict where each operator runs, why, and what it costs; works on any machine.
@@ -104,7 +104,7 @@ def plan(
 _CPU_ONLY = Reason("compute_units", "the compute units asked for leave the ANE out")
 
 
-def _compute_units(units: Any) -> str:
+def _compute_units(units: object) -> str:
     name = str(getattr(units, "name", units)).upper()
     if name in COMPUTE_UNITS:
         return name
@@ -116,7 +116,7 @@ def _compute_units(units: Any) -> str:
     )
 
 
-def _supported(facts: Any, able: Capability) -> frozenset[str]:
+def _supported(facts: OpFacts, able: Capability) -> frozenset[str]:
     devices = {"cpu"}
     if able.ane:
         devices.add("ane")

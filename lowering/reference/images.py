@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from coremltools import proto
+from google.protobuf.message import Message
 from torch import Tensor
 
 from frontend.errors import InputError
@@ -22,12 +23,12 @@ _MODE: dict[int, str] = {
 }
 
 
-def image_mode(kind: Any) -> str:
+def image_mode(kind: Message) -> str:
     """Mode of the PIL images that a feature takes: ``RGB``, ``L`` or ``F``."""
     return _MODE[kind.colorSpace]
 
 
-def new_image(kind: Any, pixels: np.ndarray) -> Any:
+def new_image(kind: Message, pixels: np.ndarray) -> object:
     """A PIL image for a feature, of ``pixels`` (H, W) or (H, W, 3).
 
     Raises:
@@ -37,7 +38,7 @@ def new_image(kind: Any, pixels: np.ndarray) -> Any:
     return _pillow().fromarray(pixels.astype(np.float32 if mode == "F" else np.uint8))
 
 
-def from_image(name: str, kind: Any, given: Any) -> Tensor:
+def from_image(name: str, kind: Message, given: object) -> Tensor:
     """A PIL image as a (1, C, H, W) float32 tensor of its pixel values.
 
     Raises:
@@ -72,7 +73,7 @@ def from_image(name: str, kind: Any, given: Any) -> Tensor:
     return (pixels.flip(0) if kind.colorSpace == _IMAGE.BGR else pixels)[None].contiguous()
 
 
-def to_image(kind: Any, value: Tensor) -> Any:
+def to_image(kind: Message, value: Tensor) -> object:
     """A (1, C, H, W) tensor as a PIL image; 8-bit pixels are rounded and limited to 0..255.
 
     Raises:
@@ -97,7 +98,7 @@ def _pillow() -> Any:
     return Image
 
 
-def _legal_size(kind: Any, width: int, height: int) -> bool:
+def _legal_size(kind: Message, width: int, height: int) -> bool:
     flexibility = kind.WhichOneof("SizeFlexibility")
     if flexibility == "enumeratedSizes":
         sizes = {(item.width, item.height) for item in kind.enumeratedSizes.sizes}
@@ -111,7 +112,7 @@ def _legal_size(kind: Any, width: int, height: int) -> bool:
     return (width, height) == (kind.width, kind.height)
 
 
-def _size_text(kind: Any) -> str:
+def _size_text(kind: Message) -> str:
     flexibility = kind.WhichOneof("SizeFlexibility")
     if flexibility == "enumeratedSizes":
         return ", ".join(f"{item.width} x {item.height}" for item in kind.enumeratedSizes.sizes)

@@ -51,7 +51,7 @@ def default_shape(feature: Feature) -> tuple[int, ...]:
     return feature.default_shape or tuple(max(1, low) for low, _ in feature.ranges or ())
 
 
-def random_input(feature: Feature, generator: np.random.Generator) -> Any:
+def random_input(feature: Feature, generator: np.random.Generator) -> object:
     """A legal value of an input: normal floats, integers 0 or 1, or an image of noise."""
     if feature.image is not None:
         return _random_image(feature, generator)
@@ -61,7 +61,7 @@ def random_input(feature: Feature, generator: np.random.Generator) -> Any:
     return generator.integers(0, _RANDOM_INTEGERS, shape).astype(feature.dtype.storage)
 
 
-def _value(feature: Feature, word: str, generator: np.random.Generator) -> Any:
+def _value(feature: Feature, word: str, generator: np.random.Generator) -> object:
     if word == "random":
         return random_input(feature, generator)
     if word == "zeros":
@@ -90,7 +90,7 @@ def _read_array(feature: Feature, path: Path) -> np.ndarray:
     return np.asarray(array)
 
 
-def _read_image(feature: Feature, path: Path) -> Any:
+def _read_image(feature: Feature, path: Path) -> object:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
@@ -105,7 +105,7 @@ def _read_image(feature: Feature, path: Path) -> Any:
     return image
 
 
-def _random_image(feature: Feature, generator: np.random.Generator) -> Any:
+def _random_image(feature: Feature, generator: np.random.Generator) -> object:
     kind = feature.image
     assert kind is not None
     channels = {"RGB": (3,), "L": (), "F": ()}[image_mode(kind)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from coremltools import proto
+from google.protobuf.message import Message
 from torch import Tensor
 
 from frontend.errors import InputError
@@ -72,7 +73,7 @@ class Feature:
 
 
 def features(
-    description: Any | None, function: str, compiled: Function
+    description: Message | None, function: str, compiled: Function
 ) -> tuple[dict[str, Feature], dict[str, Feature]]:
     """Inputs and outputs of ``function``, from the description, or from the program without one."""
     states = {item.name for item in compiled.inputs if item.kind == "state"}
@@ -87,7 +88,7 @@ def features(
     return inputs, {item.name: _described_feature(item) for item in source.output}
 
 
-def to_value(feature: Feature, declared: Value, given: Any, rounds: bool = True) -> Tensor:
+def to_value(feature: Feature, declared: Value, given: object, rounds: bool = True) -> Tensor:
     """What the caller gave for an input as a value of the program, rounded as declared.
 
     Without ``rounds`` an input declared fp16 is taken as float32.
@@ -110,7 +111,7 @@ def to_value(feature: Feature, declared: Value, given: Any, rounds: bool = True)
     return _converted(feature, array, dtype)
 
 
-def to_output(feature: Feature, value: Any, keep_fp32: bool) -> Any:
+def to_output(feature: Feature, value: Any, keep_fp32: bool) -> object:
     """A value of the program in the form the caller gets: numpy array, image, label or dict.
 
     With ``keep_fp32`` an output declared fp16 comes as float32, unrounded.
@@ -145,7 +146,7 @@ def missing_and_unknown(
         )
 
 
-def _as_array(feature: Feature, given: Any) -> np.ndarray:
+def _as_array(feature: Feature, given: object) -> np.ndarray:
     if isinstance(given, Tensor):
         given = given.detach().cpu()
         given = given.float() if given.dtype is torch.bfloat16 else given
@@ -196,7 +197,7 @@ def _declared_feature(value: Value) -> Feature:
     return Feature(value.name, value.dtype or FP32, ranges)
 
 
-def _described_feature(item: Any) -> Feature:
+def _described_feature(item: Message) -> Feature:
     kind = item.type.WhichOneof("Type")
     if kind == "imageType":
         return Feature(item.name, FP32, image=item.type.imageType)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+
+from google.protobuf.message import Message
 
 from lowering.package.blocks import walk
 from lowering.package.weights import tensor_type
@@ -19,7 +20,7 @@ from lowering.package.weights import tensor_type
 MIN_POSITIONS = 48
 
 
-def kept_as_stored(body: Any) -> set[str]:
+def kept_as_stored(body: Message) -> set[str]:
     """Names of the values of a program that only such operations read.
 
     They are ``gather``, of which only the rows taken are widened, and convolutions over many
@@ -34,7 +35,7 @@ def kept_as_stored(body: Any) -> set[str]:
     return {name for name, frugal in reads.items() if frugal}
 
 
-def _reads(block: Any) -> Iterator[tuple[str, bool]]:
+def _reads(block: Message) -> Iterator[tuple[str, bool]]:
     """Every name that is read, and whether it may stay as stored for that."""
     for operation in walk(block):
         for key, argument in operation.inputs.items():
@@ -48,13 +49,13 @@ def _reads(block: Any) -> Iterator[tuple[str, bool]]:
         yield name, False
 
 
-def _is_frugal(operation: Any, key: str) -> bool:
+def _is_frugal(operation: Message, key: str) -> bool:
     if operation.type == "gather":
         return key == "x"
     return operation.type == "conv" and key == "weight" and _positions(operation) >= MIN_POSITIONS
 
 
-def _positions(operation: Any) -> int:
+def _positions(operation: Message) -> int:
     """Places that each weight is used at in one call; 0 where a size is not known."""
     _, shape = tensor_type(operation.outputs[0].type)
     places = [shape[0], *shape[2:]]

@@ -210,7 +210,7 @@ def _arguments(step: Step, registers: list[Any]) -> dict[str, Any]:
     return arguments
 
 
-def _read(reference: Reference, registers: list[Any]) -> Any:
+def _read(reference: Reference, registers: list[Any]) -> object:
     if isinstance(reference, Constant):
         return reference.value
     return registers[reference.index]

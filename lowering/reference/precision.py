@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ def round_to_fp16(value: Tensor) -> Tensor:
     return value.to(torch.float16).to(torch.float32)
 
 
-def settle(value: Any, dtype: DType, rounds: bool) -> Any:
+def settle(value: object, dtype: DType, rounds: bool) -> object:
     """``value`` in the carrier of ``dtype``, rounded if ``rounds``."""
     if not isinstance(value, Tensor):
         return value

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from google.protobuf.message import Message
+
 from lowering.package.blocks import walk
 from lowering.package.dtypes import DType
 from lowering.package.kinds import damaged, undefined
@@ -130,7 +132,7 @@ def compile_function(package: Package, name: str, precision: Precision) -> Funct
     return function
 
 
-def declared(named_type: Any) -> Value:
+def declared(named_type: Message) -> Value:
     """A ``NamedValueType`` as a :class:`Value`."""
     kind = named_type.type.WhichOneof("type")
     if kind == "tensorType":
@@ -152,7 +154,7 @@ def _ops(block: Block) -> Iterator[Op]:
             yield from _ops(inner)
 
 
-def _check_supported(block: Any) -> None:
+def _check_supported(block: Message) -> None:
     known = {"const", *CONTROL_FLOW, *SEMANTICS}
     unknown = Counter(op.type for op in walk(block) if op.type not in known)
     if unknown:
@@ -187,7 +189,7 @@ class _Compiler:
         self._registers = 0
         self._kept: set[str] = set()
 
-    def function(self, spec: Any, body: Any) -> Function:
+    def function(self, spec: Message, body: Message) -> Function:
         self._kept = kept_as_stored(body)
         scope = _Scope(None)
         inputs = tuple(declared(item) for item in spec.inputs)
@@ -204,7 +206,7 @@ class _Compiler:
         scope.defined.add(index)
         return index
 
-    def _block(self, spec: Any, scope: _Scope, path: tuple[str, ...]) -> Block:
+    def _block(self, spec: Message, scope: _Scope, path: tuple[str, ...]) -> Block:
         inputs = tuple(self._define(scope, declared(item)) for item in spec.inputs)
         steps = []
         for operation in spec.operations:
@@ -217,7 +219,7 @@ class _Compiler:
         outputs = tuple(scope.find(name) for name in spec.outputs)
         return Block(_with_lifetimes(steps, scope.defined, outputs), inputs, outputs)
 
-    def _constant(self, operation: Any, scope: _Scope) -> None:
+    def _constant(self, operation: Message, scope: _Scope) -> None:
         (output,) = operation.outputs
         # Older programs keep the value among the attributes, newer ones among the inputs.
         if "val" in operation.attributes:
@@ -228,7 +230,7 @@ class _Compiler:
         value = self._weights.carried(spec) if kept is None else kept
         scope.names[output.name] = (Constant(value), declared(output))
 
-    def _constexpr(self, operation: Any, scope: _Scope) -> None:
+    def _constexpr(self, operation: Message, scope: _Scope) -> None:
         call = self._bind(operation, scope)
         if call.dynamic:
             raise damaged(
@@ -245,7 +247,7 @@ class _Compiler:
                 result = settle(result, value.dtype, rounds)
             scope.names[output.name] = (Constant(result), value)
 
-    def _step(self, operation: Any, scope: _Scope, path: tuple[str, ...]) -> Step:
+    def _step(self, operation: Message, scope: _Scope, path: tuple[str, ...]) -> Step:
         name = _op_name(operation)
         blocks = tuple(
             self._block(inner, _Scope(scope), (*path, name)) for inner in operation.blocks
@@ -277,7 +279,7 @@ class _Compiler:
             return None
         return value.dtype, needs_rounding(op_type, value.dtype, self._precision)
 
-    def _bind(self, operation: Any, scope: _Scope) -> BoundCall:
+    def _bind(self, operation: Message, scope: _Scope) -> BoundCall:
         arguments: dict[str, list[Reference]] = {
             key: [Constant(value)] for key, value in attributes(operation, self._weights).items()
         }
@@ -293,7 +295,7 @@ class _Compiler:
             function = STRICT_SEMANTICS.get(operation.type, function)
         return bind(function, arguments, operation.type, _op_name(operation))
 
-    def _is_fp16(self, operation: Any, scope: _Scope) -> bool:
+    def _is_fp16(self, operation: Message, scope: _Scope) -> bool:
         kinds = {declared(item).dtype for item in operation.outputs}
         return any(dtype is not None and dtype.name == "fp16" for dtype in kinds)
 
@@ -323,11 +325,11 @@ def _reads(step: Step) -> set[int]:
     return reads
 
 
-def _op_name(operation: Any) -> str:
+def _op_name(operation: Message) -> str:
     if "name" in operation.attributes:
         return str(operation.attributes["name"].immediateValue.tensor.strings.values[0])
     return str(operation.outputs[0].name) if operation.outputs else str(operation.type)
 
 
-def _describe(operation: Any) -> str:
+def _describe(operation: Message) -> str:
     return f"{operation.type} {_op_name(operation)}"

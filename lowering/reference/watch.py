@@ -112,7 +112,7 @@ def _problems(raw: Tensor, result: Tensor, is_fp16: bool) -> Iterator[tuple[str,
             yield "fp16 overflow", overflow
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> bool:
     if isinstance(value, float):
         return value == value and abs(value) != float("inf")
     if isinstance(value, Tensor) and value.is_floating_point():

@@ -86,7 +86,7 @@ def error_growth(
     matched = package_values.matches(model, original.program)
     points: list[Point] = []
 
-    def visit(node: fx.Node, value: Any) -> Any:
+    def visit(node: fx.Node, value: object) -> object:
         name = matched.get(node.name, "")
         found = run.values.get(name)
         if isinstance(value, Tensor) and value.is_floating_point() and found is not None:

@@ -87,7 +87,7 @@ def _charts_of(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _rendered(
-    template: str, title: str, specs: dict[str, Any], data_tables: Sequence[Table], **values: Any
+    template: str, title: str, specs: dict[str, Any], data_tables: Sequence[Table], **values: object
 ) -> str:
     try:
         import jinja2

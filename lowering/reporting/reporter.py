@@ -18,11 +18,11 @@ SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json"
 
 def report(
     package: str | Path,
-    model: Any = None,
-    args: Any = None,
+    model: object = None,
+    args: object = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
     inputs: Mapping[str, Any] | None = None,
     chip: str = "M4",
     ablation: Ablation | None = None,

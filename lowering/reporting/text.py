@@ -66,7 +66,7 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _cell(value: Any, column: Column) -> str:
+def _cell(value: object, column: Column) -> str:
     if value is None:
         return "–"
     if column.kind == "number" and isinstance(value, float):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """``value`` with numpy's numbers as Python's, and NaN and infinities as text."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}

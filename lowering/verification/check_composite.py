@@ -142,7 +142,7 @@ def _wrong(composite: Composite, number: int, expected: str, found: str) -> Comp
 
 
 def _described(sample: Sample) -> str:
-    def one(value: Any) -> str:
+    def one(value: object) -> str:
         if isinstance(value, torch.Tensor):
             return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
         return repr(value)
@@ -157,11 +157,11 @@ def _call(sample: Sample) -> tuple[Sample, dict[str, Any]]:
     return sample, {}
 
 
-def _is_input(leaf: Any) -> bool:
+def _is_input(leaf: object) -> bool:
     return isinstance(leaf, torch.Tensor) and not isinstance(leaf, nn.Parameter)
 
 
-def _tensors(result: Any) -> list[torch.Tensor]:
+def _tensors(result: object) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 

@@ -92,7 +92,7 @@ class Walk:
         """Values of the torch program by node, some of them replaced on the way."""
         values: dict[str, Any] = {}
 
-        def visit(node: fx.Node, value: Any) -> Any:
+        def visit(node: fx.Node, value: Any) -> object:
             if node.name in replaced:
                 value = replaced[node.name](value)
             values[node.name] = value
@@ -106,7 +106,7 @@ class Walk:
         errors: dict[str, float] = {}
         expected: dict[str, Tensor] = {}
 
-        def visit(node: fx.Node, value: Any) -> Any:
+        def visit(node: fx.Node, value: object) -> object:
             name = matched.get(node.name)
             if name is None or not isinstance(value, Tensor):
                 return value

@@ -19,7 +19,7 @@ class _Visitor(fx.Interpreter):
         super().__init__(program.graph_module, graph=program.graph)
         self._visit = visit
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         """Runs ``n``; its value is what ``visit`` makes of it."""
         value = super().run_node(n)
         return value if n.op in ("output", "get_attr") else self._visit(n, value)
@@ -73,6 +73,6 @@ def returned(program: ExportedProgram) -> tuple[dict[str, fx.Node], list[fx.Node
     return states, outputs
 
 
-def is_tensor(node: Any) -> bool:
+def is_tensor(node: object) -> bool:
     """Whether ``node`` is a node whose value is a tensor."""
     return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -30,7 +28,7 @@ def with_nearest_images(model: LoadedModel, original: Original) -> Original:
     return original.with_inputs(arrays) if arrays else original
 
 
-def image_of(model: LoadedModel, name: str, tensor: Tensor) -> Any:
+def image_of(model: LoadedModel, name: str, tensor: Tensor) -> object:
     """The PIL image that the package turns into ``tensor`` (1, C, H, W), or nearly so."""
     return to_image(model.inputs[name].image, _pixels(tensor, *_preprocessing(model, name)))
 

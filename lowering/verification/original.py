@@ -61,12 +61,12 @@ class Original:
     def of(
         cls,
         against: nn.Module | ExportedProgram | Original,
-        inputs: Any = None,
+        inputs: object = None,
         kwargs: Mapping[str, Any] | None = None,
         *,
         pipeline: Sequence[Pass] | None = None,
         metadata: Mapping[str, str] | None = None,
-        dynamic_shapes: Any = None,
+        dynamic_shapes: object = None,
     ) -> Original:
         """The original of a package.
 
@@ -226,7 +226,7 @@ def _replaced(
     return tuple(result)
 
 
-def _like(name: str, given: Any, leaf: Any, sizes: Sequence[Any] | None) -> Any:
+def _like(name: str, given: object, leaf: object, sizes: Sequence[Any] | None) -> object:
     """``given`` in the dtype of ``leaf``, if it has a shape that the program takes."""
     if not isinstance(leaf, Tensor):
         raise VerificationError(f"Input {name!r} is fixed", expected=repr(leaf))
@@ -270,5 +270,5 @@ def _called(module: nn.Module, program: ExportedProgram, leaves: Sequence[Any]) 
     return [leaf for leaf in flatten(result).leaves if isinstance(leaf, Tensor)]
 
 
-def _half(value: Any) -> Any:
+def _half(value: object) -> Any:
     return value.half() if isinstance(value, Tensor) and value.is_floating_point() else value

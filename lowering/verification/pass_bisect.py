@@ -50,7 +50,7 @@ def _after(program: ExportedProgram, step: Pass) -> ExportedProgram:
 def _values(program: ExportedProgram, original: Original) -> tuple[tuple[Any, ...], dict[str, Any]]:
     values: dict[str, Any] = {}
 
-    def visit(node: fx.Node, value: Any) -> Any:
+    def visit(node: fx.Node, value: object) -> object:
         values[node.name] = value
         return value
 

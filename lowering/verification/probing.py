@@ -46,7 +46,7 @@ class Probe:
 
 def probe(
     package: ModelLike,
-    inputs: Any = None,
+    inputs: object = None,
     at: Sequence[str] = (),
     *,
     against: nn.Module | ExportedProgram | Original,
@@ -123,7 +123,7 @@ def _places(
 def _torch_values(original: Original) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
 
-    def visit(node: fx.Node, value: Any) -> Any:
+    def visit(node: fx.Node, value: object) -> object:
         if isinstance(value, Tensor):
             values[node.name] = value
         return value

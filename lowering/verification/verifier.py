@@ -25,13 +25,13 @@ from passes.base import Pass
 def verify(
     package: ModelLike,
     against: nn.Module | ExportedProgram | Original,
-    inputs: Any = None,
+    inputs: object = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
     thresholds: Thresholds | None = None,
     precision: str | Precision = "fp16",
     pipeline: Sequence[Pass] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
     locate: bool = True,
 ) -> Verification:
     """Run a package on any OS and hold it against its original.

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
+from frontend.schema import arguments
 from passes.complex_to_real import dft
 from passes.complex_to_real.dft import Pair
-from passes.patterns.nodes import aten, shape
+from passes.patterns.nodes import Target, aten, shape
 from passes.rewriter import Rewriter
 
 # A magnitude is computed from parts divided by this: their squares would leave the range of fp16
@@ -30,17 +32,17 @@ class Parts:
         self.rw = rw
         self.pairs: dict[fx.Node, Pair] = {}
 
-    def of(self, value: Any) -> tuple[Any, Any]:
+    def of(self, value: Argument) -> tuple[Any, Any]:
         """Both parts; the second is ``None`` for what is real."""
         if isinstance(value, complex):
             return value.real, value.imag
         return self.pairs.get(value, (value, None)) if isinstance(value, fx.Node) else (value, None)
 
-    def emit(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def emit(self, target: Target, *args: object, **kwargs: object) -> fx.Node:
         """A real operator."""
         return self.rw.emit(target, *args, **kwargs)
 
-    def add(self, one: Any, other: Any, target: Any = aten.add.Tensor) -> Any:
+    def add(self, one: Argument, other: Argument, target: Target = aten.add.Tensor) -> Any:
         """A sum or difference in which ``None`` is zero and a number may stand."""
         if other is None:
             return one
@@ -50,7 +52,7 @@ class Parts:
             one = self.emit(aten.full_like.default, other, one)
         return self.emit(target, one, other)
 
-    def mul(self, one: Any, other: Any) -> Any:
+    def mul(self, one: Argument, other: Argument) -> Any:
         """A product in which ``None`` is zero and a number may stand."""
         if one is None or other is None:
             return None
@@ -62,7 +64,7 @@ class Parts:
         """Zeros in the shape of ``like``."""
         return self.emit(aten.full.default, list(shape(like)), 0.0, dtype=torch.float32)
 
-    def fitted(self, part: Any, node: fx.Node) -> fx.Node:
+    def fitted(self, part: Argument, node: fx.Node) -> fx.Node:
         """``part`` in the shape of ``node``, which it may have been broadcast to."""
         if not isinstance(part, fx.Node):
             size = list(shape(node))
@@ -96,14 +98,13 @@ def _part(parts: Parts, node: fx.Node, i: int, joins: bool) -> fx.Node:
 
 
 def _where(parts: Parts, node: fx.Node) -> Pair:
-    condition, *sides = node.args
-    one, other = (
-        [_part(parts, side, i, joins=True) for i in (0, 1)]  # type: ignore[arg-type]
-        for side in sides
-    )
-    return tuple(  # type: ignore[return-value]
-        parts.emit(aten.where.self, condition, *both) for both in zip(one, other, strict=True)
-    )
+    condition, *sides = arguments(node).values()
+
+    def chosen(i: int) -> fx.Node:
+        both = (_part(parts, side, i, joins=True) for side in sides)
+        return parts.emit(aten.where.self, condition, *both)
+
+    return chosen(0), chosen(1)
 
 
 def _filled(parts: Parts, node: fx.Node) -> Pair | str:
@@ -111,9 +112,10 @@ def _filled(parts: Parts, node: fx.Node) -> Pair | str:
     both = parts.of(value)
     if any(isinstance(part, fx.Node) for part in both):
         return "it is filled with a number that is computed"
-    return tuple(  # type: ignore[return-value]
+    re, im = (
         parts.emit(aten.full.default, size, part or 0.0, dtype=torch.float32) for part in both
     )
+    return re, im
 
 
 def _joined(parts: Parts, node: fx.Node) -> Pair:
@@ -161,7 +163,7 @@ def _reciprocal(parts: Parts, node: fx.Node) -> Pair:
 
 
 def _multiplied(
-    parts: Parts, a: Any, b: Any, c: Any, d: Any, mul: Callable[[Any, Any], Any]
+    parts: Parts, a: Argument, b: Argument, c: Argument, d: Argument, mul: Callable[[Any, Any], Any]
 ) -> Pair:
     """(a + ib)(c + id) for any bilinear ``mul`` that gives ``None`` for ``None``."""
     re = parts.add(mul(a, c), mul(b, d), aten.sub.Tensor)
@@ -172,7 +174,7 @@ def _multiplied(
 def _matmul(parts: Parts, node: fx.Node) -> Pair:
     (a, b), (c, d) = (parts.of(argument) for argument in node.args[:2])
 
-    def mul(one: Any, other: Any) -> Any:
+    def mul(one: Argument, other: Argument) -> Any:
         return None if one is None or other is None else parts.emit(node.target, one, other)
 
     return _multiplied(parts, a, b, c, d, mul)
@@ -185,7 +187,7 @@ def _einsum(parts: Parts, node: fx.Node) -> Pair | str:
         return f"it multiplies {len(operands)} tensors at once"
     (a, b), (c, d) = (parts.of(operand) for operand in operands)
 
-    def mul(one: Any, other: Any) -> Any:
+    def mul(one: Argument, other: Argument) -> Any:
         none = one is None or other is None
         return None if none else parts.emit(node.target, equation, [one, other])
 
@@ -197,7 +199,7 @@ def _quotient(parts: Parts, node: fx.Node) -> Pair:
     return _divided(parts, a, b, c, d)
 
 
-def _divided(parts: Parts, a: Any, b: Any, c: Any, d: Any) -> Pair:
+def _divided(parts: Parts, a: Argument, b: Argument, c: Argument, d: Argument) -> Pair:
     if d is None:
         return (parts.emit(aten.div.Tensor, a, c), parts.emit(aten.div.Tensor, b, c))
     norm = parts.add(parts.mul(c, c), parts.mul(d, d))
@@ -239,7 +241,7 @@ def _magnitude(parts: Parts, node: fx.Node) -> fx.Node:
     for part in parts.of(node.args[0]):
         small = parts.emit(aten.mul.Tensor, part, 1.0 / _MAGNITUDE_SCALE)
         squares.append(parts.emit(aten.mul.Tensor, small, small))
-    root = parts.emit(aten.sqrt.default, parts.add(*squares))
+    root = parts.emit(aten.sqrt.default, parts.add(squares[0], squares[1]))
     return parts.emit(aten.mul.Tensor, root, _MAGNITUDE_SCALE)
 
 
@@ -249,30 +251,27 @@ def _angle(parts: Parts, node: fx.Node) -> fx.Node:
 
 
 def _r2c(parts: Parts, node: fx.Node) -> Pair | str:
-    x, axes, normalization, onesided = node.args
-    assert isinstance(x, fx.Node)
-    found = dft.refusal(x, axes)  # type: ignore[arg-type]
-    return found or dft.real_to_complex(parts.rw, x, axes, normalization, onesided)  # type: ignore[arg-type]
+    x, axes, normalization, onesided = arguments(node).values()
+    found = dft.refusal(x, axes)
+    return found or dft.real_to_complex(parts.rw, x, axes, normalization, onesided)
 
 
 def _c2c(parts: Parts, node: fx.Node) -> Pair | str:
-    x, axes, normalization, forward = node.args
-    assert isinstance(x, fx.Node)
-    found = dft.refusal(x, axes)  # type: ignore[arg-type]
+    x, axes, normalization, forward = arguments(node).values()
+    found = dft.refusal(x, axes)
     return found or dft.complex_to_complex(
         parts.rw,
         parts.pairs[x],
-        axes,  # type: ignore[arg-type]
-        normalization,  # type: ignore[arg-type]
+        axes,
+        normalization,
         forward=bool(forward),
     )
 
 
 def _c2r(parts: Parts, node: fx.Node) -> fx.Node | str:
-    x, axes, normalization, length = node.args
-    assert isinstance(x, fx.Node)
-    found = dft.refusal(x, axes, length)  # type: ignore[arg-type]
-    return found or dft.complex_to_real(parts.rw, parts.pairs[x], axes, normalization, length)  # type: ignore[arg-type]
+    x, axes, normalization, length = arguments(node).values()
+    found = dft.refusal(x, axes, length)
+    return found or dft.complex_to_real(parts.rw, parts.pairs[x], axes, normalization, length)
 
 
 # Their operands are joined to one result, real ones with an imaginary part of zero.

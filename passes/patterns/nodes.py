@@ -13,8 +13,8 @@ from frontend.schema import arguments
 
 aten = torch.ops.aten
 
-Target = Callable[..., object] | str
-"""What a node calls."""
+Target = Callable[..., Any] | str
+"""What a node calls; a name where it is no ``call_function``."""
 
 
 def shape(node: fx.Node) -> tuple[Any, ...]:

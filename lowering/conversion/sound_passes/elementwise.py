@@ -15,6 +15,7 @@ from coremltools.converters.mil.mil.passes.defs import (
     optimize_repeat_ops,
 )
 from coremltools.converters.mil.mil.passes.defs.cleanup import fuse_reduce_mean, noop_elimination
+from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
 from lowering.conversion.sound_passes.guards import Guard, constant_operand, is_private
 
@@ -42,7 +43,7 @@ _CARRIERS = frozenset(
 )  # fmt: skip
 
 
-def _no_effect(theirs: Theirs, op: Operation) -> Any:
+def _no_effect(theirs: Theirs, op: Operation) -> object:
     """``noop_elimination``: a floor by one rounds, and a resize to its own size may shift."""
     if op.op_type == "floor_div" and types.is_float(op.x.dtype):
         return None
@@ -70,7 +71,7 @@ def _reduce_mean(theirs: Theirs, reduce_sum: Operation, block: Block) -> bool:
     return types.is_float(reduce_sum.x.dtype) and bool(theirs(reduce_sum, block))
 
 
-def _divide_block(_: Theirs, self: Any, block: Block) -> None:
+def _divide_block(_: Theirs, self: AbstractGraphPass, block: Block) -> None:
     """``divide_to_multiply``, but for divisors whose reciprocal is not as good."""
     for op in list(block.operations):
         for inner in op.blocks:
@@ -112,13 +113,13 @@ def _is_cast_to_integer(op: Operation) -> bool:
     return op.op_type == "cast" and not op.dtype.val.startswith("fp")
 
 
-def _select_by_scalar(theirs: Theirs, select: Operation, condition: Any) -> Any:
+def _select_by_scalar(theirs: Theirs, select: Operation, condition: Var) -> object:
     """The condition may be what gives the result its shape."""
     chosen = select.a if np.all(condition) else select.b
     return theirs(select, condition) if chosen.shape == select.outputs[0].shape else None
 
 
-def _select_infinity(theirs: Theirs, *_: Any) -> None:
+def _select_infinity(theirs: Theirs, *_: object) -> None:
     """Adding infinity is no selection: what is not selected may be infinite or NaN itself."""
 
 
@@ -152,7 +153,7 @@ def _prelu(theirs: Theirs, pattern: Any) -> bool:
     return slopes is not None and slopes.val.size == pattern.root_var.shape[1] and theirs(pattern)
 
 
-def _casts(theirs: Theirs, self: Any, first: Operation, second: Operation) -> bool:
+def _casts(theirs: Theirs, self: object, first: Operation, second: Operation) -> bool:
     """``0.5`` as an integer is false, as itself it is true; 2**24 + 1 as a float is even."""
     source, via = types.builtin_to_string(first.x.dtype), first.dtype.val
     if second.dtype.val == "bool" and via != "bool" and source != "bool":

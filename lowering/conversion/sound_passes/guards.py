@@ -50,11 +50,11 @@ def guarded(guards: tuple[Guard, ...]) -> Iterator[None]:
             setattr(guard.owner, guard.name, theirs)
 
 
-def _replacement(theirs: Any, instead: Callable[..., Any]) -> Any:
+def _replacement(theirs: Any, instead: Callable[..., Any]) -> object:
     static = isinstance(theirs, staticmethod)
     function = theirs.__func__ if static else theirs
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> Any:
         return instead(function, *args, **kwargs)
 
     return staticmethod(call) if static else call

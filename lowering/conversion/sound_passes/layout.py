@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil.passes.defs import (
     optimize_repeat_ops,
     optimize_tensor_operation,
 )
+from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
 from lowering.conversion.sound_passes.guards import Guard, is_output, is_private
 
@@ -22,7 +23,7 @@ _CHANNELS: dict[tuple[int, ...], tuple[int, ...]] = {(-2, -1): (-3,), (-3, -2): 
 _TRANSPOSES = optimize_repeat_ops._TransposeOptimization
 
 
-def _paddings(theirs: Theirs, self: Any, block: Block, pad: Operation) -> bool:
+def _paddings(theirs: Theirs, self: object, block: Block, pad: Operation) -> bool:
     """Two paddings in a row; reflected ones together may not reach beyond the input."""
     if pad.op_type != "pad" or not is_private(pad):
         return False
@@ -50,7 +51,7 @@ def _reflection(theirs: Theirs, concat: Operation, block: Block) -> bool:
     return bool(theirs(concat, block))
 
 
-def _stack_reshape(theirs: Theirs, stack: Operation) -> Any:
+def _stack_reshape(theirs: Theirs, stack: Operation) -> object:
     if stack.op_type == "stack" and is_output(stack):
         return None, None
     return theirs(stack)
@@ -68,7 +69,7 @@ def _stack_split(theirs: Theirs, block: Block, stack: Operation) -> None:
     theirs(block, stack)
 
 
-def _pixel_shuffle(theirs: Theirs, op: Operation) -> Any:
+def _pixel_shuffle(theirs: Theirs, op: Operation) -> object:
     found = theirs(op)
     return found if found is not None and all(is_private(inner) for inner in found[1:]) else None
 
@@ -83,7 +84,7 @@ def _reshapes(theirs: Theirs, reshape: Operation) -> list[Operation]:
     return merged
 
 
-def _visit_axes(theirs: Theirs, self: Any, op: Operation) -> None:
+def _visit_axes(theirs: Theirs, self: AbstractGraphPass, op: Operation) -> None:
     """``reduce_transposes``: a reduction without axes, over all of them, is not looked into."""
     if op.op_type.startswith("reduce_") and op.axes is None:
         self._visit_materialize_op(op)
@@ -91,7 +92,9 @@ def _visit_axes(theirs: Theirs, self: Any, op: Operation) -> None:
         theirs(self, op)
 
 
-def _visit_unary(theirs: Theirs, self: Any, op: Operation, input_var: Var | None = None) -> None:
+def _visit_unary(
+    theirs: Theirs, self: AbstractGraphPass, op: Operation, input_var: Var | None = None
+) -> None:
     """It takes ``pow`` and ``softplus_parametric`` for operators of one tensor."""
     others = [var for name, var in op.inputs.items() if name != "x" and isinstance(var, Var)]
     if any(var.val is None or np.size(var.val) > 1 for var in others):

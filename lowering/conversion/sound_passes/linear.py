@@ -51,12 +51,12 @@ def _conv_bias_behind_transpose(theirs: Theirs, conv: Operation, block: Block) -
     return bool(theirs(conv, block))
 
 
-def _conv1d(theirs: Theirs, expand: Operation, conv: Operation, *rest: Any) -> bool:
+def _conv1d(theirs: Theirs, expand: Operation, conv: Operation, *rest: object) -> bool:
     return _has_one_row(conv) and bool(theirs(expand, conv, *rest))
 
 
 def _conv1d_channels_last(
-    theirs: Theirs, expand: Operation, transpose: Operation, conv: Operation, *rest: Any
+    theirs: Theirs, expand: Operation, transpose: Operation, conv: Operation, *rest: object
 ) -> bool:
     return _has_one_row(conv) and bool(theirs(expand, transpose, conv, *rest))
 
@@ -87,7 +87,7 @@ def _linear_bias(theirs: Theirs, linear: Operation, add: Operation, block: Block
 
 
 def _matmul_bias(
-    theirs: Theirs, self: Any, matmul: Operation, add: Operation, block: Block
+    theirs: Theirs, self: object, matmul: Operation, add: Operation, block: Block
 ) -> bool | None:
     """With its weight on the left the result has its columns last, and these are no outputs."""
     on_left = matmul.x.val is not None
