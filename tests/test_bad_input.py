@@ -1,6 +1,10 @@
 """What users get wrong: each one clear error, and nothing left on disk."""
 
+import ast
+import builtins
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import coremltools as ct
@@ -14,6 +18,7 @@ from lowering import convert, save
 from passes import InputError, optimize_for_ane
 
 X = torch.randn(2, 4)
+ROOT = Path(__file__).parent.parent
 
 
 class Calls(nn.Module):
@@ -206,3 +211,29 @@ def test_another_suffix_is_refused(package, tmp_path, name):
     with pytest.raises(AnePassesError, match="mlpackage"):
         save(package, tmp_path / name)
     assert files(tmp_path) == []
+
+
+def spoken_errors(root: Path) -> Iterator[tuple[str, str]]:
+    """Where an error is made from a literal, and how its message begins."""
+    for layer in ("frontend", "passes", "lowering"):
+        for path in sorted((root / layer).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not (isinstance(node, ast.Call) and node.args):
+                    continue
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                first = node.args[0]
+                part = first.values[0] if isinstance(first, ast.JoinedStr) else first
+                text = part.value if isinstance(part, ast.Constant) else None
+                theirs = (
+                    hasattr(builtins, name) or name == "UsageError"
+                )  # Python's, torch's, click's
+                if name.endswith("Error") and not theirs and isinstance(text, str):
+                    yield f"{path.relative_to(root)}:{node.lineno}", text
+
+
+def test_messages_begin_alike():
+    """In lower case, unless with a name: of an option, a product, a type."""
+    found = list(spoken_errors(ROOT))
+    assert len(found) > 100
+    capital = re.compile(r"(?!Core ML|Dask|Keras|Hugging Face)[A-Z][a-z]+\b")
+    assert [(place, text) for place, text in found if capital.match(text)] == []

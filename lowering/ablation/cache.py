@@ -32,7 +32,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SaveError(
-                f"The cache cannot be written: {error.strerror or error}",
+                f"the cache cannot be written: {error.strerror or error}",
                 found=str(self.folder),
                 hint="choose another folder with --cache DIR",
             ) from error

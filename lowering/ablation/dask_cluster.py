@@ -105,7 +105,7 @@ class DaskCluster:
                 client = opened.enter_context(Client(cluster or self.address, timeout="10s"))
             except (OSError, TimeoutError, ValueError) as error:
                 raise EngineError(
-                    "No Dask scheduler answers",
+                    "no Dask scheduler answers",
                     expected="an address such as tcp://host:8786",
                     found=f"{self.address}: {error}",
                 ) from error

@@ -195,7 +195,7 @@ def _check_operators(program: ExportedProgram, composites: Sequence[Composite]) 
         if namespace not in _KNOWN_EVERYWHERE and node.target not in lowered:
             origin = source_of(node)
             raise CompositeError(
-                "The model has a custom operator without a lowering",
+                "the model has a custom operator without a lowering",
                 op=str(node.target),
                 module=origin.module,
                 source=origin.line,

@@ -188,16 +188,16 @@ def _bound(found: Ablation, bound: float | None) -> float:
 def _nothing(found: Ablation, rule: _Rule) -> TuneError:
     figures = found.variants[0].figures
     if figures is None:
-        return TuneError("No variant can be measured", found=found.variants[0].failure)
+        return TuneError("no variant can be measured", found=found.variants[0].failure)
     if figures.rel_l2 > rule.bound:
         return TuneError(
-            "No variant keeps the bound of the error",
+            "no variant keeps the bound of the error",
             expected=f"relative L2 error of at most {rule.bound:.1e}",
             found=f"{figures.rel_l2:.1e} with the default passes",
             hint="give a larger --bound, or look for the operator at fault with `verify`",
         )
     return TuneError(
-        f"No variant has a {rule.by}",
+        f"no variant has a {rule.by}",
         found=figures.on(rule.target).latency_note,
         hint="choose by the price: --by price",
     )

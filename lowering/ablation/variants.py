@@ -91,7 +91,7 @@ def variants_of(
     unknown = sorted(set(only) - set(names))
     if unknown:
         raise VariantsError(
-            "The pipeline has no such pass", expected=", ".join(names), found=", ".join(unknown)
+            "the pipeline has no such pass", expected=", ".join(names), found=", ".join(unknown)
         )
     chosen = [name for name in names if not only or name in only]
     return (

@@ -75,7 +75,7 @@ def explain(rule_id: str) -> Explained:
         return known[rule_id]
     close = difflib.get_close_matches(rule_id, known, n=3, cutoff=0.4)
     raise RuleError(
-        f"There is no rule {rule_id!r}",
+        f"there is no rule {rule_id!r}",
         expected=", ".join(close) or None,
         hint="`ane-passes explain` lists all of them",
     )

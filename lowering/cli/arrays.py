@@ -34,9 +34,9 @@ def read_arrays(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if isinstance(archive, np.ndarray):
-                raise VerificationError("This is one array without a name", expected="a .npz file")
+                raise VerificationError("this is one array without a name", expected="a .npz file")
             return dict(archive)
     except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
         raise VerificationError(
-            "The inputs cannot be read", expected="a .npz file", found=f"{path}: {error}"
+            "the inputs cannot be read", expected="a .npz file", found=f"{path}: {error}"
         ) from error

@@ -32,7 +32,7 @@ def load_composites(text: str) -> tuple[Composite, ...]:
         found = list(found) if isinstance(found, list | tuple) else [found]
     if not found or not all(isinstance(entry, Composite) for entry in found):
         raise ModelLoadError(
-            "There is no composite",
+            "there is no composite",
             expected="what the @composite decorator returns, or a list of such",
             found=text,
         )

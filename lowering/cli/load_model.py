@@ -124,7 +124,7 @@ def load_module(location: str) -> ModuleType:
 
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ModelLoadError("There is no such file", found=str(path))
+        raise ModelLoadError("there is no such file", found=str(path))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # the suffix is .py
     known = sys.modules.get(path.stem)
@@ -141,7 +141,7 @@ def _module(name: str) -> ModuleType:
     sys.path.insert(0, os.getcwd())  # as `python -m` does
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         raise ModelLoadError(
-            f"There is no module {name!r}",
+            f"there is no module {name!r}",
             expected=_FORMS,
             hint="run the command in the module's folder, or name the file: file.py:function",
         )
@@ -156,7 +156,7 @@ def _called(function: Callable[[], Any], text: str) -> object:
     ]
     if required:
         raise ModelLoadError(
-            "The function of MODEL must take no arguments",
+            "the function of MODEL must take no arguments",
             expected=_RETURNS,
             found=f"{text} needs {', '.join(required)}",
         )
@@ -180,7 +180,7 @@ def _unpacked(name: str, value: object, text: str) -> Target:
         else type(value).__name__
     )
     raise ModelLoadError(
-        "The function of MODEL returned something else",
+        "the function of MODEL returned something else",
         expected=_RETURNS,
         found=f"{text} returned {kinds}",
     )

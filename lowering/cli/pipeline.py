@@ -66,7 +66,7 @@ def read_pipeline(path: Path) -> tuple[Any, ...]:
         spelled = json.loads(path.read_text(encoding="utf-8"))["pipeline"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineFileError(
-            "This is no list of passes",
+            "this is no list of passes",
             expected="what `ane-passes tune -o FILE.json` writes",
             found=f"{path}: {type(error).__name__}: {error}",
         ) from error

@@ -94,7 +94,7 @@ def _observed(package: str, compute_units: str, calls: int) -> dict[str, Any]:
 
 def _observed_line(observed: dict[str, Any]) -> str:
     if "skipped" in observed:
-        return f"observed: skipped. {observed['skipped']}; this is {observed['found']}"
+        return f"observed: skipped: {observed['skipped']}; this is {observed['found']}"
     return (
         f"observed: {observed['median_ms']:.3f} ms, median of {observed['calls']} calls "
         f"({observed['minimum_ms']:.3f} to {observed['maximum_ms']:.3f}) on {observed['system']}"

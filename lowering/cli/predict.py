@@ -176,5 +176,5 @@ def _write(outputs: dict[str, Any], directory: Path) -> None:
             value.save(directory / f"{name}.png")
         else:
             raise InputError(
-                f"Output {name!r} is no array", found=type(value).__name__, hint="use --json"
+                f"output {name!r} is no array", found=type(value).__name__, hint="use --json"
             )

@@ -109,7 +109,7 @@ def _check_output(output: Path) -> None:
     """Before minutes of work, rather than after."""
     if output.suffix not in (".json", ".mlpackage") or not output.expanduser().parent.is_dir():
         raise SaveError(
-            "The choice cannot be saved there",
+            "the choice cannot be saved there",
             expected="FILE.mlpackage or FILE.json in a folder that exists",
             found=str(output),
         )

@@ -76,7 +76,7 @@ def completed_classifier(
     name = package_name(name)
     if name not in by_name:
         raise LoweringError(
-            f"The classifier's probabilities {name!r} are no output of the model",
+            f"the classifier's probabilities {name!r} are no output of the model",
             expected=", ".join(by_name),
             found=name,
             hint="name one in ct.ClassifierConfig(..., predicted_probabilities_output=...)",
@@ -84,7 +84,7 @@ def completed_classifier(
     size = _elements(by_name[name])
     if size != len(labels):
         raise LoweringError(
-            f"There are {len(labels)} labels for the {_count(size)} scores of output {name!r}",
+            f"there are {len(labels)} labels for the {_count(size)} scores of output {name!r}",
             expected=f"{_count(size)} labels",
             found=f"{len(labels)} labels, scores of shape {_shape(by_name[name])}",
             hint="give one label for each score of one example",
@@ -93,7 +93,7 @@ def completed_classifier(
     taken = {*prepared.inputs, *by_name} - {name}
     if {label, f"{label}_probs"} & taken:
         raise LoweringError(
-            f"The label {label!r} of the classifier has the name of an input or output",
+            f"the label {label!r} of the classifier has the name of an input or output",
             expected="another name",
             hint="name it in ct.ClassifierConfig(..., predicted_feature_name=...)",
         )
@@ -116,13 +116,13 @@ def _labels(given: Any) -> list[Any]:
             return Path(given).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise LoweringError(
-                "The classifier's labels cannot be read", found=f"{given}: {error}"
+                "the classifier's labels cannot be read", found=f"{given}: {error}"
             ) from error
     labels = list(given)
     kinds = {type(label) for label in labels}
     if not labels or kinds not in ({int}, {str}) or len(set(labels)) != len(labels):
         raise LoweringError(
-            "The classifier's labels must be texts or whole numbers, all different",
+            "the classifier's labels must be texts or whole numbers, all different",
             found=", ".join(map(repr, labels[:8])) or "none",
         )
     return labels
@@ -134,7 +134,7 @@ def _only_fitting(count: int, outputs: dict[str, fx.Node]) -> str:
         return fitting[0] if fitting else next(iter(outputs))
     sizes = ", ".join(f"{name} with {_count(_elements(node))}" for name, node in outputs.items())
     raise LoweringError(
-        f"It cannot be told which output the {count} labels are for",
+        f"it cannot be told which output the {count} labels are for",
         expected=f"one output with {count} scores",
         found=sizes,
         hint="name it in ct.ClassifierConfig(..., predicted_probabilities_output=...)",

@@ -73,7 +73,7 @@ def _check_shape(var: Var, expected: torch.Tensor, node: fx.Node) -> None:
         return
     origin = source_of(node)
     raise LoweringError(
-        f"The lowering of {node.target} gives another shape than torch",
+        f"the lowering of {node.target} gives another shape than torch",
         op=f"{node.target} ({node.name})",
         module=origin.module,
         source=origin.line,

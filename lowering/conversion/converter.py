@@ -117,7 +117,7 @@ def convert(
     """
     if minimum_deployment_target < ct.target.iOS16:
         raise LoweringError(
-            "Packages of this kind start with iOS16",
+            "packages of this kind start with iOS16",
             expected="minimum_deployment_target=ct.target.iOS16 or later",
             found=minimum_deployment_target.name,
         )
@@ -199,7 +199,7 @@ def lowering_table(composites: Sequence[Composite] = ()) -> dict[Any, Lowering]:
                 found=type(composite).__name__,
             )
         if composite.op in table:
-            raise CompositeError("Two composites bind the same operator", op=str(composite.op))
+            raise CompositeError("two composites bind the same operator", op=str(composite.op))
         table[composite.op] = composite.lower
     return {**ours, **table}
 

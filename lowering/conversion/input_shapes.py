@@ -78,14 +78,14 @@ class InputShapes:
         expression = size.node.expr
         if expression not in self._bounds:
             raise LoweringError(
-                f"Axis {axis} of input {name!r} is {expression}, a function of another size",
+                f"axis {axis} of input {name!r} is {expression}, a function of another size",
                 hint="give its shapes in inputs=[ct.TensorType(name, shape)], or capture with "
                 "dynamic_shapes where this axis is a torch.export.Dim of its own",
             )
         bounds = self._bounds[expression]
         if bounds.upper > _LARGEST_DIM:
             raise UnboundedSizeError(
-                f"Axis {axis} of input {name!r} has no upper bound, and Core ML needs one",
+                f"axis {axis} of input {name!r} has no upper bound, and Core ML needs one",
                 hint="capture with dynamic_shapes=... torch.export.Dim(name, min=..., max=...), "
                 "or list the sizes: sizes={name: [64, 128]}",
             )
@@ -171,7 +171,7 @@ def check_enumerated(types: Sequence[ct.TensorType | ct.ImageType], target: ct.t
     listed = [entry.name for entry in types if isinstance(entry.shape, ct.EnumeratedShapes)]
     if len(listed) > 1 and target < ct.target.iOS18:
         raise LoweringError(
-            f"Inputs {', '.join(map(repr, listed))} have listed sizes, and Core ML takes one such "
+            f"inputs {', '.join(map(repr, listed))} have listed sizes, and Core ML takes one such "
             "input below iOS18",
             expected="minimum_deployment_target=ct.target.iOS18 or later",
             found=target.name,

@@ -36,7 +36,7 @@ def check_names(names: Sequence[str], what: str) -> None:
     twice = [name for name, count in Counter(map(package_name, names)).items() if count > 1]
     if twice:
         raise LoweringError(
-            f"Two {what} of the package would have the name {', '.join(map(repr, twice))}",
+            f"two {what} of the package would have the name {', '.join(map(repr, twice))}",
             expected="names that differ in letters, digits and underscores",
             found=", ".join(names),
             hint=f"give them other names in {what}=[...]",
@@ -114,7 +114,7 @@ def _compare(
 
 def _differs(what: str, wanted: str, found: str) -> LoweringError:
     return LoweringError(
-        f"The {what} of the package are not those of the program",
+        f"the {what} of the package are not those of the program",
         expected=wanted or "none",
         found=found or "none",
         hint="this is a defect of the conversion; please report it",

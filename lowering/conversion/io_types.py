@@ -88,7 +88,7 @@ def check_states(
         return
     if target < ct.target.iOS18:
         raise LoweringError(
-            f"The model writes {_listed(mutated)}, which Core ML keeps as states from iOS18 on",
+            f"the model writes {_listed(mutated)}, which Core ML keeps as states from iOS18 on",
             expected="minimum_deployment_target=ct.target.iOS18 or later",
             found=target.name,
             hint="raise the target, or pass the values in and return the new ones as outputs",
@@ -155,7 +155,7 @@ def _matched(names: Sequence[str], overrides: Sequence[Any] | None, what: str) -
     if len(named) == len(names):
         return dict(zip(names, named, strict=True))
     raise LoweringError(
-        f"The given {what}s fit the program neither by name nor by number",
+        f"the given {what}s fit the program neither by name nor by number",
         expected=", ".join(names),
         found=", ".join(str(entry.name) for entry in named),
     )

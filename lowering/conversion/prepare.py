@@ -140,7 +140,7 @@ def _constant_inputs(program: ExportedProgram) -> set[str]:
         node = placeholders[spec.arg.name]
         if node.users:
             raise NumberInputError(
-                f"Input {spec.arg.name!r} is a {type(node.meta.get('val')).__name__}, "
+                f"input {spec.arg.name!r} is a {type(node.meta.get('val')).__name__}, "
                 "and a Core ML package takes tensors only",
                 hint="pass the number as a tensor, or fix it before capturing the model",
             )
@@ -199,7 +199,7 @@ def _unused_name(name: str, taken: list[str]) -> str:
 def _output_node(graph: fx.Graph, value: fx.Node, public: str) -> fx.Node:
     if not isinstance(value.meta.get("val"), torch.Tensor):
         raise LoweringError(
-            f"Output {public!r} is a {type(value.meta.get('val')).__name__}, "
+            f"output {public!r} is a {type(value.meta.get('val')).__name__}, "
             "and a Core ML package returns tensors only",
             hint="return it as a tensor, or leave it out",
         )

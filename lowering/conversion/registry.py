@@ -110,7 +110,7 @@ def _lower_stock(
     if target not in STOCK_SEQUENCES:
         lower = stock.get(kinds_of(target)[1])
         if lower is None:
-            raise LoweringError(f"No lowering of {target} takes these arguments", op=str(target))
+            raise LoweringError(f"no lowering of {target} takes these arguments", op=str(target))
         lower(context, internal_node)
         return
     # Written for TorchScript, where each result has a name of its own.

@@ -60,7 +60,7 @@ class BlobWriter:
         sentinel, code, size, start, padding = fields
         if sentinel != _SENTINEL or start + size > len(source):
             raise PackageError(
-                "The weights file is corrupt or truncated", found=f"blob at byte {offset}"
+                "the weights file is corrupt or truncated", found=f"blob at byte {offset}"
             )
         digest = hashlib.sha256()
         for block in _blocks(source, start, size):

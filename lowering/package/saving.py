@@ -59,7 +59,7 @@ def write_package(write: Callable[[Path], Any], path: str | os.PathLike[str]) ->
             put(fresh, target)
     except OSError as error:
         raise SaveError(
-            f"The package could not be written: {reason(error)}",
+            f"the package could not be written: {reason(error)}",
             found=str(target),
             hint="choose a folder that can be written and has space, with -o or save(..., path)",
         ) from error
@@ -77,15 +77,15 @@ def package_path(path: str | os.PathLike[str]) -> Path:
         target = target.with_name(target.name + SUFFIX)
     if target.suffix != SUFFIX:
         raise SaveError(
-            "An ML Program is saved as a package",
+            "an ML Program is saved as a package",
             expected=f"a path ending in {SUFFIX}",
             found=str(target),
         )
     if not target.parent.is_dir():
-        raise SaveError("The output folder does not exist", found=str(target.parent))
+        raise SaveError("the output folder does not exist", found=str(target.parent))
     if target.exists() and not (target / MANIFEST).is_file():
         raise SaveError(
-            "Something that is not a package stands at the output path; it is left alone",
+            "something that is not a package stands at the output path; it is left alone",
             found=str(target),
         )
     return target

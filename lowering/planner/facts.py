@@ -139,7 +139,7 @@ class OpFacts:
             output = _tensor(row["output"])
         except (KeyError, TypeError) as error:
             raise FactsError(
-                "This row does not describe an operator",
+                "this row does not describe an operator",
                 expected='{"op": str, "inputs": [{"shape", "dtype"}], "output": {...}, "attrs"}',
                 found=f"no {error}" if isinstance(error, KeyError) else str(row)[:80],
             ) from error

@@ -54,7 +54,7 @@ def observe(
     """
     if sys.platform != "darwin":
         raise ObserveError(
-            "Times can only be observed on a Mac",
+            "times can only be observed on a Mac",
             expected="macOS",
             found=platform.system(),
             hint="the predicted figures need no Mac",

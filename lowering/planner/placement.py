@@ -109,7 +109,7 @@ def _compute_units(units: object) -> str:
     if name in COMPUTE_UNITS:
         return name
     raise ComputeUnitsError(
-        f"Placement for {name} cannot be predicted",
+        f"placement for {name} cannot be predicted",
         expected=", ".join(COMPUTE_UNITS),
         found=name,
         hint="no prices of GPU placement are known; import a compute plan made on a Mac instead",

@@ -129,7 +129,7 @@ def read_compute_plan(path: str | Path) -> tuple[dict[str, str], list[PlannedOp]
         return dict(raw["system"]), ops
     except OSError as error:
         raise ComputePlanError(
-            f"There is no compute plan at {path}", found=str(error.strerror), hint=hint
+            f"there is no compute plan at {path}", found=str(error.strerror), hint=hint
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ComputePlanError(

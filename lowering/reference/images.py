@@ -47,13 +47,13 @@ def from_image(name: str, kind: Message, given: object) -> Tensor:
     mode = image_mode(kind)
     if not hasattr(given, "mode") or not hasattr(given, "size"):
         raise InputError(
-            f"Input {name!r} must be an image",
+            f"input {name!r} must be an image",
             expected=f"a PIL image of mode {mode}",
             found=type(given).__name__,
         )
     if given.mode != mode:
         raise InputError(
-            f"Input {name!r} has the wrong image mode",
+            f"input {name!r} has the wrong image mode",
             expected=mode,
             found=given.mode,
             hint=f"image.convert({mode!r})",
@@ -61,7 +61,7 @@ def from_image(name: str, kind: Message, given: object) -> Tensor:
     width, height = given.size
     if not _legal_size(kind, width, height):
         raise InputError(
-            f"Input {name!r} has the wrong image size",
+            f"input {name!r} has the wrong image size",
             expected=_size_text(kind),
             found=f"{width} x {height}",
             hint="resize the image before",
@@ -94,7 +94,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ExecutionError("Images need Pillow", hint="pip install pillow") from error
+        raise ExecutionError("images need Pillow", hint="pip install pillow") from error
     return Image
 
 

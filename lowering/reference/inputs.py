@@ -32,9 +32,9 @@ def given_inputs(model: LoadedModel, assignments: Iterable[str], seed: int) -> d
     for assignment in assignments:
         name, separator, word = assignment.partition("=")
         if not separator:
-            raise InputError("Cannot read an input", expected="NAME=VALUE", found=assignment)
+            raise InputError("cannot read an input", expected="NAME=VALUE", found=assignment)
         if name not in model.inputs:
-            raise InputError(f"The model has no input {name!r}", expected=", ".join(model.inputs))
+            raise InputError(f"the model has no input {name!r}", expected=", ".join(model.inputs))
         words[name] = word
     generator = np.random.default_rng(seed)
     return {
@@ -75,7 +75,7 @@ def _value(feature: Feature, word: str, generator: np.random.Generator) -> objec
         number = float(word)
     except ValueError as error:
         raise InputError(
-            f"Cannot read input {feature.name!r}",
+            f"cannot read input {feature.name!r}",
             expected="a .npy file, an image, a number, random or zeros",
             found=word,
         ) from error
@@ -86,7 +86,7 @@ def _read_array(feature: Feature, path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read input {feature.name!r}", found=f"{path}: {error}") from error
+        raise InputError(f"cannot read input {feature.name!r}", found=f"{path}: {error}") from error
     return np.asarray(array)
 
 
@@ -94,14 +94,14 @@ def _read_image(feature: Feature, path: Path) -> object:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise InputError("An image input needs Pillow", hint="pip install pillow") from error
+        raise InputError("an image input needs Pillow", hint="pip install pillow") from error
     try:
         image = Image.open(path)
         image.load()
     except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"Cannot read input {feature.name!r}", found=f"{path}: {error}") from error
+        raise InputError(f"cannot read input {feature.name!r}", found=f"{path}: {error}") from error
     if feature.image is None:
-        raise InputError(f"Input {feature.name!r} is no image", expected="a .npy file")
+        raise InputError(f"input {feature.name!r} is no image", expected="a .npy file")
     return image
 
 

@@ -68,7 +68,7 @@ class Feature:
 
     def _wrong_shape(self, expected: str, found: tuple[int, ...]) -> InputError:
         return InputError(
-            f"Input {self.name!r} has the wrong shape", expected=expected, found=str(found)
+            f"input {self.name!r} has the wrong shape", expected=expected, found=str(found)
         )
 
 
@@ -139,7 +139,7 @@ def missing_and_unknown(
         text = [f"missing {', '.join(missing)}"] if missing else []
         text += [f"unknown {', '.join(unknown)}"] if unknown else []
         raise InputError(
-            "The inputs are not those of the model",
+            "the inputs are not those of the model",
             expected=", ".join(expected),
             found="; ".join(text),
             hint=hint,
@@ -155,11 +155,11 @@ def _as_array(feature: Feature, given: object) -> np.ndarray:
         array = np.asarray(given)
     except ValueError as error:
         raise InputError(
-            f"Input {feature.name!r} is not an array", found=f"{type(given).__name__}: {error}"
+            f"input {feature.name!r} is not an array", found=f"{type(given).__name__}: {error}"
         ) from error
     if array.dtype.kind not in "fiub":
         raise InputError(
-            f"Input {feature.name!r} has the wrong type",
+            f"input {feature.name!r} has the wrong type",
             expected=f"an array of {feature.dtype.name}",
             found=f"{type(given).__name__} with elements of {array.dtype}",
         )
@@ -172,7 +172,7 @@ def _converted(feature: Feature, array: np.ndarray, dtype: DType) -> Tensor:
         whole = np.trunc(array)
         if not np.array_equal(whole, array):
             raise InputError(
-                f"Input {feature.name!r} has the wrong type",
+                f"input {feature.name!r} has the wrong type",
                 expected=f"whole numbers: the model declares {dtype.name}",
                 found=f"{array.dtype} with fractions, NaN or infinity",
             )
@@ -180,7 +180,7 @@ def _converted(feature: Feature, array: np.ndarray, dtype: DType) -> Tensor:
         limits = np.iinfo(dtype.storage)
         if array.min() < limits.min or array.max() > limits.max:
             raise InputError(
-                f"Input {feature.name!r} does not fit {dtype.name}",
+                f"input {feature.name!r} does not fit {dtype.name}",
                 expected=f"{limits.min} to {limits.max}",
                 found=f"{array.min()} to {array.max()}",
             )

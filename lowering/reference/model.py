@@ -113,7 +113,7 @@ class LoadedModel:
         known = {output.name for op in self.ops for output in op.outputs}
         if wanted - known:
             raise InputError(
-                "The program computes no such value",
+                "the program computes no such value",
                 found=", ".join(sorted(wanted - known)),
                 hint="names are those of the outputs of LoadedModel.ops",
             )
@@ -134,7 +134,7 @@ class LoadedModel:
         missing_and_unknown(inputs, self.inputs, sorted(cells))
         if cells and state is None:
             raise InputError(
-                "The model has state, and none was given",
+                "the model has state, and none was given",
                 expected=f"state with {', '.join(sorted(cells))}",
                 hint="pass state=make_state(model), the same object to successive calls",
             )
@@ -143,7 +143,7 @@ class LoadedModel:
             if item.kind == "state":
                 assert state is not None
                 if item.name not in state.cells:
-                    raise InputError("The state is that of another model", expected=item.name)
+                    raise InputError("the state is that of another model", expected=item.name)
                 registers[index] = state.cells[item.name]
                 continue
             feature = self.inputs[item.name]
@@ -224,7 +224,7 @@ def _failure(step: Step, registers: list[Any], error: Exception) -> ExecutionErr
             if isinstance(value, torch.Tensor):
                 shapes.append(f"{item.name} {tuple(value.shape)}")
     return ExecutionError(
-        f"Op {step.op.name!r} could not be executed: {str(error).splitlines()[0]}",
+        f"op {step.op.name!r} could not be executed: {str(error).splitlines()[0]}",
         op=f"{step.op.type} {step.op.name}",
         found=", ".join(shapes) or None,
     )

@@ -28,7 +28,7 @@ def value_name(model: LoadedModel, word: str) -> str:
             found = names[-1]
     if found is None:
         raise InputError(
-            f"Nothing in the program is called {word!r}",
+            f"nothing in the program is called {word!r}",
             expected="a MIL value or op, a node of the converted program, or a module path",
             hint="LoadedModel.ops lists the ops and their values",
         )

@@ -36,7 +36,7 @@ class Precision(Enum):
         except ValueError as error:
             names = ", ".join(item.value for item in cls)
             raise InputError(
-                "Unknown precision", expected=f"one of {names}", found=repr(name)
+                "unknown precision", expected=f"one of {names}", found=repr(name)
             ) from error
 
 

@@ -44,7 +44,7 @@ class State:
         array = np.asarray(array)
         if array.shape != cell.shape:
             raise InputError(
-                f"State {name!r} has the wrong shape",
+                f"state {name!r} has the wrong shape",
                 expected=str(cell.shape),
                 found=str(array.shape),
             )
@@ -54,6 +54,6 @@ class State:
     def _cell(self, name: str) -> StateCell:
         if name not in self.cells:
             raise InputError(
-                f"There is no state {name!r}", expected=f"one of {', '.join(self.cells)}"
+                f"there is no state {name!r}", expected=f"one of {', '.join(self.cells)}"
             )
         return self.cells[name]

@@ -128,7 +128,7 @@ def _library() -> str:
 
 def _missing(error: ModuleNotFoundError) -> ReportError:
     return ReportError(
-        "Pages need packages that are not installed",
+        "pages need packages that are not installed",
         found=f"no module {error.name}",
         hint='pip install "ane-passes[report]", or --format md',
     )

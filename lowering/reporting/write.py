@@ -49,7 +49,7 @@ def read_ablations(path: Path) -> list[Ablation]:
         return [Ablation.from_json(document) for document in documents]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ReportError(
-            "The ablation cannot be read",
+            "the ablation cannot be read",
             expected="what `ane-passes ablate --json` prints",
             found=f"{path}: {type(error).__name__}: {error}",
         ) from error
@@ -67,7 +67,7 @@ def read_ablation(path: Path, model: str | None = None) -> Ablation:
     named = [entry for entry in found if entry.model == model]
     if len(named) != 1:
         raise ReportError(
-            "The file holds ablations of several models",
+            "the file holds ablations of several models",
             expected=", ".join(entry.model for entry in found),
             found=model or "no MODEL",
             hint="name the model's function as MODEL",

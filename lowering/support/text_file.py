@@ -22,7 +22,7 @@ def write_text(text: str, path: str | Path) -> Path:
             put(fresh, target)
     except OSError as error:
         raise SaveError(
-            f"The file could not be written: {reason(error)}",
+            f"the file could not be written: {reason(error)}",
             found=str(target),
             hint="choose a folder that exists and can be written",
         ) from error

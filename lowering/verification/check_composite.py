@@ -133,7 +133,7 @@ def _compare(
 
 def _wrong(composite: Composite, number: int, expected: str, found: str) -> CompositeError:
     return CompositeError(
-        f"Composite {composite.name!r} computes something else than its operator",
+        f"composite {composite.name!r} computes something else than its operator",
         op=f"{composite.op}, sample {number}: {_described(composite.samples[number])}",
         expected=expected,
         found=found,

@@ -166,7 +166,7 @@ def passes_named(metadata: Mapping[str, str]) -> tuple[Pass, ...]:
             steps.append(value(call))
         except (SyntaxError, AssertionError, KeyError, ValueError, TypeError) as error:
             raise VerificationError(
-                "The package was made with a pass that is not known here",
+                "the package was made with a pass that is not known here",
                 found=spelled,
                 hint="name the passes: verify(..., pipeline=...)",
             ) from error
@@ -185,7 +185,7 @@ def _leaves(
     if isinstance(inputs, Mapping) or (inputs is None and not kwargs):
         if program.example_inputs is None:
             raise VerificationError(
-                "The program carries no example inputs", hint="pass inputs=(...)"
+                "the program carries no example inputs", hint="pass inputs=(...)"
             )
         example = tuple(pytree.tree_leaves(program.example_inputs))
         return _replaced(program, example, inputs or {})
@@ -200,7 +200,7 @@ def _leaves(
     leaves = tuple(pytree.tree_leaves((tuple(inputs or ()), ordered)))
     if len(leaves) != len(inputs_of) or set(given) - set(names):
         raise VerificationError(
-            "The inputs do not fit the program",
+            "the inputs do not fit the program",
             expected=", ".join(inputs_of),
             found=f"{len(leaves)} tensors and values, keywords {sorted(given) or 'none'}",
         )
@@ -213,7 +213,7 @@ def _replaced(
     names = [spec.arg.name for spec in _user_inputs(program)]
     if set(arrays) - set(names):
         raise VerificationError(
-            "There is no such input",
+            "there is no such input",
             expected=f"among {', '.join(names)}",
             found=", ".join(sorted(set(arrays) - set(names))),
         )
@@ -229,7 +229,7 @@ def _replaced(
 def _like(name: str, given: object, leaf: object, sizes: Sequence[Any] | None) -> object:
     """``given`` in the dtype of ``leaf``, if it has a shape that the program takes."""
     if not isinstance(leaf, Tensor):
-        raise VerificationError(f"Input {name!r} is fixed", expected=repr(leaf))
+        raise VerificationError(f"input {name!r} is fixed", expected=repr(leaf))
     tensor = given.detach() if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
     wanted = tuple(leaf.shape if sizes is None else sizes)
     fits = len(wanted) == tensor.ndim and all(
@@ -238,7 +238,7 @@ def _like(name: str, given: object, leaf: object, sizes: Sequence[Any] | None) -
     )
     if not fits:
         raise VerificationError(
-            f"Input {name!r} has the wrong shape",
+            f"input {name!r} has the wrong shape",
             expected=str(wanted),
             found=str(tuple(tensor.shape)),
         )

@@ -89,7 +89,7 @@ def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     names = list(model.inputs)
     if len(names) != len(inputs):
         raise VerificationError(
-            "The package takes other inputs than the model",
+            "the package takes other inputs than the model",
             expected=", ".join(inputs) or "none",
             found=", ".join(names) or "none",
         )
@@ -103,7 +103,7 @@ def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
             continue
         if feature.ranges is not None and len(feature.ranges) not in (given.ndim, given.ndim or 1):
             raise VerificationError(
-                f"Input {name!r} of the package does not fit the model's {own!r}",
+                f"input {name!r} of the package does not fit the model's {own!r}",
                 expected=f"{len(feature.ranges)} axes",
                 found=str(tuple(given.shape)),
             )
@@ -183,7 +183,7 @@ def check_outputs(names: Sequence[str], expected: Sequence[Any]) -> None:
     """Raises :class:`VerificationError` unless there are as many outputs as ``expected``."""
     if len(names) != len(expected):
         raise VerificationError(
-            "The package has other outputs than the model",
+            "the package has other outputs than the model",
             expected=f"{len(expected)} tensors",
             found=", ".join(names),
         )

@@ -62,7 +62,7 @@ def _bags(
 
 def _refused(mb: MilBuilder, expected: str, found: str) -> LoweringError:
     return LoweringError(
-        "This embedding bag cannot be lowered",
+        "this embedding bag cannot be lowered",
         op=str(mb.node.target),
         expected=expected,
         found=found,

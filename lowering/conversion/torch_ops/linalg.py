@@ -52,7 +52,7 @@ def _singular_values(
     )
     if vectors_read or least > MOST_SINGULAR_VALUES:
         raise LoweringError(
-            "Singular values are computed for small matrices only, and singular vectors never",
+            "singular values are computed for small matrices only, and singular vectors never",
             op=str(mb.node.target),
             expected=f"a matrix of at most {MOST_SINGULAR_VALUES} rows or columns, values alone",
             found=f"{rows}x{columns}" + (", vectors are read" if vectors_read else ""),

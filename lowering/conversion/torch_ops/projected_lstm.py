@@ -34,7 +34,7 @@ def projected_lstm(
     length, directions = x.shape[0], 2 if bidirectional else 1
     if not isinstance(length, (int, np.integer)) or length * layers * directions > MOST_STEPS:
         raise LoweringError(
-            "An LSTM with proj_size runs step by step, which takes too many steps here",
+            "an LSTM with proj_size runs step by step, which takes too many steps here",
             op=str(mb.node.target),
             expected=f"a fixed length, at most {MOST_STEPS} steps over all layers and directions",
             found=f"length {length}, {layers} layers, {directions} directions",

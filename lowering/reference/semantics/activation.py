@@ -51,7 +51,7 @@ def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
         return F.gelu(x, approximate="tanh")
     if mode == "SIGMOID_APPROXIMATION":
         return x * torch.sigmoid(_GELU_SIGMOID_SLOPE * x)
-    raise ExecutionError("Unknown mode of gelu", found=mode)
+    raise ExecutionError("unknown mode of gelu", found=mode)
 
 
 def sigmoid(x: Tensor) -> Tensor:

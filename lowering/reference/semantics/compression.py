@@ -77,7 +77,7 @@ def constexpr_sparse_to_dense(
     count = int(mask.count_nonzero())
     if count != nonzero_data.numel():
         raise ExecutionError(
-            "The mask of a sparse weight does not fit its data",
+            "the mask of a sparse weight does not fit its data",
             expected=f"{nonzero_data.numel()} elements set",
             found=str(count),
         )

@@ -127,7 +127,7 @@ def _checked(indices: Tensor, size: int, validate: bool | None) -> Tensor:
     low = 0 if validate else -size
     if validate is not False and bool(((index < low) | (index >= size)).any()):
         raise ExecutionError(
-            "An index is out of bounds",
+            "an index is out of bounds",
             expected=f"{low} <= index < {size}",
             found=str(index.reshape(-1)[:_SHOWN].tolist()),
         )
@@ -169,7 +169,7 @@ def _combine(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str)
         divisor = torch.ones_like(data).scatter_reduce(axis, index, updates, "prod")
         return data / divisor
     if mode not in _REDUCE:
-        raise ExecutionError("Unknown mode of scatter", found=mode)
+        raise ExecutionError("unknown mode of scatter", found=mode)
     return data.scatter_reduce(axis, index, updates, _REDUCE[mode])
 
 

@@ -25,7 +25,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
     if name not in _ACTIVATIONS:
         raise ExecutionError(
-            "Unknown activation of a recurrent layer",
+            "unknown activation of a recurrent layer",
             expected=f"one of {', '.join(_ACTIVATIONS)}",
             found=name,
         )

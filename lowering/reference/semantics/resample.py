@@ -63,7 +63,7 @@ def sample(
 ) -> Tensor:
     """``x (B, C, H, W)`` at ``pixels (B, H', W', 2)``, pixel numbers as (x, y)."""
     if padding_mode not in _PADDING:
-        raise ExecutionError("Unknown padding mode", found=padding_mode)
+        raise ExecutionError("unknown padding mode", found=padding_mode)
     mode, centres = _PADDING[padding_mode]
     sizes = torch.tensor([x.shape[-1], x.shape[-2]], dtype=torch.float32)
     if centres:
@@ -93,7 +93,7 @@ def _to_pixels(coordinates: Tensor, sizes: Tensor, mode: str, align_corners: boo
     if mode == "normalized_minus_one_to_one":
         coordinates = (coordinates + 1) / 2
     elif mode != "normalized_zero_to_one":
-        raise ExecutionError("Unknown coordinates mode", found=mode)
+        raise ExecutionError("unknown coordinates mode", found=mode)
     return coordinates * (sizes - 1) if align_corners else coordinates * sizes - 0.5
 
 

@@ -146,7 +146,7 @@ def grid(size: int, count: int, mode: str) -> Tensor:
     elif mode == "OFFSET_CORNERS":
         position = (index + 0.5) * (max(1, size - 1) / count)
     else:
-        raise ExecutionError("Unknown sampling mode", found=mode)
+        raise ExecutionError("unknown sampling mode", found=mode)
     return position.clamp(0, size - 1)
 
 
@@ -165,7 +165,7 @@ def _box_grid(first: float, last: float, count: int, mode: str) -> Tensor:
         return first + index * (extent / (count - 1))
     if mode == "OFFSET_CORNERS":
         return first + (index + 0.5) * (max(1.0, extent) / count)
-    raise ExecutionError("Unknown sampling mode", found=mode)
+    raise ExecutionError("unknown sampling mode", found=mode)
 
 
 def _crop(

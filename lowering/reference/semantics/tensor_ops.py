@@ -89,7 +89,7 @@ def pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0)
             at = at.abs()
             at = torch.where(at >= size, 2 * (size - 1) - at, at)
         else:
-            raise ExecutionError("Unknown mode of pad", found=mode)
+            raise ExecutionError("unknown mode of pad", found=mode)
         x = x.index_select(dim, at)
     return x
 

@@ -30,7 +30,7 @@ def window_pads(
         pad = pad or (0,) * (2 * len(sizes))
         return list(zip(pad[0::2], pad[1::2], strict=True))
     if pad_type not in ("same", "same_lower"):
-        raise ExecutionError("Unknown pad_type", found=pad_type)
+        raise ExecutionError("unknown pad_type", found=pad_type)
     pads = []
     for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         span = (width - 1) * dilation + 1

@@ -63,5 +63,5 @@ def test_tasks_come_back_undone_when_the_scheduler_goes(tmp_path):
 
 
 def test_no_scheduler():
-    with pytest.raises(EngineError, match="No Dask scheduler answers"), DaskCluster(1, "tcp://"):
+    with pytest.raises(EngineError, match="no Dask scheduler answers"), DaskCluster(1, "tcp://"):
         pass

@@ -139,7 +139,7 @@ def test_no_latency(priced):
 
     Priced.latencies = Nothing()
     assert "by latency: unknown" in str(priced({"default": 1.0}).reasons)
-    with pytest.raises(TuneError, match="No variant has a latency"):
+    with pytest.raises(TuneError, match="no variant has a latency"):
         priced({"default": 1.0}, by="latency")
 
 

@@ -132,7 +132,7 @@ def test_definition_errors():
         composite(torch.relu, samples=[(X,)])
     with pytest.raises(CompositeError, match="needs samples"):
         composite(ELU, samples=[])
-    with pytest.raises(CompositeError, match="Two composites"):
+    with pytest.raises(CompositeError, match="two composites"):
         convert(Net(), (X,), composites=(good, good))
 
 

@@ -109,7 +109,7 @@ def test_equal_outputs_may_have_types_of_their_own():
 
 def test_outputs_cannot_share_a_name():
     for names in (["y", "y"], ["a.b", "a_b"]):
-        with pytest.raises(LoweringError, match="Two outputs of the package"):
+        with pytest.raises(LoweringError, match="two outputs of the package"):
             convert(Function(twice), (torch.randn(2, 3),), outputs=names)
 
 

@@ -85,7 +85,7 @@ def test_planned_beside_predicted(package, tmp_path):
 def test_observing_is_skipped_with_a_message(package):
     result = run(package, "--observe", 2)
     assert result.exit_code == 0
-    assert "observed: skipped. Times can only be observed on a Mac" in result.output
+    assert "observed: skipped: times can only be observed on a Mac" in result.output
     assert json.loads(run(package, "--observe", 2, "--json").stdout)["observed"]["skipped"]
 
 

@@ -153,5 +153,5 @@ def test_files_that_are_no_plan(text, message, tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ComputePlanError, match="There is no compute plan"):
+    with pytest.raises(ComputePlanError, match="there is no compute plan"):
         read_compute_plan(tmp_path / "plan.json")

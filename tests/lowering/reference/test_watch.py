@@ -141,5 +141,5 @@ def test_probe_by_value_op_node_and_module(package: Path) -> None:
     assert list(values) == list(dict.fromkeys(words))
     for word in words:
         np.testing.assert_array_equal(values[word], [[1, 2, 3]])
-    with pytest.raises(InputError, match="Nothing in the program is called 'nobody'"):
+    with pytest.raises(InputError, match="nothing in the program is called 'nobody'"):
         values_at(package, {"x0": np.ones((1, 3))}, at=["nobody"])
