@@ -53,8 +53,8 @@ _CHANGES = (
 def canonical(program: ExportedProgram) -> ExportedProgram:
     """The same program with ``view`` as ``reshape``, without identities and assertions.
 
-    Tensors without elements, which Core ML does not have, are neither written nor joined. A
-    buffer that every call writes before it reads it is no state.
+    Tensors without elements, which Core ML does not have, are neither written nor joined. An
+    integer buffer that every call writes before it reads it is no state.
     """
     draft = Draft(program)
     for node in list(draft.graph.nodes):
@@ -82,8 +82,15 @@ def canonical(program: ExportedProgram) -> ExportedProgram:
 
 
 def _drop_unread_states(draft: Draft) -> None:
-    """What a call leaves in a buffer is lost where no call reads it."""
-    states = [node for node, _ in draft.lifted() if draft.constant(node) is None]
+    """A counter that every call sets anew is lost: Core ML has no states of its type.
+
+    One of numbers stays, for another function of the package may read what this one wrote.
+    """
+    states = [
+        node
+        for node, tensor in draft.lifted()
+        if draft.constant(node) is None and not tensor.is_floating_point()
+    ]
     for node in states:
         for user in list(node.users):
             if user.target is _aten.full_like.default and not user.kwargs.get("dtype"):

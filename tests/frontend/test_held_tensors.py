@@ -192,10 +192,11 @@ class Overwritten(nn.Module):
         return x + self.count + self.mask + self.last
 
 
-def test_what_is_overwritten_before_it_is_read_is_no_state():
+def test_whole_numbers_that_are_overwritten_before_they_are_read_are_no_state():
     model, args = Overwritten(), (torch.tensor([[0.0, 0.3, -2.0, 1.0]] * 2), torch.tensor([3]))
     program = capture(model, args)
-    assert not program.graph_signature.buffers_to_mutate
+    # Another function of the package may read what this one leaves in a state of numbers.
+    assert list(program.graph_signature.buffers_to_mutate.values()) == ["last"]
     torch.testing.assert_close(program.module()(*args)[0], model(*args))
 
 
