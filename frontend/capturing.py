@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.export._remove_effect_tokens_pass import _remove_effect_tokens
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 from torch.utils import _pytree as pytree
 
 from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
@@ -30,6 +31,7 @@ from frontend.held_tensors import HeldTensors, adopt, written_constants
 from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
 from frontend.program import Draft
+from frontend.size_guards import check_guards, deferring
 from frontend.spelling import is_free_in_code, with_spellable_names
 from frontend.structure import Flat, Structure, flatten
 from frontend.surroundings import plain_torch, undisturbed, without_inference
@@ -119,9 +121,10 @@ def _exported(
     branches: list[tuple[str, str]] = []
     traced, results = _traceable(model, call.kwargs, branches, state)
     try:
-        program = torch.export.export(
-            traced, call.args, call.kwargs, dynamic_shapes=call.dynamic_shapes, strict=False
-        )
+        with deferring() as violations:
+            program = torch.export.export(
+                traced, call.args, call.kwargs, dynamic_shapes=call.dynamic_shapes, strict=False
+            )
     except AnePassesError:
         raise
     except Exception as error:
@@ -129,6 +132,11 @@ def _exported(
     if not state and (written := written_constants(program, model)):
         return _exported(model, call, written)
     check_program(program)
+    if violations.error is not None:
+        try:
+            check_guards(program, model, call, violations.error)
+        except (ConstraintViolationError, AssertionError) as error:
+            raise explain_export_error(error, model, call.args, call.kwargs) from error
     remember_symbols(program, call.axes)
     program.graph_module.meta[BRANCHES] = tuple(dict.fromkeys(branches))
     return program, results[-1]

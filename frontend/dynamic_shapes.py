@@ -36,12 +36,14 @@ class Call:
         kwargs: keyword inputs, likewise.
         dynamic_shapes: as torch.export takes it; ``None`` where every size is fixed.
         axes: of each named Dim one place, (position of the flat input, axis, the Dim).
+        sizes: every place of a named or derived Dim, likewise.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     dynamic_shapes: Any
     axes: Mapping[str, tuple[int, int, Dim]]
+    sizes: Sequence[tuple[int, int, Dim]] = ()
 
 
 def settle_call(
@@ -86,7 +88,26 @@ def settle_call(
         for tensor, axis, entry, _ in reversed(places)
         if isinstance(entry, Dim) and not hasattr(entry, "root")
     }
-    return Call(bound.args, bound.kwargs, specs, axes)
+    sizes = [
+        (index_of[id(tensor)], axis, entry)
+        for tensor, axis, entry, _ in places
+        if isinstance(entry, Dim)
+    ]
+    return Call(bound.args, bound.kwargs, specs, axes, sizes)
+
+
+def resized(call: Call, sizes: Mapping[str, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of ``call`` with the named sizes, cut or repeated along those axes."""
+    specs = list(call.dynamic_shapes.values())
+    args = [
+        _widened(value, spec, sizes)
+        for value, spec in zip(call.args, specs[: len(call.args)], strict=True)
+    ]
+    kwargs = {
+        name: _widened(value, call.dynamic_shapes[name], sizes)
+        for name, value in call.kwargs.items()
+    }
+    return tuple(args), kwargs
 
 
 def signature_of(forward: Callable[..., Any], kwargs: Mapping[str, Any]) -> inspect.Signature:

@@ -76,18 +76,22 @@ def decomposed(
 
 def _cannot_vary(text: str, source: str | None) -> SizeError:
     """torch lists each constraint after a dash, and what would hold after its headline."""
-    reasons, _, rest = text.partition("Suggested fixes:")
+    reasons = text.partition("Suggested fixes:")[0]
     broken = re.findall(r"^\s*- (.*)", reasons, flags=re.MULTILINE)
-    fixes = [line.strip() for line in rest.partition("The error above")[0].splitlines()]
-    advice = "; ".join(fix for fix in fixes if fix)
     return SizeError(
         "a size that was to be dynamic cannot vary as dynamic_shapes asks",
         source=source,
         expected="a model that runs for every size in the range",
         found=" ".join(reason.partition(" If you're using")[0] for reason in broken),
-        hint=(f"torch suggests {advice}; or " if advice else "")
-        + "write fixed sizes in the model with x.shape",
+        hint=suggested(text) + "write fixed sizes in the model with x.shape",
     )
+
+
+def suggested(text: str) -> str:
+    """``torch suggests ...; or`` from a message of torch's, ``""`` where it suggests nothing."""
+    rest = text.partition("Suggested fixes:")[2].partition("The error above")[0]
+    advice = "; ".join(line.strip() for line in rest.splitlines() if line.strip())
+    return f"torch suggests {advice}; or " if advice else ""
 
 
 def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

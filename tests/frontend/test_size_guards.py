@@ -1,0 +1,137 @@
+"""Conditions on dynamic sizes that torch cannot prove are decided size by size."""
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+from frontend.capturing import capture
+from frontend.errors import SizeError
+from frontend.program import runnable
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def captured(function, low=4, high=32):
+    x = torch.randn(1, 9, 6)
+    return capture(Calls(function), (x,), dynamic_shapes={"x": {1: Dim("n", min=low, max=high)}})
+
+
+def half(x):
+    return x[:, : x.shape[1] // 2]
+
+
+def halves(x):
+    n = x.shape[1]
+    return torch.cat([x[:, n // 2 :], x[:, : n // 2]], 1)
+
+
+def middle_third(x):
+    n = x.shape[1]
+    return x[:, n // 3 : 2 * n // 3].mean(1)
+
+
+def rounded_up(x):
+    return x[:, : (x.shape[1] + 1) // 2].sum(1)
+
+
+def smaller_of_two(x):
+    n = x.shape[1]
+    return x * 2 if min(2 + n, 4 + 2 * n) == 2 + n else x * 3
+
+
+def one_size_is_contiguous(x):
+    return torch.zeros(1, 32, 6)[:, : x.shape[1]].reshape(-1, 6) + x[0]
+
+
+@pytest.mark.parametrize(
+    "function", [half, halves, middle_third, rounded_up, smaller_of_two, one_size_is_contiguous]
+)
+def test_the_whole_range_is_taken(function):
+    program = captured(function)
+    (constraint,) = program.range_constraints.values()
+    assert (constraint.lower, constraint.upper) == (4, 32)
+    module = runnable(program)
+    for n in (4, 5, 9, 31, 32):
+        x = torch.randn(1, n, 6)
+        torch.testing.assert_close(module(x)[0], function(x))
+
+
+def only_short(x):
+    return x * 2 if x.shape[1] <= 10 else x * 3
+
+
+def all_but_one(x):
+    return x * 2 if x.shape[1] != 32 else x * 3
+
+
+def one_size(x):
+    return x * float(x.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("function", "condition", "size"),
+    [(only_short, "n <= 10", "n = 11"), (all_but_one, "Ne(n, 32)", "n = 32"),
+     (one_size, "Eq(n, 9)", "n = 4")],
+)  # fmt: skip
+def test_other_code_at_some_sizes_is_refused_with_its_line(function, condition, size):
+    with pytest.raises(SizeError) as raised:
+        captured(function)
+    details = raised.value.details
+    assert details["source"].startswith("test_size_guards.py")
+    assert condition in details["found"] and size in details["found"]
+
+
+def test_a_size_at_which_the_model_fails_is_named():
+    table = torch.zeros(1, 31, 6)
+
+    def fails_at_the_end(x):
+        if x.shape[1] == 32:
+            raise ValueError("too long")
+        return table[:, : x.shape[1]] + x
+
+    with pytest.raises(SizeError, match=r"does not run at n = 32"):
+        captured(fails_at_the_end)
+    captured(fails_at_the_end, high=31)
+
+
+def test_two_sizes_and_a_state():
+    class Cache(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("keys", torch.zeros(1, 2, 16, 8))
+
+        def forward(self, k, mask):
+            n, end = k.shape[2], mask.shape[-1]
+            self.keys[:, :, end - n : end] = k
+            return (self.keys[:, :, :end].repeat_interleave(2, 1) + mask[..., None]).sum(2)
+
+    n, end = Dim("n", min=1, max=8), Dim("end", min=1, max=16)
+    model, inputs = Cache(), (torch.randn(1, 2, 4, 8), torch.zeros(1, 1, 9))
+    program = capture(model, inputs, dynamic_shapes={"k": {2: n}, "mask": {2: end}})
+    module = runnable(program)
+    assert not model.keys.any()
+    for size, last in ((5, 5), (2, 7), (8, 16)):
+        k, mask = torch.randn(1, 2, size, 8), torch.randn(1, 1, last)
+        torch.testing.assert_close(module(k, mask)[0], model(k, mask))
+
+
+def test_ranges_too_large_to_go_through_are_refused_by_torchs_words():
+    with pytest.raises(SizeError, match="cannot vary"):
+        captured(half, high=100_000)
+
+
+def test_derived_sizes():
+    n = Dim("n", min=2, max=16)
+    x = torch.randn(1, 18, 6)
+    program = capture(Calls(halves), (x,), dynamic_shapes={"x": {1: 2 * n}})
+    for size in (4, 6, 32):
+        x = torch.randn(1, size, 6)
+        torch.testing.assert_close(runnable(program)(x)[0], halves(x))
