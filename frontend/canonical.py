@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.export import ExportedProgram
 
 from frontend.program import Draft
 from frontend.recurrent import ATEN_NAMES
@@ -50,13 +49,12 @@ _CHANGES = (
 )
 
 
-def canonical(program: ExportedProgram) -> ExportedProgram:
-    """The same program with ``view`` as ``reshape``, without identities and assertions.
+def make_canonical(draft: Draft) -> None:
+    """Writes ``view`` as ``reshape`` and drops identities and assertions.
 
     Tensors without elements, which Core ML does not have, are neither written nor joined. An
     integer buffer that every call writes before it reads it is no state.
     """
-    draft = Draft(program)
     for node in list(draft.graph.nodes):
         if node.op != "call_function":
             continue
@@ -78,7 +76,6 @@ def canonical(program: ExportedProgram) -> ExportedProgram:
             node.replace_all_uses_with(node.args[0])
             draft.graph.erase_node(node)
     _drop_unread_states(draft)
-    return draft.close()
 
 
 def _drop_unread_states(draft: Draft) -> None:

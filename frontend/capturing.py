@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
 from frontend.branches import run_all_paths
 from frontend.branches.state import ValueInPythonError
-from frontend.canonical import canonical
+from frontend.canonical import make_canonical
 from frontend.constant_buffers import numbers_as_constants
 from frontend.dynamic_shapes import Call, remember_symbols, settle_call, signature_of
 from frontend.errors import AnePassesError, CaptureError
@@ -258,8 +258,9 @@ def _normalise(program: ExportedProgram, result: Flat | None) -> ExportedProgram
             # They keep run-time checks in order, and a package checks nothing.
             program = _remove_effect_tokens(program)
         program = to_cpu_float32(program)
-        program = canonical(program)
     draft = Draft(program)
+    make_canonical(draft)
+    draft.tidy()
     taken = [node.name for node in draft.user_inputs()]
     draft.rename_outputs(_output_names(program, result, taken))
     program = draft.close()

@@ -47,7 +47,6 @@ class Draft:
         self.fake_mode = _fake_mode(self.graph)
         self._specs = {_name(spec): spec for spec in self._inputs}
         self._frozen = set(program.graph_signature.buffers_to_mutate.values())
-        self._node_names = {node.name for node in self.graph.nodes}
 
     @property
     def root(self) -> fx.GraphModule:
@@ -78,7 +77,6 @@ class Draft:
         with self.graph.inserting_before(first_input):
             node = self.graph.placeholder(self._free_name("c_" + target.replace(".", "_")))
         node.target = node.name
-        self._node_names.add(node.name)
         if self.fake_mode is None:
             self.fake_mode = FakeTensorMode()
         node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)
@@ -189,47 +187,77 @@ class Draft:
         """Erases what nobody reads, random operators included: the program is functional."""
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
 
-    def close(self) -> ExportedProgram:
-        """The edited program: dead code dropped, outputs named, signature in step, verified."""
+    def tidy(self) -> None:
+        """Drops dead code and unused constants, names the outputs, checks the graph.
+
+        Raises:
+            RuntimeError: a value is used before it is defined, or is no part of the graph.
+        """
         self.drop_dead_code()
         self._drop_unused()
         self._settle_outputs()
         self.graph.lint()
+
+    @property
+    def signature(self) -> ExportGraphSignature:
+        """The signature of the program that ``close`` would make now, after ``tidy``."""
+        return ExportGraphSignature(input_specs=self._inputs, output_specs=self._outputs)
+
+    def kept(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """State and constants that the program still refers to."""
+        names = {s.target for s in self._inputs} | {s.target for s in self._outputs}
+        state, constants = (
+            {name: value for name, value in home.items() if name in names}
+            for home in (self._state, self._constants)
+        )
+        return state, constants
+
+    def close(self) -> ExportedProgram:
+        """The edited program, tidied and verified; the draft is not to be used any more."""
+        self.tidy()
         old = self._program
-        signature = ExportGraphSignature(input_specs=self._inputs, output_specs=self._outputs)
-        kept = {s.target for s in self._inputs} | {s.target for s in self._outputs}
-        program = ExportedProgram(
-            root=fx.GraphModule(old.graph_module, self.graph),
+        state, constants = self.kept()
+        return ExportedProgram(
+            root=old.graph_module,
             graph=self.graph,
-            graph_signature=signature,
-            state_dict={k: v for k, v in self._state.items() if k in kept},
+            graph_signature=self.signature,
+            state_dict=state,
             range_constraints=old.range_constraints,
             module_call_graph=self._call_graph(),
             example_inputs=old.example_inputs,
-            constants={k: v for k, v in self._constants.items() if k in kept},
+            constants=constants,
             verifiers=old.verifiers,
         )
-        program.graph_module.meta.update(old.graph_module.meta)
-        return program
 
     def _lifted(self, node: fx.Node) -> bool:
         spec = self._specs.get(node.name)
         return spec is not None and spec.kind in _LIFTED
 
     def _free_name(self, name: str) -> str:
+        taken = {node.name for node in self.graph.nodes}
         candidate, count = name, 1
-        while candidate in self._node_names:
+        while candidate in taken:
             candidate, count = f"{name}_{count}", count + 1
         return candidate
 
+    def _name(self, node: fx.Node, name: str) -> None:
+        """Give ``node`` exactly this free name, and no later node of the graph."""
+        self.graph._graph_namespace.create_name(name, None)
+        node.name = name
+
     def _drop_unused(self) -> None:
-        for node in list(self.graph.nodes):
-            if node.op != "placeholder" or node.users or not self._lifted(node):
+        for node in list(self.graph.find_nodes(op="placeholder")):
+            if node.users or not self._lifted(node):
                 continue
             if self._specs[node.name].target in self._frozen:
                 continue
-            self._inputs.remove(self._specs.pop(node.name))
+            spec = self._specs.pop(node.name)
+            self._inputs.remove(spec)
             self.graph.erase_node(node)
+            if all(other.target != spec.target for other in self._inputs):
+                # A tensor that a rewrite made and another one replaced is not held on to.
+                self._state.pop(cast(str, spec.target), None)
+                self._constants.pop(cast(str, spec.target), None)
 
     def _settle_outputs(self) -> None:
         """Each output gets a node of its own with its public name."""
@@ -259,11 +287,10 @@ class Draft:
         for name in wanted.values():
             holder = holders.get(name)
             if holder is not None and holder not in wanted and holder.op != "placeholder":
-                holder.name = self._free_name(f"{name}_inner")
-                self._node_names.add(holder.name)
+                self._name(holder, self._free_name(f"{name}_inner"))
         for node, name in wanted.items():
-            node.name = name
-            self._node_names.add(name)
+            if node.name != name:
+                self._name(node, name)
         self._outputs = [
             _renamed(spec, result) for spec, result in zip(self._outputs, results, strict=True)
         ]

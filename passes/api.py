@@ -55,14 +55,12 @@ def optimize_for_ane(
     if progress is not None:
         progress("capture")
     check = NumericCheck(program) if verify else None
-
-    def after_each(step: Pass, rewritten: ExportedProgram) -> None:
-        if check is not None:
-            check(step.name, rewritten)
-        if progress is not None:
-            progress(step.name)
-
     with plain_torch():
-        rewritten, reports = run(program, pipeline, after_each=after_each)
+        rewritten, reports = run(
+            program,
+            pipeline,
+            after_each=None if check is None else lambda step, left: check(step.name, left),
+            progress=progress,
+        )
     forward = model.forward if isinstance(model, nn.Module) else None
     return OptimizedModel(rewritten, reports, pipeline, forward)

@@ -7,14 +7,32 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.export import ExportedProgram
 
-from frontend.program import FakeCalls
+from frontend.program import Draft, FakeCalls
 from passes.base import Pass
 from passes.errors import InvariantError
 
+# Inputs and outputs, each as name, shape and dtype.
+Interface = tuple[list[tuple[str, Any, Any]], list[tuple[str, Any, Any]]]
 
-def check_signature(before: ExportedProgram, after: ExportedProgram, step: Pass) -> None:
+
+def interface(draft: Draft) -> Interface:
+    """Names, shapes and dtypes of the call's inputs and of its results, in order."""
+    nodes = {node.name: node for node in draft.graph.nodes}
+
+    def described(name: Any) -> tuple[str, Any, Any]:
+        node = nodes.get(name) if isinstance(name, str) else None
+        value = node.meta.get("val") if node is not None else name
+        if isinstance(value, torch.Tensor):
+            return str(name), tuple(value.shape), value.dtype
+        return str(name), None, None
+
+    signature = draft.signature
+    inputs, outputs = signature.user_inputs, signature.user_outputs
+    return [described(name) for name in inputs], [described(name) for name in outputs]
+
+
+def check_signature(before: Interface, after: Interface, step: Pass) -> None:
     """User inputs and outputs keep names, order, shapes and dtypes.
 
     A pass whose ``changes_outputs`` is true may change the shapes of outputs.
@@ -22,11 +40,11 @@ def check_signature(before: ExportedProgram, after: ExportedProgram, step: Pass)
     Raises:
         InvariantError: one of them differs.
     """
-    for kind in ("inputs", "outputs"):
-        expected: Any = _described(before, kind)
-        found: Any = _described(after, kind)
-        if step.changes_outputs and kind == "outputs":
-            expected, found = ([entry[::2] for entry in d] for d in (expected, found))
+    for kind, then, now in zip(("inputs", "outputs"), before, after, strict=True):
+        expected, found = (
+            ([entry[::2] for entry in side] if step.changes_outputs and kind == "outputs" else side)
+            for side in (then, now)
+        )
         if expected != found:
             raise InvariantError(
                 f"pass {step.name} changed the program's {kind}",
@@ -57,18 +75,3 @@ def check_fakes(emitted: list[fx.Node], step: Pass, mode: FakeTensorMode | None)
                 found=f"{stored.dtype} {tuple(stored.shape)}",
                 hint=step.advice,
             )
-
-
-def _described(program: ExportedProgram, kind: str) -> list[tuple[str, Any, Any]]:
-    signature = program.graph_signature
-    names = signature.user_inputs if kind == "inputs" else signature.user_outputs
-    nodes = {node.name: node for node in program.graph.nodes}
-    found = []
-    for name in names:
-        node = nodes.get(name) if isinstance(name, str) else None
-        value = node.meta.get("val") if node is not None else name
-        tensor = isinstance(value, torch.Tensor)
-        found.append(
-            (str(name), tuple(value.shape) if tensor else None, value.dtype if tensor else None)
-        )
-    return found

@@ -45,6 +45,7 @@ class Rewriter:
     A node may be read freely; whatever is written goes through this object.
 
     Attributes:
+        has_edited: the graph is not as the pass found it; emitting alone counts.
         rewrites: how many places were rewritten.
         declined: every refusal, in order.
         notes: sentences for the user that are no refusals (warnings of changed behaviour).
@@ -59,9 +60,10 @@ class Rewriter:
         self._constant: dict[fx.Node, bool] = {}
         self._values: dict[fx.Node, torch.Tensor] = {}
         self._fake_calls = FakeCalls(draft.fake_mode)
-        self._has_data_sizes = any("unbacked_bindings" in n.meta for n in draft.graph.nodes)
+        self._has_data_sizes = has_data_sizes(draft.graph)
         self._sites: Callable[[str], bool] = lambda module: True
         self._graph = draft.graph
+        self.has_edited = False
         self.rewrites = 0
         self.declined: list[Declined] = []
         self.notes: list[str] = []
@@ -157,6 +159,7 @@ class Rewriter:
                 found=f"{error} for {[_shape(a) for a in args]}",
                 hint=self._step.advice,
             ) from error
+        self.has_edited = True
         node = self._graph.call_function(target, args, kwargs)
         node.meta["val"] = value
         self.inherit_source(node, self._anchor)
@@ -166,6 +169,7 @@ class Rewriter:
 
     def constant(self, name: str, tensor: torch.Tensor) -> fx.Node:
         """A new constant; ``name`` hints at where it comes from."""
+        self.has_edited = True
         node = self._draft.add_constant(name, tensor)
         self._constant[node] = True
         return node
@@ -182,6 +186,7 @@ class Rewriter:
             InvariantError: their shapes or dtypes differ.
         """
         self._check_same(old, new)
+        self.has_edited = True
         old.replace_all_uses_with(new)
         self.rewrites += counted
 
@@ -206,6 +211,7 @@ class Rewriter:
         """
         if old.target is not known.target:
             raise self._different(old, str(old.target), str(known.target))
+        self.has_edited = True
         old.replace_all_uses_with(known)
         self.rewrites += 1
 
@@ -217,6 +223,7 @@ class Rewriter:
                 may give the program's results another shape.
         """
         self._check_same(old, new, any_shape=user is self.output and self._step.changes_outputs)
+        self.has_edited = True
         user.replace_input_with(old, new)
 
     def rewritten(self, node: fx.Node) -> None:
@@ -225,6 +232,7 @@ class Rewriter:
 
     def inherit_source(self, node: fx.Node, origin: fx.Node) -> None:
         """Lets an emitted node come from where ``origin`` comes from."""
+        self.has_edited = True
         for key in _SOURCE_KEYS:
             if origin.meta.get(key):
                 node.meta[key] = origin.meta[key]
@@ -251,6 +259,7 @@ class Rewriter:
 
     def erase(self, node: fx.Node) -> None:
         """Removes a node without users."""
+        self.has_edited = True
         self._graph.erase_node(node)
 
     def decline(self, node: fx.Node, reason: str) -> None:
@@ -304,6 +313,7 @@ class Rewriter:
 
     def keep_buffer(self, node: fx.Node) -> None:
         """Drops the program's writes to the buffer behind ``node``: it is constant from now on."""
+        self.has_edited = True
         self._draft.keep_buffer(node)
         self._constant.clear()
 
@@ -314,6 +324,11 @@ class Rewriter:
     def user_inputs(self) -> list[fx.Node]:
         """Placeholders of the call's arguments, in order."""
         return self._draft.user_inputs()
+
+
+def has_data_sizes(graph: fx.Graph) -> bool:
+    """Whether some size of the program is known only when the model runs."""
+    return any("unbacked_bindings" in node.meta for node in graph.nodes)
 
 
 def _is_sized_by_data(node: fx.Node) -> bool:
