@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from frontend.program import Draft, FakeCalls
 from frontend.random_calls import is_pure
-from frontend.source import Source, source_of
+from frontend.source import Source, module_path, source_of
 from passes.base import Pass
 from passes.errors import InvariantError
 from passes.patterns.nodes import Target
@@ -61,7 +61,7 @@ class Rewriter:
         self._values: dict[fx.Node, torch.Tensor] = {}
         self._fake_calls = FakeCalls(draft.fake_mode)
         self._has_data_sizes = has_data_sizes(draft.graph)
-        self._sites: Callable[[str], bool] = lambda module: True
+        self._sites: Callable[[str], bool] | None = None
         self._graph = draft.graph
         self.has_edited = False
         self.rewrites = 0
@@ -82,10 +82,11 @@ class Rewriter:
 
     def nodes(self) -> list[fx.Node]:
         """Every call of an operator where the pass may look, in program order."""
+        sites = self._sites
         return [
             node
             for node in self._graph.nodes
-            if node.op == "call_function" and self._sites(source_of(node).module)
+            if node.op == "call_function" and (sites is None or sites(module_path(node)))
         ]
 
     def find(self, *targets: Target) -> list[fx.Node]:
@@ -106,7 +107,9 @@ class Rewriter:
     def limited_to(self, modules: Collection[str], *, inverted: bool = False) -> Iterator[None]:
         """Inside, only operators of these modules are found, or only those of all others."""
         before = self._sites
-        self._sites = lambda module: before(module) and (module in modules) != inverted
+        self._sites = lambda module: (
+            (before is None or before(module)) and (module in modules) != inverted
+        )
         try:
             yield
         finally:
