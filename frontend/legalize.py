@@ -9,7 +9,8 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from frontend.program import Draft, fake_call
+from frontend.fake_calls import fake_call
+from frontend.program import Draft
 
 # Core ML stores no bfloat16 or float64, and rewrites are compared in float32; half precision
 # is chosen at conversion, by the package's compute precision.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -328,66 +328,6 @@ def runnable(program: ExportedProgram) -> torch.nn.Module:
         buffers = module.get_submodule(owner)._buffers
         buffers[own_name] = cast(torch.Tensor, buffers[own_name]).clone()
     return module
-
-
-def fake_call(
-    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], mode: FakeTensorMode | None
-) -> Any:
-    """The fake value of one call whose node arguments carry ``meta["val"]``."""
-    args, kwargs = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
-    if mode is None:
-        return target(*args, **kwargs)
-    with mode:
-        return target(*args, **kwargs)
-
-
-class FakeCalls:
-    """Fake calls that remember: equal operators on equal static shapes are computed once.
-
-    A head split repeats the same few operators hundreds of times, and a fake einsum costs
-    milliseconds.
-    """
-
-    def __init__(self, mode: FakeTensorMode | None) -> None:
-        self._mode = mode
-        self._known: dict[Hashable, Any] = {}
-
-    def __call__(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """As ``fake_call``."""
-        key = (target, _signature(args), _signature(kwargs))
-        if _SYMBOLIC in _leaves(key[1:]):
-            return fake_call(target, args, kwargs, self._mode)
-        if key not in self._known:
-            self._known[key] = fake_call(target, args, kwargs, self._mode)
-        return self._known[key]
-
-
-_SYMBOLIC = "symbolic"
-
-
-def _signature(value: object) -> Hashable:
-    """What decides the fake value of a call: types, numbers, shapes, strides and dtypes."""
-    if isinstance(value, fx.Node):
-        return _signature(value.meta["val"])
-    if isinstance(value, torch.Tensor):
-        if any(not isinstance(size, int) for size in (*value.shape, *value.stride())):
-            return _SYMBOLIC
-        return (tuple(value.shape), value.stride(), value.dtype)
-    if isinstance(value, list | tuple):
-        return tuple(_signature(part) for part in value)
-    if isinstance(value, dict):
-        return tuple((name, _signature(part)) for name, part in sorted(value.items()))
-    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-        return _SYMBOLIC
-    return (type(value), value)
-
-
-def _leaves(value: object) -> Iterator[Any]:
-    if isinstance(value, tuple):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
 
 
 def _copy_graph(old: fx.Graph) -> fx.Graph:

@@ -8,7 +8,8 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from frontend.program import Draft, FakeCalls
+from frontend.fake_calls import FakeCalls
+from frontend.program import Draft
 from passes.base import Pass
 from passes.errors import InvariantError
 

@@ -11,7 +11,8 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from frontend.program import Draft, FakeCalls
+from frontend.fake_calls import FakeCalls
+from frontend.program import Draft
 from frontend.random_calls import is_pure
 from frontend.source import Source, module_path, source_of
 from passes.base import Pass

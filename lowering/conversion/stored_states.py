@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from frontend.program import Draft, fake_call
+from frontend.fake_calls import fake_call
+from frontend.program import Draft
 from lowering.conversion.distinct_outputs import package_name
 from lowering.errors import LoweringError
 
