@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.decompositions import copy
 from frontend.errors import AnePassesError, CaptureError, DataDependentError, SizeError
+from frontend.source import quoted_lines, raising_line, spelled
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
@@ -107,20 +107,12 @@ def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
 
 def user_line(trace: TracebackType | None) -> str | None:
     """``file.py:41 code`` of the innermost frame outside torch and this package."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(trace)
-        if not frame.filename.startswith((_TORCH, _OURS)) and not frame.filename.startswith("<")
-    ]
-    if not frames:
-        return None
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].line}".strip()
+    return raising_line(trace, (_TORCH, _OURS))
 
 
 def _quoted_line(text: str) -> str | None:
-    found = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]+)', text)
-    outside = [f for f in found if not f[0].startswith((_TORCH, _OURS))]
-    return f"{Path(outside[-1][0]).name}:{outside[-1][1]} {outside[-1][2]}" if outside else None
+    outside = [f for f in quoted_lines(text) if not f[0].startswith((_TORCH, _OURS))]
+    return spelled(*outside[-1]) if outside else None
 
 
 def _shorten(text: str) -> str:

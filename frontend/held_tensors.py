@@ -47,7 +47,7 @@ class HeldTensors(TorchFunctionMode):
                         self._homes.setdefault(storage_id(tensor), (table, name, tensor))  # type: ignore[arg-type]
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Calls ``func`` with the tensors that the exporter knows."""
         if func is torch._C._set_grad_enabled:

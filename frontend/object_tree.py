@@ -73,7 +73,7 @@ def _walk(model: nn.Module) -> Iterator[tuple[str, Any]]:
                 queue.append((".".join(filter(None, (path, str(name)))), part))
 
 
-def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
+def _parts(value: object) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, nn.Module):
         yield from _module_parts(value)
     elif isinstance(value, dict):
@@ -90,7 +90,7 @@ def _module_parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield "" if name in ("_parameters", "_buffers", "_modules") else name, value
 
 
-def _attributes(value: Any) -> dict[str, Any] | None:
+def _attributes(value: object) -> dict[str, Any] | None:
     """The attributes of an object that a model may keep its state in."""
     if isinstance(value, type | ModuleType | FunctionType | MethodType | Tensor):
         return None
@@ -100,6 +100,6 @@ def _attributes(value: Any) -> dict[str, Any] | None:
     return found if type(found) is dict else None
 
 
-def _may_hold_tensors(value: Any) -> bool:
+def _may_hold_tensors(value: object) -> bool:
     plain = None | bool | int | float | complex | str | bytes | torch.dtype | torch.device
     return not isinstance(value, plain)

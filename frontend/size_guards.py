@@ -218,7 +218,7 @@ def _widen(program: ExportedProgram, environment: ShapeEnv, symbol: sympy.Symbol
             ranges[symbol] = ValueRanges(lower, max(known.upper, sympy.Integer(dim.max)))
 
 
-def _tensors(value: Any) -> Sequence[Tensor]:
+def _tensors(value: object) -> Sequence[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import traceback
 from dataclasses import dataclass
 from pathlib import PurePath
+from types import TracebackType
 
 from torch import fx
 
@@ -49,10 +51,28 @@ def module_path(node: fx.Node) -> str:
 
 def source_line(node: fx.Node) -> str:
     """``file.py:41 code`` of the innermost recorded frame, ``""`` when none was recorded."""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    frames = quoted_lines(node.meta.get("stack_trace") or "")
     # Frames of generated code have no file of the user's.
     frames = [frame for frame in frames if not frame[0].startswith("<")]
     if not frames:
         return ""
-    path, line, code = frames[-1]
-    return f"{PurePath(path).name}:{line} {code.strip()}".rstrip()
+    return spelled(*frames[-1])
+
+
+def spelled(path: str, line: int | str | None, code: str | None) -> str:
+    """A line of a file as everything here names it: ``file.py:41 code``."""
+    return f"{PurePath(path).name}:{line} {(code or '').strip()}".rstrip()
+
+
+def quoted_lines(text: str) -> list[tuple[str, str, str]]:
+    """``(path, line, code)`` of the frames that are written out in ``text``, outermost first."""
+    return _FRAME.findall(text)
+
+
+def raising_line(trace: TracebackType | None, outside: tuple[str, ...] = ()) -> str | None:
+    """``file.py:41 code`` of the innermost frame of ``trace`` that has a file, not below a folder
+    of ``outside``; ``None`` where there is none."""
+    for frame in reversed(traceback.extract_tb(trace)):
+        if not frame.filename.startswith((*outside, "<")):
+            return spelled(frame.filename, frame.lineno, frame.line)
+    return None

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ def recordable_weights(model: nn.Module) -> Iterator[None]:
                 table[name] = tensor  # type: ignore[assignment]
 
 
-def _refuse_gradients(*args: Any, **kwargs: Any) -> NoReturn:
+def _refuse_gradients(*args: object, **kwargs: object) -> NoReturn:
     raise CaptureError(
         "the model computes gradients in forward, which an exporter cannot record",
         source=calling_line() or None,

@@ -114,7 +114,7 @@ def check_program(program: ExportedProgram) -> None:
                 )
 
 
-def _check_input(path: str, leaf: Any) -> None:
+def _check_input(path: str, leaf: object) -> None:
     if isinstance(leaf, Tensor):
         kind = "tensor on the meta device" if leaf.is_meta else _other_kind(leaf)
         if kind:
@@ -145,7 +145,7 @@ def _named(
     ]
 
 
-def _is_cache(value: Any) -> bool:
+def _is_cache(value: object) -> bool:
     """Whether it speaks the protocol of transformers' caches."""
     return not isinstance(value, Tensor | nn.Module) and all(
         callable(getattr(type(value), name, None)) for name in ("update", "get_seq_length")
@@ -173,5 +173,5 @@ def _shape(tensor: Tensor) -> str:
     return "varying lengths" if tensor.is_nested else str(list(tensor.shape))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
     return (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))

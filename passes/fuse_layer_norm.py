@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
+from frontend import fp16
 from frontend.ops import layer_norm
 from frontend.schema import arguments
 from passes.base import Pass
@@ -19,7 +20,6 @@ _MULTIPLIERS = (aten.mul.Tensor, aten.div.Tensor)
 
 # coremltools 9.0 rounds a layer norm's eps to float16, and stores the smallest number of
 # float16 for one that would become zero (*documented*: its add_fp16_cast pass).
-_FLOAT16_SMALLEST = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class ChannelNorm(Pass):
 
     def _eps(self, rw: Rewriter, eps: float) -> float:
         eps = max(float(eps), self.min_eps)
-        if 0 < eps < _FLOAT16_SMALLEST:
+        if 0 < eps < fp16.SMALLEST:
             rw.note(
                 f"a layer norm's eps of {eps:g} is zero in float16; coremltools stores "
-                f"{_FLOAT16_SMALLEST:.1e} for it (min_eps of channel_norm makes it explicit)"
+                f"{fp16.SMALLEST:.1e} for it (min_eps of channel_norm makes it explicit)"
             )
         return eps

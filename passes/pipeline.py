@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
 from typing import Any
 
 from torch import fx
@@ -18,7 +16,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.errors import AnePassesError
 from frontend.program import Draft
-from frontend.source import source_of
+from frontend.source import raising_line, source_of
 from passes.base import Pass
 from passes.checks import Interface, check_fakes, check_signature, interface
 from passes.errors import InvariantError, PassError
@@ -177,7 +175,6 @@ def _apply(step: Pass, rewriter: Rewriter) -> None:
     except (AnePassesError, GuardOnDataDependentSymNode):
         raise
     except Exception as error:  # whatever the code of a user's pass raises
-        frame = traceback.extract_tb(error.__traceback__)[-1]
         node = rewriter.failed_at
         origin = None if node is None else source_of(node)
         raise PassError(
@@ -185,7 +182,7 @@ def _apply(step: Pass, rewriter: Rewriter) -> None:
             op=None if node is None else str(node.target),
             module=None if origin is None else origin.module,
             source=None if origin is None else origin.line,
-            found=f"at {PurePath(frame.filename).name}:{frame.lineno} {frame.line}",
+            found=f"at {raising_line(error.__traceback__)}",
             hint=step.advice,
         ) from error
 

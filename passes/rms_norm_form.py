@@ -9,16 +9,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import fx
 
+from frontend import fp16
 from frontend.ops import layer_norm, rms_norm
 from frontend.schema import arguments
 from passes.base import Pass
 from passes.errors import PassError
 from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
-
-# Smallest normal number of float16. Dividing by anything smaller is undefined where subnormal
-# numbers are flushed to zero.
-_FLOAT16_TINY = 2.0**-14
 
 Form = Literal["scaled", "layer_norm", "native"]
 
@@ -113,7 +110,8 @@ class RmsNormForm(Pass):
 def _scaled(rw: Rewriter, x: fx.Node, axes: list[int], eps: float) -> fx.Node:
     root = math.sqrt(eps)
     largest = rw.emit(aten.amax.default, rw.emit(aten.abs.default, x), axes, True)
-    largest = rw.emit(aten.clamp.default, largest, max(root, _FLOAT16_TINY))
+    # Dividing by anything smaller is undefined where subnormal numbers count as zero.
+    largest = rw.emit(aten.clamp.default, largest, max(root, fp16.NORMAL))
     small = rw.emit(aten.div.Tensor, x, largest)
     power = rw.emit(aten.mean.dim, rw.emit(aten.mul.Tensor, small, small), axes, True)
     floor = rw.emit(aten.mul.Tensor, rw.emit(aten.reciprocal.default, largest), root)

@@ -15,7 +15,7 @@ MOST_ANY = 140
 MOST_IGNORED = 4
 
 
-def annotations(tree: ast.AST) -> Iterator[ast.expr]:
+def annotated(tree: ast.AST) -> Iterator[ast.expr]:
     """Of every parameter and result."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -34,7 +34,7 @@ def is_any(annotation: ast.expr) -> bool:
 
 
 def count_any(source: str) -> int:
-    return sum(map(is_any, annotations(ast.parse(source))))
+    return sum(map(is_any, annotated(ast.parse(source))))
 
 
 def sources(*packages: str) -> list[str]:

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from frontend.branches.data_number import DataNumber, making_tensors
 from frontend.branches.state import BranchError
 from frontend.branches.trace import Trace
+from frontend.source import spelled
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OURS = str(Path(__file__).parents[1]) + os.sep
@@ -298,8 +299,7 @@ def wrapped(
 
 def _line(frame: FrameType, number: int) -> str:
     path = frame.f_code.co_filename
-    code = linecache.getline(path, number, frame.f_globals).strip()
-    return f"{PurePath(path).name}:{number} {code}".rstrip()
+    return spelled(path, number, linecache.getline(path, number, frame.f_globals))
 
 
 def _is_inside(path: str, *prefixes: str) -> bool:

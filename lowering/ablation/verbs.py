@@ -17,10 +17,10 @@ from passes.pipeline import Pass
 
 def ablate(
     model: nn.Module | ExportedProgram,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
     pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
     settings: Settings | None = None,
     only: Collection[str] = (),
@@ -50,10 +50,10 @@ def ablate(
 
 def tune(
     model: nn.Module | ExportedProgram,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes: object = None,
     pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
     settings: Settings | None = None,
     by: By = "price",
@@ -82,9 +82,9 @@ def tune(
 
 def _subject(
     model: nn.Module | ExportedProgram,
-    args: Any,
+    args: object,
     kwargs: Mapping[str, Any] | None,
-    dynamic_shapes: Any,
+    dynamic_shapes: object,
     pipeline: Sequence[Pass],
 ) -> Model:
     return Model(type(model).__name__, model, args, kwargs, tuple(pipeline), dynamic_shapes)

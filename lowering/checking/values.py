@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frontend import fp16
 from lowering.checking.rules import Severity
 from lowering.conversion.integers import ARITHMETIC
-from lowering.package.dtypes import FP16_MAX
 
 INT32 = torch.iinfo(torch.int32)
-# Half of the smallest positive float16: what lies below rounds to zero.
-FP16_TINIEST = 2.0**-25
 
 _aten = torch.ops.aten
 # Beyond this a number is a stand-in for infinity.
@@ -56,7 +54,7 @@ def problem_of(
         peak = finite_peak(result)
         if packet in _FILLS or _masks(args):
             return "fp16-large-constant", f"it fills in {peak:.3g}", None
-        if peak > FP16_MAX:
+        if peak > fp16.MAX:
             return "fp16-overflow", f"values up to {peak:.3g} on the example inputs", None
     if beyond and packet in ARITHMETIC and any(_is_int64(t) for t in tensors(results)):
         return "int64-range", "it computes with integers outside of int32", Severity.WRONG
@@ -68,7 +66,7 @@ def tiny_guard(target: object, args: Sequence[Any]) -> str | None:
     if getattr(target, "overloadpacket", None) not in _GUARDS:
         return None
     for value in args[1:]:
-        if isinstance(value, float) and 0 < abs(value) < FP16_TINIEST:
+        if isinstance(value, float) and 0 < abs(value) < fp16.SMALLEST:
             return f"the constant {value:g} is too small for float16"
     return None
 
@@ -80,7 +78,7 @@ def is_beyond(tensor: Tensor) -> bool:
     if tensor.is_floating_point():
         # A NaN in aminmax compares false, as it should: it is not out of range.
         low, high = (float(value) for value in tensor.detach().aminmax())
-        return low < -FP16_MAX or high > FP16_MAX
+        return low < -fp16.MAX or high > fp16.MAX
     if not _is_int64(tensor):
         return False
     low, high = (int(value) for value in tensor.aminmax())
@@ -111,4 +109,4 @@ def _is_int64(tensor: Tensor) -> bool:
 def _masks(args: Sequence[Any]) -> bool:
     """A number is meant to block: nothing is scaled by a large negative one, or by the largest."""
     numbers = [value for value in args if isinstance(value, float)]
-    return any(number < -FP16_MAX or number > _NO_SCALE for number in numbers)
+    return any(number < -fp16.MAX or number > _NO_SCALE for number in numbers)

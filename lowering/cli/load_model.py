@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -191,10 +190,11 @@ def _guarded(action: Callable[[], Any], message: str) -> Any:
     try:
         return action()
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+        from frontend.source import raising_line
+
         raise ModelLoadError(
             f"{message}: {type(error).__name__}: {_first_line(error)}",
-            source=f"{PurePath(frame.filename).name}:{frame.lineno} {frame.line}",
+            source=raising_line(error.__traceback__),
         ) from error
 
 

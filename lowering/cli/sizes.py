@@ -14,7 +14,9 @@ _EXAMPLE = "tokens=64,128,256"
 class _Sizes(click.ParamType):
     name = "sizes"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
         """``NAME=N,N,...`` as ``(name, [n, ...])``."""
         name, equals, numbers = str(value).partition("=")
         try:

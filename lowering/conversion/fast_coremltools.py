@@ -25,7 +25,7 @@ from coremltools.converters.mil.mil.ops.defs.iOS15.elementwise_unary import cast
 from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
 
-from lowering.package.dtypes import FP16_MAX
+from frontend import fp16
 from lowering.support.halves import to_float16
 
 
@@ -117,7 +117,7 @@ def _overflow_by_extremes(op: Operation) -> bool:
 
 def _fits(value: object) -> bool:
     values = np.asarray(value)
-    return values.size == 0 or bool(values.min() >= -FP16_MAX and values.max() <= FP16_MAX)
+    return values.size == 0 or bool(values.min() >= -fp16.MAX and values.max() <= fp16.MAX)
 
 
 def _cast_by_torch(cls: type[Cast], input_var: Var, dtype_val: str) -> object:

@@ -20,6 +20,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from frontend.fp16 import MAX as FP16_MAX
 from lowering.conversion.state_chains import mark_state_chains
 from lowering.conversion.stored_states import StoredState, stored_states
 from lowering.errors import LoweringError, NumberInputError
@@ -33,7 +34,6 @@ _INPUT_DTYPES = {
     torch.int16: torch.int32,
 }
 _INT32 = torch.iinfo(torch.int32)
-_FP16 = torch.finfo(torch.float16)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _known_dtype(argument: object) -> Any:
 
 def _known_fp16_argument(argument: object) -> Any:
     if isinstance(argument, float) and math.isfinite(argument):
-        return min(max(argument, _FP16.min), _FP16.max)
+        return min(max(argument, -FP16_MAX), FP16_MAX)
     return _known_dtype(argument)
 
 
@@ -248,7 +248,7 @@ def _saturated(tensors: dict[str, Any], fp16: bool) -> dict[str, Any]:
         if value.dtype == torch.int64:
             narrowed = _within(value, _INT32.min, _INT32.max)
         elif fp16 and value.dtype == torch.float32:
-            narrowed = _within(value, _FP16.min, _FP16.max)
+            narrowed = _within(value, -FP16_MAX, FP16_MAX)
         else:
             return value
         if narrowed is not value and isinstance(value, torch.nn.Parameter):

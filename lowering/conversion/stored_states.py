@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from frontend import fp16
 from frontend.fake_calls import fake_call
 from frontend.program import Draft
 from lowering.conversion.distinct_outputs import package_name
@@ -32,7 +33,6 @@ BASE = 2**11
 # Digits, with the sign in the last, by integer type; those left out are numbers of 8 bits.
 _DIGITS = {torch.int16: 2, torch.int32: 3, torch.int64: 3}
 _FLAG = "called_before"
-_LARGEST = torch.finfo(torch.float16).max
 _INT32 = torch.iinfo(torch.int32)
 
 
@@ -171,8 +171,8 @@ class _Form:
         """Refuse a start that the state does not have."""
         start = self._start
         if start.is_floating_point():
-            lost = start.isfinite() & (start.abs() > _LARGEST)
-            limits = f"finite values within {_LARGEST:g}, or infinities"
+            lost = start.isfinite() & (start.abs() > fp16.MAX)
+            limits = f"finite values within {fp16.MAX:g}, or infinities"
         elif self.digits:
             lost = (start < _INT32.min) | (start > _INT32.max)
             limits = "integers of 32 bits"

@@ -104,5 +104,3 @@ BY_NAME: dict[str, DType] = {dtype.name: dtype for dtype in BY_PROTO.values()} |
     "float": FP32,
     "double": FP64,
 }
-
-FP16_MAX = 65504.0  # largest finite fp16 number

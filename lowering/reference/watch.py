@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frontend import fp16
 from frontend.source import Source
-from lowering.package.dtypes import FP16, FP16_MAX
+from lowering.package.dtypes import FP16
 from lowering.reference.program import Op
 
 
@@ -106,7 +107,7 @@ def _problems(raw: Tensor, result: Tensor, is_fp16: bool) -> Iterator[tuple[str,
     if is_fp16:
         # Rounding to nearest: numbers up to half a step above the largest still fit. Unrounded
         # (precision fp32) the magnitude itself is compared.
-        beyond = torch.isinf(result) if result is not raw else raw.abs() > FP16_MAX
+        beyond = torch.isinf(result) if result is not raw else raw.abs() > fp16.MAX
         overflow = int((beyond & torch.isfinite(raw)).sum())
         if overflow:
             yield "fp16 overflow", overflow

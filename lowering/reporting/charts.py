@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from frontend import fp16
 from lowering.reporting.accuracy import Point
 from lowering.reporting.result import Report
 from lowering.reporting.tables import shape_text
@@ -12,7 +13,6 @@ from lowering.reporting.tables import shape_text
 Spec = dict[str, Any]
 
 # One rounding to fp16: half of its relative spacing.
-_FP16_ROUNDING = 2.0**-11
 # The line through the errors is the geometric mean of so many values to both sides.
 _TREND = 15
 _DEVICE_COLOUR = {
@@ -243,7 +243,7 @@ def growth(report: Report) -> Spec:
         {"field": "line", "title": "source"},
     ]
     rounding: Spec = {"mark": {"type": "rule", "strokeDash": [4, 4]}, "encoding": {}}
-    rounding["encoding"] = {"y": {"datum": _FP16_ROUNDING}}
+    rounding["encoding"] = {"y": {"datum": fp16.ROUNDING}}
     points: Spec = {
         "mark": {"type": "circle", "color": "var(--accent)", "size": 26, "opacity": 0.45},
         "encoding": {"x": x, "y": y, "tooltip": tooltip},

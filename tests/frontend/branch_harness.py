@@ -28,8 +28,8 @@ def export(
         def run() -> tuple[list[Any], Any]:
             return pytree.tree_flatten(original(*args))
 
-        leaves, spec = run_all_paths(run, traced, inputs=pytree.tree_leaves(args), **kw)
-        return pytree.tree_unflatten(leaves, spec)
+        found: Any = run_all_paths(run, traced, inputs=pytree.tree_leaves(args), **kw)
+        return pytree.tree_unflatten(*found)
 
     traced.__dict__["forward"] = forward
     program = torch.export.export(traced, inputs, strict=False, dynamic_shapes=dynamic_shapes)

@@ -15,7 +15,8 @@ MODELS = {
     "computed_counts": lambda self, x: x.repeat_interleave(torch.arange(4), 1),
     "counts_alone": lambda self, x: x[:, torch.repeat_interleave(torch.tensor([0, 2, 1]))],
     "interpolate": lambda self, x: torch.nn.functional.interpolate(
-        x[None], size=(torch.ones(2, 5).sum(1).long()[0],)
+        x[None],
+        size=(torch.ones(2, 5).sum(1).long()[0],),  # type: ignore[arg-type]
     ),
     "nonzero": lambda self, x: x[0][MASK[0].nonzero()[:, 0]],
     "nonzero_as_tuple": lambda self, x: x[MASK.nonzero(as_tuple=True)],

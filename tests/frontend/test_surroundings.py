@@ -1,6 +1,7 @@
 """Modes of the caller and of the model do not change what is captured."""
 
 import sys
+from typing import cast
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def compiled_in_place():
 
 COMPILED = {
     "module": lambda: torch.compile(nn.Linear(4, 4)),
-    "part": lambda: nn.Sequential(torch.compile(nn.Linear(4, 4)), nn.ReLU()),
+    "part": lambda: nn.Sequential(cast(nn.Module, torch.compile(nn.Linear(4, 4))), nn.ReLU()),
     "in place": compiled_in_place,
     "function": compiled_function,
     "forward": compiled_forward,

@@ -24,9 +24,9 @@ from passes.split_attention import SplitAttention
 class Mine(Pass):
     """Does nothing, at a place that it declares."""
 
-    name: str = "mine"
-    runs_after: dict = field(default_factory=dict)
-    runs_before: dict = field(default_factory=dict)
+    name: str = "mine"  # type: ignore[misc]
+    runs_after: dict = field(default_factory=dict)  # type: ignore[misc]
+    runs_before: dict = field(default_factory=dict)  # type: ignore[misc]
 
     def apply(self, rw):
         pass

@@ -201,7 +201,7 @@ def test_another_shape_for_one_user_is_caught():
     "how, message",
     [
         (lambda rw, relu: relu.args[7], "IndexError: tuple index out of range"),
-        (lambda rw, relu: {}["x"], "KeyError: 'x'"),
+        (lambda rw, relu: {"y": relu}["x"], "KeyError: 'x'"),
         (lambda rw, relu: rw.graph, "AttributeError: 'Rewriter' object has no attribute 'graph'"),
     ],
 )

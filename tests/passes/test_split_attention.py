@@ -276,8 +276,8 @@ SHARED = {
         lambda q: sdpa(split_heads(q), split_heads(q), split_heads(x))
     )(m.two(x)),
     "first_tokens_are_queries": lambda m, x: (
-        lambda p: sdpa(*(split_heads(t) for t in p.split([2, 4], 1)), split_heads(x[:, 2:]))
-    )(m.two(x)),
+        lambda p, k: sdpa(split_heads(p), split_heads(k), split_heads(x[:, 2:]))
+    )(*m.two(x).split([2, 4], 1)),
     "first_batch_is_queries": lambda m, x: (
         lambda q, k: sdpa(split_heads(q[None]), split_heads(k[None]), split_heads(x[:1]))
     )(*m.two(x).unbind(0)),

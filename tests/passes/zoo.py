@@ -158,7 +158,7 @@ FAMILIES: dict[str, Family] = {
 def family(name: str, attention: str = "sdpa") -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The model, its weights well away from what initialisation leaves at 0 or 1, and inputs."""
     torch.manual_seed(0)
-    model = FAMILIES[name].build().eval()
+    model: Any = FAMILIES[name].build().eval()
     if attention != "sdpa":
         model.set_attn_implementation(attention)
     with torch.no_grad():

@@ -17,6 +17,7 @@ from coremltools.converters.mil.mil.passes.defs import (
 from coremltools.converters.mil.mil.passes.defs.cleanup import fuse_reduce_mean, noop_elimination
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
+from frontend import fp16
 from lowering.conversion.sound_passes.guards import Guard, constant_operand, is_private
 
 Theirs = Callable[..., Any]
@@ -25,7 +26,6 @@ Theirs = Callable[..., Any]
 # sqrt(2 / pi) to five digits, 5.7e-6 off.
 _SAME = 1e-5
 # Below this, float16 has fewer than eleven bits left for a reciprocal.
-_FP16_NORMAL = float(np.finfo(np.float16).tiny)
 # Operators after which the last bit of their input may decide the result.
 _STEPS = frozenset(
     {
@@ -90,7 +90,7 @@ def _divide_block(_: Theirs, self: AbstractGraphPass, block: Block) -> None:
 
 def _must_divide(op: Operation, divisor: np.ndarray[Any, Any]) -> bool:
     magnitude = np.abs(divisor.astype(np.float64))
-    usual = (magnitude * _FP16_NORMAL <= 1) & (magnitude > _FP16_NORMAL)
+    usual = (magnitude * fp16.NORMAL <= 1) & (magnitude > fp16.NORMAL)
     if not bool(usual.all()):
         return True
     exact = bool((np.frexp(magnitude)[0] == 0.5).all())

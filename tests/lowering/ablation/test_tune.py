@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
+from torch.export import ExportedProgram
 
 import passes
 from lowering.ablation import tune as tuning
@@ -24,7 +27,7 @@ class Priced(Sweep):
     asked: list[str]
 
     def __enter__(self) -> Sweep:
-        self.programs.append(None)  # ``sites_of`` is replaced as well
+        self.programs.append(cast(ExportedProgram, None))  # ``sites_of`` is replaced as well
         return self
 
     def __exit__(self, *error: object) -> None:

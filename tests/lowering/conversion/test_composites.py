@@ -146,7 +146,7 @@ def test_an_aten_overload_can_be_bound():
 
 @pytest.mark.parametrize("ours", ANE_COMPOSITES, ids=lambda entry: entry.name)
 def test_our_own_composites(ours):
-    check_composite(ours)
+    check_composite(ours, minimum_deployment_target=ct.target.iOS18)
 
 
 def test_layer_norm_composite_is_one_op():

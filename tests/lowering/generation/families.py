@@ -66,7 +66,7 @@ def mamba(**options: Any) -> nn.Module:
     return decoder("MambaForCausalLM", without=without, **{**sizes, **options})
 
 
-def greedy(model: nn.Module, ids: list[int], count: int) -> list[int]:
+def greedy(model: Any, ids: list[int], count: int) -> list[int]:
     """What transformers' own ``generate`` continues ``ids`` with."""
     with torch.no_grad():
         found = model.generate(

@@ -97,6 +97,8 @@ def test_strict_sums_round_each_addition() -> None:
 class Cache(nn.Module):
     """Adds its input to a buffer at a running place and returns a norm of the buffer."""
 
+    cache: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("cache", torch.zeros(64, 4, dtype=torch.float16))

@@ -46,7 +46,7 @@ def overloads() -> list[Any]:
 def call(op: Any, dtype: torch.dtype, *tensors: torch.Tensor) -> torch.Tensor:
     """``op`` of ``tensors`` as ``dtype``, and of samples for what else it wants, as a float."""
     spare = iter(tensors)
-    given = dict(NEEDED.get(op._schema.name, {}))
+    given: dict[str, Any] = dict(NEEDED.get(op._schema.name, {}))
     for argument in op._schema.arguments:
         kind = str(argument.type)
         if kind in ("Tensor", "Optional[Tensor]"):
