@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -63,6 +64,8 @@ def make_canonical(draft: Draft) -> None:
             node.target = _aten.reshape.default
         if node.target is _aten.cat.default:
             _join_what_is_there(node)
+        if node.target is operator.and_:
+            _write_as_remainder(node)
         if node.target in _ASSERTIONS:
             draft.graph.erase_node(node)
         elif node.target is _aten.copy.default and _copies_all(node):
@@ -108,6 +111,19 @@ def _fill_without_reading(draft: Draft, node: fx.Node) -> None:
     full.meta = dict(node.meta)
     node.replace_all_uses_with(full)
     draft.graph.erase_node(node)
+
+
+def _write_as_remainder(node: fx.Node) -> None:
+    """``size & (2^n - 1)`` is ``size % 2^n``."""
+    for size, mask in (node.args, node.args[::-1]):
+        if (
+            isinstance(mask, int)
+            and not isinstance(mask, bool)
+            and mask > 0
+            and mask & (mask + 1) == 0
+        ):
+            node.target, node.args = operator.mod, (size, mask + 1)
+            return
 
 
 def _is_empty(value: object) -> bool:

@@ -92,7 +92,11 @@ def installed(graph: fx.Graph, table: Table, by_node: Mapping[str, Lowering]) ->
 def _lower(lower: Lowering, context: TranscriptionContext, node: fx.Node) -> bool:
     """Whether ``lower`` took the node; ``NotImplemented`` leaves it to coremltools."""
     mb = MilBuilder(node)
-    positional, keywords = bound_arguments(node, lambda argument: context[argument.name])
+    if isinstance(node.target, OpOverload):
+        positional, keywords = bound_arguments(node, lambda argument: context[argument.name])
+    else:  # one of Python's own, on sizes
+        positional = list(fx.map_arg(node.args, lambda argument: context[argument.name]))
+        keywords = {}
     result = lower(mb, *positional, **keywords)
     if result is NotImplemented:
         return False

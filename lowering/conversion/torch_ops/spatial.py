@@ -19,6 +19,7 @@ from torch._ops import OpOverload
 from frontend.schema import arguments
 from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import cast
+from lowering.conversion.torch_ops.padding import pad_by_sizes
 
 aten = torch.ops.aten
 
@@ -27,8 +28,9 @@ def _pad(
     mb: MilBuilder, x: Var, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Lowered:
     """``pad`` is (before, after) for the last axis, then for the one before it, and so on."""
-    numbers = all(isinstance(amount, int) for amount in pad)
-    if not numbers or (mode != "circular" and min(pad) >= 0):
+    if not all(isinstance(amount, int) for amount in pad):
+        return pad_by_sizes(mb, x, pad, mode, value)
+    if mode != "circular" and min(pad) >= 0:
         return NotImplemented
     amounts = {x.rank - 1 - i // 2: (pad[i], pad[i + 1]) for i in range(0, len(pad), 2)}
     for axis, (before, after) in amounts.items():

@@ -13,7 +13,7 @@ from torch import nn
 
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import convert
-from lowering.conversion.torch_ops import TORCH_OPS, draws, inverses, triangular
+from lowering.conversion.torch_ops import TORCH_OPS, draws, inverses, size_numbers, triangular
 from lowering.errors import LoweringError
 from lowering.reference import predict
 from lowering.verification.check_composite import check_composite
@@ -175,6 +175,6 @@ def test_every_lowering_has_samples():
     # Lowered in part: without the results for the backward pass (test_embedding_bag.py calls it),
     # and without the singular vectors (tested above).
     in_part = {aten._embedding_bag.default, aten._linalg_svd.default, *inverses.TABLE}
-    # test_draws.py, test_triangular.py
-    apart = {*draws.TABLE, *triangular.TABLE}
+    # test_draws.py, test_size_numbers.py, test_triangular.py
+    apart = {*draws.TABLE, *size_numbers.TABLE, *triangular.TABLE}
     assert set(TORCH_OPS) == set(SAMPLES) | VALUELESS | IDENTITIES | ELSEWHERE | in_part | apart
