@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frontend.sizes import same_sizes
+
 _aten = torch.ops.aten
 
 # torch takes these apart elsewhere (for its own compiler), not in an export.
@@ -91,7 +93,7 @@ def copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     *measured*: a float written to an integer buffer keeps its fraction).
     """
     source = source.to(device=target.device, dtype=target.dtype)
-    same = [str(size) for size in source.shape] == [str(size) for size in target.shape]
+    same = same_sizes(source.shape, target.shape)
     return source if same else source.expand(target.shape)
 
 

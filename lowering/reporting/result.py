@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,14 +88,6 @@ class Report:
     block: RepeatedBlock | None = None
     accuracy: Accuracy | None = None
     ablation: Ablation | None = None
-
-    @property
-    def op_counts(self) -> dict[str, Counter[str]]:
-        """MIL operator type to devices and how many operators run on each, most first."""
-        counts: dict[str, Counter[str]] = {}
-        for op in self.plan.ops:
-            counts.setdefault(op.op_type, Counter())[op.device] += 1
-        return dict(sorted(counts.items(), key=lambda entry: -entry[1].total()))
 
     @property
     def not_rank4(self) -> int:

@@ -58,23 +58,6 @@ def plain(sizes: Sequence[Size]) -> Form:
     return Form(tuple(() if size == 1 else (axis,) for axis, size in enumerate(sizes)))
 
 
-def channels_first(sizes: Sequence[Size]) -> Form:
-    """The image form of a value whose last axis holds channels.
-
-    (B, S, C) becomes (B, C, 1, S), (B, H, W, C) becomes (B, C, H, W), (B, C) becomes
-    (B, C, 1, 1).
-    """
-    rank = len(sizes)
-    groups: list[tuple[int, ...]]
-    if rank == 2:
-        groups = [(0,), (1,), (), ()]
-    elif rank == 3:
-        groups = [(0,), (2,), (), (1,)]
-    else:
-        groups = [(0,), (rank - 1,), *((axis,) for axis in range(1, rank - 1))]
-    return Form(tuple(tuple(axis for axis in group if sizes[axis] != 1) for group in groups))
-
-
 def isolated(form: Form, axes: Sequence[int], max_rank: int) -> Form | None:
     """``form`` with each of ``axes`` alone in its group.
 

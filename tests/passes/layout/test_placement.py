@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.layout.placement import Form, channels_first, convert, isolated, plain, through_reshape
+from passes.layout.placement import Form, convert, isolated, plain, through_reshape
 
 
 def realise(tensor, form):
@@ -69,14 +69,8 @@ def test_reshape_carries_a_form(case, random):
         assert torch.equal(before.reshape(-1), after.reshape(-1))
 
 
-def test_tokens_become_an_image_of_one_row():
-    assert channels_first((2, 5, 8)) == Form(((0,), (2,), (), (1,)))
-    assert channels_first((1, 5, 8)) == Form(((), (2,), (), (1,)))
-    assert channels_first((2, 5, 6, 8)) == Form(((0,), (3,), (1,), (2,)))
-
-
 def test_heads_split_off_the_channels_for_free():
-    form = channels_first((2, 5, 8))
+    form = Form(((0,), (2,), (), (1,)))  # (B, C, 1, S) of (B, S, C)
     heads = through_reshape(form, (2, 5, 8), (2, 5, 4, 2)).gives
     assert heads == Form(((0,), (2, 3), (), (1,)))
     assert isolated(heads, [3], 5) == Form(((0,), (2,), (3,), (1,)))
