@@ -13,7 +13,7 @@ from torch import fx
 from frontend.schema import arguments
 from passes.attention_mask import additive_mask, masks_nothing
 from passes.base import Pass
-from passes.patterns.nodes import aten, shape
+from passes.patterns.nodes import aten, is_static, shape
 from passes.query_scale import scaled_query
 from passes.rewriter import Rewriter
 
@@ -157,10 +157,38 @@ def _native(
     rw: Rewriter, query: fx.Node, key: fx.Node, value: fx.Node, mask: fx.Node | None, scale: float
 ) -> fx.Node:
     # MIL's operator wants as many key heads as query heads.
-    repeats = shape(query)[1] // shape(key)[1]
+    heads, groups = shape(query)[1], shape(key)[1]
+    repeats = heads // groups
+    if repeats > 1 and _few_queries(query, key, mask):
+        return _as_queries(rw, query, key, value, mask, scale)
     if repeats > 1:
         key, value = (_repeat_heads(rw, t, repeats) for t in (key, value))
     return rw.emit(aten.scaled_dot_product_attention.default, query, key, value, mask, scale=scale)
+
+
+def _few_queries(query: fx.Node, key: fx.Node, mask: Any) -> bool:
+    """True if repeating the mask for each head of a group moves less than repeating keys."""
+    queries, width, groups = shape(query)[2], shape(query)[3], shape(key)[1]
+    if not is_static(query) or not is_static(key):
+        return False
+    per_head = mask is not None and shape(mask)[1] != 1
+    return not per_head and (mask is None or shape(mask)[2] == 1 or queries <= 2 * groups * width)
+
+
+def _as_queries(
+    rw: Rewriter, query: fx.Node, key: fx.Node, value: fx.Node, mask: Any, scale: float
+) -> fx.Node:
+    """One product for each group: the heads that share keys are queries of one head."""
+    batch, heads, queries, width = shape(query)
+    groups = shape(key)[1]
+    folded = rw.emit(aten.reshape.default, query, [batch, groups, heads // groups * queries, width])
+    if mask is not None and shape(mask)[2] != 1:
+        with rw.after(mask):
+            mask = rw.emit(aten.cat.default, [mask] * (heads // groups), 2)
+    result = rw.emit(
+        aten.scaled_dot_product_attention.default, folded, key, value, mask, scale=scale
+    )
+    return rw.emit(aten.reshape.default, result, [batch, heads, queries, shape(value)[3]])
 
 
 def _repeat_heads(rw: Rewriter, heads: fx.Node, times: int) -> fx.Node:

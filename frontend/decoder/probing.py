@@ -112,6 +112,13 @@ def probe(model: nn.Module) -> Decoder:
                 found=f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}",
                 hint="check that model(input_ids, use_cache=True) runs",
             ) from error
+    if logits_in(result) is None:
+        raise CaptureError(
+            f"{type(model).__name__} returns no logits, so no token can be chosen",
+            expected="a model with a head, such as transformers' ...ForCausalLM",
+            found=", ".join(result) if isinstance(result, Mapping) else type(result).__name__,
+            hint="pass the whole model",
+        )
     cache = _cache_in(result)
     if cache is None:
         raise CaptureError(
@@ -126,12 +133,16 @@ def probe(model: nn.Module) -> Decoder:
 
 
 def logits_of(result: Any) -> torch.Tensor:
-    """The logits in a model's result."""
-    logits = getattr(result, "logits", None)
-    if logits is None:
-        logits = result["logits"] if isinstance(result, Mapping) else result[0]
-    assert isinstance(logits, torch.Tensor)
+    """The logits in the result of a model that ``probe`` took."""
+    logits = logits_in(result)
+    assert logits is not None
     return logits
+
+
+def logits_in(result: object) -> torch.Tensor | None:
+    """The logits in a model's result, if there are any."""
+    logits = getattr(result, "logits", None)
+    return logits if isinstance(logits, torch.Tensor) else None
 
 
 def _cache_in(result: object) -> Any:

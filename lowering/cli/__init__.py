@@ -12,6 +12,8 @@ from lowering.cli.compare import compare
 from lowering.cli.completion import completion
 from lowering.cli.convert import convert
 from lowering.cli.explain import explain
+from lowering.cli.export_llm import export_llm
+from lowering.cli.generate import generate
 from lowering.cli.optimize import optimize
 from lowering.cli.plan import plan
 from lowering.cli.predict import predict
@@ -31,6 +33,8 @@ COMMANDS: tuple[click.Command, ...] = (
     tune,
     compare,
     report,
+    export_llm,
+    generate,
     explain,
     completion,
 )

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +30,12 @@ from lowering.generation.settings import (
 from lowering.generation.stepping import CheckedStep, Stepper
 from lowering.multifunction import merge
 from lowering.package.saving import save
+from passes.base import Pass
 from passes.default_pipeline import default_pipeline
-from passes.pipeline import Pass
+from passes.fold_constants import FoldConstants
+from passes.fold_rotation_sign import FoldRotationSign
+from passes.simplify_views import SimplifyViews
+from passes.tabulate_positions import TabulatePositions
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,17 @@ class ExportReport:
     size: int
     seconds: float
 
+    def to_json(self) -> dict[str, object]:
+        """As plain JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
 
 def export_decoder(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
     context: int | Sequence[int],
-    prefill: int | Sequence[int] = 64,
+    prefill: int | Sequence[int] | None = None,
     decode: int | Sequence[int] = 1,
     cache: CacheForm = "state",
     window: Literal["ring", "full"] = "ring",
@@ -81,7 +89,8 @@ def export_decoder(
         path: of the package.
         context: tokens that fit in the cache; several numbers give each function once for each,
             all on the largest's cache: a step over a short context is cheaper.
-        prefill: tokens of a prompt taken at once; several give a function each, 0 none.
+        prefill: tokens of a prompt taken at once; several give a function each, 0 none. By default
+            64, or the context where that is less.
         decode: tokens of a step whose logits are all returned, 1 among them.
         cache: ``state`` keeps it in two Core ML states ``key_cache`` and ``value_cache`` (more
             for recurrent layers), written at the position; ``state-blend`` writes with a mask,
@@ -120,7 +129,7 @@ def export_decoder(
     place = rooms(
         decoder, largest, max(function.tokens for function in wanted), ring=window == "ring"
     )
-    stepper = Stepper(model, decoder, place, cache, pipeline or decode_pipeline(), largest)
+    stepper = Stepper(model, decoder, place, cache, pipeline or decode_pipeline(largest), largest)
     made: dict[str, Path] = {}
     steps: dict[str, StepContract] = {}
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
@@ -144,9 +153,22 @@ def export_decoder(
     return ExportReport(target, contract, size, time.monotonic() - begun)
 
 
-def decode_pipeline() -> tuple[Pass, ...]:
-    """The passes for steps of one or few tokens."""
-    return default_pipeline(attention="native", rms_norm="layer_norm")
+def decode_pipeline(positions: int) -> tuple[Pass, ...]:
+    """The passes for steps of one or few tokens at positions below ``positions``.
+
+    The default ones, whose attention stays whole and whose norms are the shortest, and before them
+    those that make a table of all that follows from the position.
+    """
+    passes = list(default_pipeline(attention="native", rms_norm="layer_norm"))
+    at = 1 + next(i for i, step in enumerate(passes) if step.name == "eliminate_common")
+    return (
+        *passes[:at],
+        FoldRotationSign(),
+        FoldConstants(),
+        TabulatePositions(positions=positions),
+        SimplifyViews(),
+        *passes[at:],
+    )
 
 
 def _converted(program: CheckedStep, precision: str) -> ct.models.MLModel:

@@ -17,6 +17,9 @@ from lowering.generation.contract import DECODE, PREFILL
 from lowering.generation.errors import GenerationError
 from lowering.package.saving import package_path
 
+# Tokens of a prompt taken at once where nothing is said: ports take 8 to 128.
+_PREFILL = 64
+
 
 @dataclass(frozen=True)
 class WantedFunction:
@@ -36,7 +39,9 @@ class WantedFunction:
 
 
 def functions(
-    context: int | Sequence[int], prefill: int | Sequence[int], decode: int | Sequence[int]
+    context: int | Sequence[int],
+    prefill: int | Sequence[int] | None,
+    decode: int | Sequence[int],
 ) -> tuple[WantedFunction, ...]:
     """The functions of a package: those for single tokens first, as the default.
 
@@ -47,6 +52,8 @@ def functions(
         GenerationError: a number is out of range, or one token at a time is left out.
     """
     contexts = _numbers("context", context)
+    if prefill is None:
+        prefill = min(_PREFILL, max(contexts))
     prefills = _numbers("prefill", prefill, or_none=True)
     decodes = _numbers("decode", decode)
     if 1 not in decodes:

@@ -16,8 +16,8 @@ from frontend.surroundings import inference_mode
 from lowering.generation.errors import GenerationError
 from lowering.generation.settings import WantedFunction
 from passes.api import optimize_for_ane
+from passes.base import Pass
 from passes.optimized_model import OptimizedModel
-from passes.pipeline import Pass
 
 # Tokens that every function is checked on, and rings that are checked all the way round; longer
 # ones would take longer to check than to export.

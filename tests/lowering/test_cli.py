@@ -24,7 +24,7 @@ def run(*arguments):
 
 def test_help_lists_the_verbs_in_order_and_uncut():
     text = run("--help").output
-    listed = re.findall(r"^  (\w+) +(.*)$", text.split("Commands:")[1], re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+) +(.*)$", text.split("Commands:")[1], re.MULTILINE)
     assert [name for name, _ in listed] == NAMES
     assert all(short.endswith(".") and "..." not in short for _, short in listed)
     assert "Exit codes" in text
@@ -54,6 +54,8 @@ WRONG = {
     "tune": ["missing.py:model"],
     "compare": ["missing.mlpackage", "missing.mlpackage"],
     "report": ["missing.mlpackage"],
+    "export-llm": ["missing.py:model", "-o", "out.mlpackage", "--context", "64"],
+    "generate": ["missing.mlpackage", "--ids", "1"],
     "explain": ["no-such-rule"],
     "completion": ["powershell"],
 }

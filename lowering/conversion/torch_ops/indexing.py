@@ -284,7 +284,21 @@ def _repeat_positions(mb: MilBuilder, repeats: Var, *, output_size: int | None =
     return mb.const(val=positions.astype(np.int32))
 
 
+def _embedding(
+    mb: MilBuilder,
+    weight: Var,
+    indices: Var,
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Lowered:
+    """Rows of a table. Unlike an index, the operator knows no rows counted from the end."""
+    rows = cast(mb, indices, torch.int32)
+    return mb.gather(x=weight, indices=rows, axis=0)
+
+
 TABLE = {
+    aten.embedding.default: _embedding,
     aten.index_put.default: _index_put,
     aten._unsafe_index_put.default: _index_put,
     aten.gather.default: _gather,

@@ -1,0 +1,143 @@
+"""``ane-passes export-llm``: a decoder of transformers as one package for generation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.load_model import load_target, trust_option
+
+HELP = """Export a decoder of transformers, unmodified, for generation with a cache.
+
+MODEL names a function that returns the model (model.py:tiny), as for the other verbs, or is a
+folder that transformers' from_pretrained reads. The package has a function for single tokens and
+one for runs of the prompt, which share their weights, and keeps its cache in Core ML states (iOS
+18). Each function is held against the model before it is converted. Beside the package a Swift file
+shows how to drive it; nothing here has compiled that file.
+
+\b
+Examples:
+  ane-passes export-llm model.py:tiny -o tiny.mlpackage --context 2048
+  ane-passes export-llm ./Qwen3-0.6B -o qwen.mlpackage --context 512,2048 --prefill 16,128
+  ane-passes export-llm model.py:tiny -o tiny.mlpackage --context 256 --cache io --no-swift
+
+Exit codes: 0 exported, 2 the model or the call needs attention.
+"""
+
+
+class _Numbers(click.ParamType):
+    """One number, or several with commas between."""
+
+    name = "N[,N...]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of whole numbers such as 64 or 16,128", param, ctx)
+
+
+@click.command("export-llm", help=HELP, short_help="Write a package that generates.")
+@click.argument("target", metavar="MODEL")
+@trust_option
+@click.option("-o", "--output", required=True, metavar="PACKAGE", help="Where to write it.")
+@click.option(
+    "--context", type=_Numbers(), required=True, help="Tokens that fit; several: one function each."
+)
+@click.option(
+    "--prefill",
+    type=_Numbers(),
+    help="Tokens of a prompt taken at once, 64 by default; 0 for none.",
+)
+@click.option(
+    "--decode",
+    type=_Numbers(),
+    default="1",
+    show_default=True,
+    help="Tokens of a step whose logits are all returned.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(("state", "state-blend", "io")),
+    default="state",
+    show_default=True,
+    help="States written at the position, or with a mask, or inputs and outputs.",
+)
+@click.option(
+    "--window",
+    type=click.Choice(("ring", "full")),
+    default="ring",
+    show_default=True,
+    help="What layers with a window keep.",
+)
+@click.option("--precision", type=click.Choice(("fp16", "fp32")), default="fp16", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace a package that stands there.")
+@click.option("--swift/--no-swift", default=True, show_default=True, help="Write the Swift file.")
+@json_option
+@guarded
+def export_llm(
+    target: str,
+    trust: bool,
+    output: str,
+    context: tuple[int, ...],
+    prefill: tuple[int, ...] | None,
+    decode: tuple[int, ...],
+    cache: Any,
+    window: Any,
+    precision: Any,
+    overwrite: bool,
+    swift: bool,
+    as_json: bool,
+) -> None:
+    """See ``HELP``."""
+    with step("Loading the model"):
+        model = _model(target, trust)
+        from lowering.generation.export import export_decoder
+        from lowering.generation.swift import write_swift
+    with step("Exporting"):
+        report = export_decoder(
+            model,
+            output,
+            context=context,
+            prefill=prefill,
+            decode=decode,
+            cache=cache,
+            window=window,
+            precision=precision,
+            overwrite=overwrite,
+        )
+        snippet = write_swift(report.path, report.contract) if swift else None
+    if as_json:
+        print_json(report.to_json() | {"swift": None if snippet is None else str(snippet)})
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("function", "tokens", "context", "logits of"):
+        table.add_column(column, justify="left" if column == "function" else "right")
+    for name, function in report.contract.steps.items():
+        logits = "one" if function.last else "all"
+        table.add_row(name, str(function.tokens), str(function.context), logits)
+    console = stdout_console()
+    console.print(table)
+    for name, shape in report.contract.states.items():
+        console.print(f"{name} {' × '.join(map(str, shape))}, {report.contract.form}")
+    console.print(f"saved {escape(str(report.path))}, {report.size / 1e6:.1f} MB")
+    if snippet is not None:
+        console.print(f"      {escape(str(snippet))} (not compiled here)")
+
+
+def _model(target: str, trust: bool) -> Any:
+    if (Path(target) / "config.json").is_file():
+        from lowering.generation.checkpoint import load_checkpoint
+
+        return load_checkpoint(Path(target))
+    return load_target(target, trust).model
