@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import fx
 
 from passes.base import Pass
-from passes.patterns.nodes import aten, axis, is_call, is_static, is_tensor, only_user, shape
+from passes.patterns.nodes import (
+    argument,
+    aten,
+    axis,
+    is_call,
+    is_static,
+    is_tensor,
+    only_user,
+    shape,
+)
 from passes.patterns.operands import mul_sides
 from passes.rewriter import Rewriter
 
@@ -33,6 +42,7 @@ class FoldRotationSign(Pass):
                 found = _signs(joined, factor)
                 if found is None:
                     continue
+                assert isinstance(joined, fx.Node) and isinstance(factor, fx.Node)
                 parts, signs, along = found
                 key = (factor, signs, along)
                 if key not in signed:
@@ -52,15 +62,16 @@ def _signs(joined: Any, factor: Any) -> tuple[list[fx.Node], tuple[int, ...], in
         return None
     if not is_tensor(factor) or not is_static(joined) or not is_static(factor):
         return None
-    parts = list(joined.args[0])
-    along = axis(joined.args[1] if len(joined.args) > 1 else 0, len(shape(joined)))
+    parts = cast(list[fx.Node], joined.args[0])
+    along = axis(cast(int, argument(joined, "dim", 0)), len(shape(joined)))
     signs = tuple(-1 if is_call(part, aten.neg.default) else 1 for part in parts)
     behind = len(shape(joined)) - along
     spans = len(shape(factor)) >= behind and shape(factor)[-behind] == shape(joined)[along]
     smaller = factor.meta["val"].numel() < joined.meta["val"].numel()
     if -1 not in signs or not spans or not smaller:
         return None
-    return [p.args[0] if s < 0 else p for p, s in zip(parts, signs, strict=True)], signs, along
+    plain = [cast(fx.Node, p.args[0]) if s < 0 else p for p, s in zip(parts, signs, strict=True)]
+    return plain, signs, along
 
 
 def _numbers(

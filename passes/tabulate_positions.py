@@ -185,7 +185,7 @@ def _frontier(rw: Rewriter, given: fx.Node) -> list[fx.Node]:
         if all(user in follows for user in node.users):
             continue
         below: Any = node
-        while is_call(below, *_VIEWS) and dtype(below.args[0]).is_floating_point:
+        while is_call(below, *_VIEWS) and below.args[0].meta["val"].is_floating_point():
             below = below.args[0]
         computes = below.op == "call_function" and not is_call(below, aten.embedding.default)
         if computes and below in follows:
