@@ -63,7 +63,7 @@ def _signs(joined: Any, factor: Any) -> tuple[list[fx.Node], tuple[int, ...], in
     if not is_tensor(factor) or not is_static(joined) or not is_static(factor):
         return None
     parts = cast(list[fx.Node], joined.args[0])
-    along = axis(cast(int, argument(joined, "dim", 0)), len(shape(joined)))
+    along = axis(argument(joined, "dim"), len(shape(joined)))
     signs = tuple(-1 if is_call(part, aten.neg.default) else 1 for part in parts)
     behind = len(shape(joined)) - along
     spans = len(shape(factor)) >= behind and shape(factor)[-behind] == shape(joined)[along]

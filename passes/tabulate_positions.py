@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import fx
 
 from passes.base import Pass
-from passes.patterns.nodes import aten, dtype, is_call, is_static, is_tensor, shape
+from passes.patterns.nodes import aten, dtype, input_of, is_call, is_static, is_tensor, shape
 from passes.rewriter import Rewriter
 
 # A row of the table may be so wide: sines and cosines of heads 256 wide, for two angles.
@@ -184,9 +184,9 @@ def _frontier(rw: Rewriter, given: fx.Node) -> list[fx.Node]:
             continue
         if all(user in follows for user in node.users):
             continue
-        below: Any = node
-        while is_call(below, *_VIEWS) and below.args[0].meta["val"].is_floating_point():
-            below = below.args[0]
+        below = node
+        while is_call(below, *_VIEWS) and dtype(input_of(below)).is_floating_point:
+            below = input_of(below)
         computes = below.op == "call_function" and not is_call(below, aten.embedding.default)
         if computes and below in follows:
             found[below] = None
