@@ -13,6 +13,7 @@ from frontend.decoder.hf_cache import carried_by, step_cache
 from frontend.decoder.packing import Extent, Packing, aligned, pack
 from frontend.decoder.probing import Decoder, logits_of
 from frontend.decoder.store import PackedStore, Places, Write
+from frontend.ops import slice_update
 
 CacheForm = Literal["state", "state-blend", "io"]
 """``state``: buffers, which become Core ML states, written at the position. ``state-blend``: the
@@ -209,7 +210,10 @@ class DecoderStep(nn.Module):
             new = {"key_cache": keys.tensor, "value_cache": values.tensor}
         carried = carried_by(cache)
         for name, rows in rooms.carried.items():
-            new[name] = torch.cat([carried[row] for row in rows], 0)
+            # Row by row into the old one: a function that reads no state must keep it all the same.
+            new[name] = states[name]
+            for row, key in enumerate(rows):
+                new[name] = _put(new[name], carried[key], row)
         if self._form == "io":
             return {"logits": logits, **{name + NEW: value for name, value in new.items()}}
         for name, value in new.items():
@@ -235,3 +239,9 @@ class DecoderStep(nn.Module):
             length = max(self._rooms.lengths, default=self._rooms.context)
             extras["attention_mask"] = torch.ones(1, length, dtype=torch.long)
         return extras
+
+
+def _put(packed: Tensor, state: Tensor, row: int) -> Tensor:
+    """``packed`` with ``state`` in the place of its ``row``."""
+    begin = torch.tensor([row * state.shape[0], *[0] * (state.dim() - 1)])
+    return slice_update(packed, state, begin, begin + torch.tensor(state.shape))

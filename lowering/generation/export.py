@@ -126,10 +126,10 @@ def export_decoder(
     decoder = probe(model)
     largest = max(function.context for function in wanted)
     check_context(decoder, largest)
-    place = rooms(
-        decoder, largest, max(function.tokens for function in wanted), ring=window == "ring"
-    )
-    stepper = Stepper(model, decoder, place, cache, pipeline or decode_pipeline(largest), largest)
+    longest = max(function.tokens for function in wanted)
+    place = rooms(decoder, largest, longest, ring=window == "ring")
+    passes = pipeline or decode_pipeline(largest)
+    stepper = Stepper(model, decoder, place, cache, passes, largest, longest)
     made: dict[str, Path] = {}
     steps: dict[str, StepContract] = {}
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:

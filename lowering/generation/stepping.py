@@ -67,10 +67,10 @@ class Reference:
         return float(difference) / self._unit
 
 
-def checked_tokens(rooms: Rooms, context: int) -> int:
-    """How many tokens to check on."""
+def checked_tokens(rooms: Rooms, context: int, tokens: int = 1) -> int:
+    """How many tokens to check a step of ``tokens`` on: two steps, rings all the way round."""
     rings = [ring for ring in rooms.rings if ring <= _CHECKED_RING]
-    return min(context, max([_CHECKED_TOKENS, *(ring + 3 for ring in rings)]))
+    return min(context, max([_CHECKED_TOKENS, 2 * tokens, *(ring + 3 for ring in rings)]))
 
 
 def call_forms(decoder: Decoder) -> tuple[CallForm, ...]:
@@ -90,6 +90,7 @@ class Stepper:
         form: of the cache.
         pipeline: passes for every step.
         context: tokens that fit.
+        longest: tokens of the longest step.
     """
 
     def __init__(
@@ -100,11 +101,12 @@ class Stepper:
         form: CacheForm,
         pipeline: Sequence[Pass],
         context: int,
+        longest: int,
     ) -> None:
         self._model, self._decoder, self._rooms = model, decoder, rooms
         self._form, self._pipeline = form, tuple(pipeline)
         self._forms = call_forms(decoder)
-        self._reference = Reference(model, decoder, checked_tokens(rooms, context))
+        self._reference = Reference(model, decoder, checked_tokens(rooms, context, longest))
 
     def program(self, function: WantedFunction) -> CheckedStep:
         """The program of one function.
@@ -145,7 +147,7 @@ class Stepper:
                 f"{function.name}: with its cache in the package, the model says something else "
                 "than without",
                 expected=f"logits within {_TOLERANCE} of their standard deviation",
-                found=f"{error:.2g}, over {len(self._reference.logits)} tokens",
+                found=f"{error:.2g}",
                 hint="report this model; its cache is used in a way that is not known yet",
             )
         return CheckedStep(function, optimized, padded, from_start)
@@ -155,7 +157,7 @@ class Stepper:
     ) -> float:
         """Largest error over the checked tokens, fed as the generator would."""
         reference = self._reference
-        total = min(len(reference.logits), function.context)
+        total = checked_tokens(self._rooms, function.context, function.tokens)
         run.reset()
         at, worst = 0, 0.0
         while at < total:

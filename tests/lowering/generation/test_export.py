@@ -76,6 +76,17 @@ def test_a_short_context_is_a_function_of_its_own(tmp_path: Path):
     assert generator.calls == {"decode_of_32": 32, "decode": 12}
 
 
+def test_a_recurrent_layer_that_starts_anew_is_not_fed_runs_later(tmp_path: Path):
+    model = mamba()
+    report = export_decoder(model, tmp_path / "m", context=64, prefill=8, precision="fp32")
+    assert report.contract.steps["prefill"].from_start
+    assert not report.contract.steps["prefill"].padded
+    generator = Generator(report.path, precision="fp32")
+    ids = prompt(21)
+    assert generator.generate(ids, 20) == greedy(model, ids, 20)
+    assert generator.calls == {"prefill": 1, "decode": 13 + 19}
+
+
 def test_a_cache_that_is_used_wrongly_is_found(model: nn.Module, monkeypatch, tmp_path: Path):
     from frontend.decoder import store
 
