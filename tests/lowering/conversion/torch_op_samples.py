@@ -145,6 +145,7 @@ SAMPLES = {
         (N, [const(ROW.clamp(max=1))], torch.tensor(3)),
     ],
     aten._unsafe_index_put.default: [(X, [None, const(ROW)], rand(2, 2, 4))],
+    aten.embedding.default: [(rand(7, 4), SLOTS), (rand(7, 4), torch.tensor([6]))],
     aten.gather.default: [(X, 1, SLOTS), (X, 1, SMALL), (X, -2, SMALL)],
     aten.scatter.src: [(X, 1, torch.tensor([[[0, 1, 2, 0]], [[2, 0, 1, 1]]]), Y)],
     aten.scatter.value: [(X, 1, SLOTS, 2.5), (X, 1, SMALL, 2.5)],
