@@ -22,7 +22,7 @@ from lowering.planner.placement import plan
 from lowering.reference import load
 from lowering.support.peak_memory import PeakMemory
 from lowering.verification.original import Original
-from lowering.verification.package_values import check_outputs, feed_of
+from lowering.verification.package_values import feed_of, returned
 from lowering.verification.parity import parity, rel_l2
 from passes.optimized_model import OptimizedModel
 
@@ -85,11 +85,9 @@ def _error(
     """Largest relative L2 and largest absolute error of the outputs."""
     model = load(mlmodel)
     outputs = model(feed_of(model, original.inputs()), model.make_state())
-    names = [output.name for output in model.program.outputs]
-    check_outputs(names, expected)
     found = [
-        parity(name, torch.from_numpy(outputs[name]), want, math.inf)
-        for name, want in zip(names, expected, strict=True)
+        parity("", value, want, math.inf)
+        for value, want in zip(returned(model, original.program, outputs), expected, strict=True)
     ]
     return (
         max((entry.rel_l2 for entry in found), default=0.0),

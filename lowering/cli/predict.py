@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ attention.
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write each output as NAME.npy (or .png) there.",
+    help="Write each output as NAME.npy (or .png; .json for labels) there.",
 )
 @json_option
 @guarded
@@ -166,8 +167,6 @@ def _print(
 def _write(outputs: dict[str, Any], directory: Path) -> None:
     import numpy as np
 
-    from lowering.reference import InputError
-
     directory.mkdir(parents=True, exist_ok=True)
     for name, value in outputs.items():
         if isinstance(value, np.ndarray):
@@ -175,6 +174,5 @@ def _write(outputs: dict[str, Any], directory: Path) -> None:
         elif hasattr(value, "mode"):
             value.save(directory / f"{name}.png")
         else:
-            raise InputError(
-                f"output {name!r} is no array", found=type(value).__name__, hint="use --json"
-            )
+            text = json.dumps(value, default=float)
+            (directory / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +19,9 @@ from lowering.cli.common import (
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
 from lowering.cli.pipeline import composites_option
+
+if TYPE_CHECKING:
+    from lowering.verification import Thresholds
 
 HELP = f"""Run a package on any OS and compare its outputs with the original's.
 
@@ -55,6 +58,13 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
     show_default=True,
     help="How the package is computed, as for predict.",
 )
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Calls one after the other on the same state, on inputs that differ.",
+)
 @click.option("--no-locate", is_flag=True, help="Compare outputs only; do not look for the op.")
 @composites_option
 @json_option
@@ -66,6 +76,7 @@ def verify(
     inputs: Path | None,
     threshold: float | None,
     precision: str,
+    steps: int,
     no_locate: bool,
     composites: str | None,
     as_json: bool,
@@ -98,6 +109,7 @@ def verify(
             thresholds=_thresholds(threshold),
             precision=precision,
             locate=not no_locate,
+            steps=steps,
         )
     if as_json:
         print_json({"package": str(package), **found.to_json()})
@@ -107,7 +119,7 @@ def verify(
         raise SystemExit(EXIT_CHECK_FAILED)
 
 
-def _thresholds(threshold: float | None) -> Any:
+def _thresholds(threshold: float | None) -> Thresholds | None:
     from lowering.verification import Thresholds
 
     if threshold is None:

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import coremltools as ct
 import torch
@@ -110,10 +109,10 @@ def completed_classifier(
     return completed
 
 
-def _labels(given: Any) -> list[Any]:
+def _labels(given: str | Path | Sequence[object]) -> list[object]:
     if isinstance(given, str | Path):
         try:
-            return Path(given).read_text(encoding="utf-8").splitlines()
+            return [*Path(given).read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise LoweringError(
                 "the classifier's labels cannot be read", found=f"{given}: {error}"

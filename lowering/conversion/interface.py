@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import coremltools as ct
 from coremltools import proto
@@ -121,7 +120,7 @@ def _differs(what: str, wanted: str, found: str) -> LoweringError:
     )
 
 
-def _wanted(kind: ct.TensorType | ct.ImageType, shape: Sequence[Any]) -> _Entry:
+def _wanted(kind: ct.TensorType | ct.ImageType, shape: Sequence[object]) -> _Entry:
     """What the description must say; of an image its height and width."""
     if isinstance(kind, ct.ImageType):
         sides = shape[-3:-1] if kind.channel_first is False else shape[-2:]

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
+from torch.fx.node import Argument
 
 from frontend import fp16
 from frontend.fake_calls import fake_call
@@ -128,7 +128,9 @@ class _Emitter:
     draft: Draft
     before: fx.Node
 
-    def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def __call__(
+        self, target: torch._ops.OpOverload, *args: Argument, **kwargs: Argument
+    ) -> fx.Node:
         with self.draft.graph.inserting_before(self.before):
             node = self.draft.graph.call_function(target, args, kwargs)
         node.meta["val"] = fake_call(target, args, kwargs, self.draft.fake_mode)

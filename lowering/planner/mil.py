@@ -198,7 +198,7 @@ class _Reader:
     def _plain(self, item: _Operand) -> object:
         """A short constant as plain Python values."""
         assert item.value is not None
-        if item.tensor.dtype == "string":
+        if item.tensor.dtype == "string" or item.value.type.WhichOneof("type") == "listType":
             return self._weights.carried(item.value)
         return self._weights.stored(item.value).tolist()
 
@@ -249,6 +249,8 @@ def _tensor(value_type: proto.MIL_pb2.ValueType, name: str, const: bool) -> Tens
         value_type = value_type.stateType.wrappedType
     elif kind == "listType":
         value_type = value_type.listType.type
+        if not value_type.tensorType.dataType:  # coremltools leaves it open for whole labels
+            return TensorFacts((), "int64", name, const)
     elif kind != "tensorType":
         return TensorFacts((), "string", name, const)
     dtype, shape = tensor_type(value_type)

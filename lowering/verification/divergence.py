@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from frontend.source import Source, source_of
 from lowering.package.source_table import SourceTable
 from lowering.reference import LoadedModel
+from lowering.reference.program import Value
 from lowering.verification import fx_values
 from lowering.verification.original import Original
 from lowering.verification.package_values import PackageRun, in_form_of, matches, merge, segment
@@ -83,10 +84,11 @@ class Walk:
     def _weights(self, tensor: Tensor) -> Tensor:
         return fx_values.halved(tensor) if self.rounded else tensor
 
-    def _traverse(self, visit: fx_values.Visit) -> tuple[Any, ...]:
+    def _traverse(self, visit: fx_values.Visit) -> tuple[object, ...]:
         leaves = [self._weights(x) if isinstance(x, Tensor) else x for x in self.original.leaves]
         program = self.original.program
-        return fx_values.run(program, leaves, visit=visit, weights=self._weights)
+        buffers = self.original.buffers
+        return fx_values.run(program, leaves, visit=visit, weights=self._weights, buffers=buffers)
 
     def _values(self, replaced: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Any]:
         """Values of the torch program by node, some of them replaced on the way."""
@@ -148,14 +150,14 @@ class Walk:
         expected = self._expected[node]
         return self._outputs_error(self._values({node: lambda own: merge(value, expected, own)}))
 
-    def _outputs_error(self, values: Mapping[str, Any]) -> float:
+    def _outputs_error(self, values: Mapping[str, Tensor]) -> float:
         """The largest relative error among states and outputs."""
         states, outputs = fx_values.returned(self.original.program)
         nodes = [node.name for node in (*states.values(), *outputs)]
         errors = [rel_l2(values[node], self._clean[node]) for node in nodes]
         return max(errors, default=0.0)
 
-    def _package_values(self) -> dict[str, Any]:
+    def _package_values(self) -> dict[str, Tensor]:
         values = dict(self._clean)
         for node, name in self.matched.items():
             found = in_form_of(self.run.values[name], self._clean[node])
@@ -191,11 +193,13 @@ class Walk:
     def _described(self, node: str, effect: float) -> Divergence:
         name = self.matched[node]
         ops = segment(self.model, name, set(self.matched.values()))
-        named = next((op for op in reversed(ops) if op.type not in _MOVES), ops[-1])
+        named = next(
+            (op for op in reversed(ops) if op.type not in _MOVES), ops[-1] if ops else None
+        )
         fx_node = self._nodes[node]
         return Divergence(
-            op=named.name,
-            op_type=named.type,
+            op=named.name if named is not None else name,
+            op_type=named.type if named is not None else "const",
             value=name,
             node=node,
             target=str(fx_node.target),
@@ -247,5 +251,5 @@ class Walk:
             reason=self.run.error.message,
         )
 
-    def _ran(self, outputs: Sequence[Any]) -> bool:
+    def _ran(self, outputs: Sequence[Value]) -> bool:
         return all(output.name in self.run.values for output in outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ def run(
     *,
     visit: Visit = lambda node, value: value,
     weights: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    buffers: Mapping[str, Tensor] | None = None,
 ) -> tuple[Any, ...]:
     """All results of ``program``, written buffers first, for the flattened inputs ``leaves``.
 
@@ -38,6 +39,8 @@ def run(
         program: a functional ATen program; nothing of it is changed.
         leaves: user inputs in order, constants included.
         visit: called with each node and its value.
+        buffers: values of written buffers before the call, by name, where they are others than
+            the program starts with.
         weights: makes of each parameter, buffer and constant what is used in its place.
     """
     given = iter(leaves)
@@ -47,7 +50,7 @@ def run(
             arguments.append(next(given))
             continue
         assert spec.target is not None
-        found = program.state_dict.get(spec.target)
+        found = (buffers or {}).get(spec.target, program.state_dict.get(spec.target))
         tensor = program.constants[spec.target] if found is None else found
         arguments.append(weights(tensor.detach()) if isinstance(tensor, Tensor) else tensor)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import ast
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from passes.pipeline import PassReport
 from passes.pipeline import run as run_passes
 
 # What torch raises for operators that have no half-precision kernel, and for mixed dtypes.
-_HALF_ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError)
+HALF_ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError)
 
 
 class VerificationError(AnePassesError):
@@ -48,6 +48,8 @@ class Original:
         pipeline: the passes between ``captured`` and ``program``.
         leaves: the flattened inputs, constants included.
         reports: what each of these passes did.
+        buffers: values of written buffers before the call, where they are not those the model
+            starts with; by qualified name.
     """
 
     program: ExportedProgram
@@ -56,6 +58,7 @@ class Original:
     pipeline: tuple[Pass, ...]
     leaves: tuple[Any, ...]
     reports: tuple[PassReport, ...] = ()
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -94,18 +97,28 @@ class Original:
         program, reports = run_passes(captured, steps) if steps else (captured, ())
         if isinstance(against, nn.Module):
             example = captured.example_inputs
-            leaves = tuple(pytree.tree_leaves(example))
+            leaves = _detached(pytree.tree_leaves(example))
             return cls(to_cpu_float32(program), captured, against, steps, leaves, reports)
         leaves = _leaves(captured, inputs, kwargs)
         return cls(to_cpu_float32(program), captured, None, steps, leaves, reports)
 
-    def with_inputs(self, arrays: Mapping[str, Any]) -> Original:
+    def with_inputs(self, arrays: Mapping[str, object]) -> Original:
         """The same on other inputs, by name; those not named stay.
 
         Raises:
             VerificationError: an input is unknown or of another shape.
         """
         return replace(self, leaves=_replaced(self.program, self.leaves, arrays))
+
+    def called(self, inputs: object) -> Original:
+        """The same on other inputs: positional ones, or a mapping by name.
+
+        Raises:
+            VerificationError: they do not fit.
+        """
+        if isinstance(inputs, Mapping):
+            return self.with_inputs(inputs)
+        return replace(self, leaves=_leaves(self.first, inputs, None))
 
     @property
     def first(self) -> ExportedProgram:
@@ -122,25 +135,61 @@ class Original:
 
     def expected(self) -> tuple[dict[str, Tensor], list[Tensor]]:
         """What the original computes in float32: written buffers by name, tensor outputs."""
-        states, outputs = _results(self.first, self.leaves)
-        if self.module is not None:
-            try:
-                outputs = _called(_private_copy(self.module), self.first, self.leaves)
-            except _HALF_ERRORS:
-                # It casts to half precision itself and cannot be run in float32; its program,
-                # captured from it and cast as a whole, can.
-                return states, outputs
-        return states, outputs
+        states, outputs = self.results()
+        return states, self.called_module(self.private_module(), outputs)
 
     def in_half(self) -> list[Tensor] | None:
         """Outputs of the original run by torch in half precision; ``None`` where it cannot be."""
-        leaves = tuple(_half(leaf) for leaf in self.leaves)
         try:
-            if self.module is not None:
-                return _called(_private_copy(self.module).half(), self.first, leaves)
-            return _results(self.first, leaves, half=True)[1]
-        except _HALF_ERRORS:
+            module = self.private_module(half=True)
+            if module is not None:
+                return self.module_outputs(module, half=True)
+            return self.results(half=True)[1]
+        except HALF_ERRORS:
             return None
+
+    def private_module(self, *, half: bool = False) -> nn.Module | None:
+        """A copy of the module for inference on the CPU; calls leave the user's buffers alone."""
+        if self.module is None:
+            return None
+        copied = copy.deepcopy(self.module).float().cpu()
+        for inner in copied.modules():
+            inner.training = False  # not eval(): models override it with effects of their own
+        return copied.half() if half else copied
+
+    def results(self, *, half: bool = False) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Written buffers by name and tensor outputs, of the program."""
+        program = self.first
+        leaves = [halved(leaf) for leaf in self.leaves] if half else self.leaves
+        weights = halved if half else (lambda tensor: tensor)
+        found = fx_values.run(program, leaves, weights=weights, buffers=self.buffers)
+        nodes: Any = program.graph.output_node().args[0]
+        by_node = dict(zip(nodes, found, strict=True))
+        states, outputs = fx_values.returned(program)
+        return {name: by_node[node] for name, node in states.items()}, [by_node[n] for n in outputs]
+
+    def module_outputs(self, module: nn.Module, *, half: bool = False) -> list[Tensor]:
+        """The tensors that a copy of the module returns; it keeps what it writes to itself."""
+        dtype = torch.half if half else torch.float32
+        # Copies: a model may write to its inputs.
+        leaves = [_cast(leaf, dtype, fresh=True) for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.first.call_spec.in_spec)
+        with torch.no_grad():
+            result = module(*args, **kwargs)
+        return [leaf for leaf in flatten(result).leaves if isinstance(leaf, Tensor)]
+
+    def called_module(self, module: nn.Module | None, outputs: list[Tensor]) -> list[Tensor]:
+        """What a float32 copy of the module returns; ``outputs``, the program's, without one.
+
+        A module that casts to half precision itself cannot be run in float32; its program,
+        captured from it and cast as a whole, can.
+        """
+        if module is None:
+            return outputs
+        try:
+            return self.module_outputs(module)
+        except HALF_ERRORS:
+            return outputs
 
 
 def passes_named(metadata: Mapping[str, str]) -> tuple[Pass, ...]:
@@ -187,7 +236,7 @@ def _leaves(
             raise VerificationError(
                 "the program carries no example inputs", hint="pass inputs=(...)"
             )
-        example = tuple(pytree.tree_leaves(program.example_inputs))
+        example = _detached(pytree.tree_leaves(program.example_inputs))
         return _replaced(program, example, inputs or {})
     if isinstance(inputs, Tensor):
         inputs = (inputs,)
@@ -197,7 +246,7 @@ def _leaves(
     if not set(given) <= set(names) and set(given) <= set(inputs_of):
         names = tuple(inputs_of)  # dynamic sizes make every argument a positional one
     ordered = {name: given[name] for name in names if name in given}
-    leaves = tuple(pytree.tree_leaves((tuple(inputs or ()), ordered)))
+    leaves = _detached(pytree.tree_leaves((tuple(inputs or ()), ordered)))
     if len(leaves) != len(inputs_of) or set(given) - set(names):
         raise VerificationError(
             "the inputs do not fit the program",
@@ -245,30 +294,16 @@ def _like(name: str, given: object, leaf: object, sizes: Sequence[Any] | None) -
     return tensor.to(leaf.dtype)
 
 
-def _results(
-    program: ExportedProgram, leaves: Sequence[Any], half: bool = False
-) -> tuple[dict[str, Tensor], list[Tensor]]:
-    results = fx_values.run(program, leaves, weights=_half if half else lambda tensor: tensor)
-    nodes: Any = program.graph.output_node().args[0]
-    by_node = dict(zip(nodes, results, strict=True))
-    states, outputs = fx_values.returned(program)
-    return {name: by_node[node] for name, node in states.items()}, [by_node[n] for n in outputs]
+def halved(value: object) -> Any:
+    """``value`` in half precision where it is a tensor of floats, else as it is."""
+    return _cast(value, torch.half)
 
 
-def _private_copy(module: nn.Module) -> nn.Module:
-    """A copy for inference in float32 on the CPU; calls leave the user's buffers alone."""
-    copied = copy.deepcopy(module).float().cpu()
-    for inner in copied.modules():
-        inner.training = False  # not eval(): models override it with effects of their own
-    return copied
+def _detached(leaves: Sequence[object]) -> tuple[object, ...]:
+    return tuple(leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves)
 
 
-def _called(module: nn.Module, program: ExportedProgram, leaves: Sequence[Any]) -> list[Tensor]:
-    args, kwargs = pytree.tree_unflatten(list(leaves), program.call_spec.in_spec)
-    with torch.no_grad():
-        result = module(*args, **kwargs)
-    return [leaf for leaf in flatten(result).leaves if isinstance(leaf, Tensor)]
-
-
-def _half(value: object) -> Any:
-    return value.half() if isinstance(value, Tensor) and value.is_floating_point() else value
+def _cast(value: object, dtype: torch.dtype, fresh: bool = False) -> object:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(dtype if value.is_floating_point() else value.dtype, copy=fresh)

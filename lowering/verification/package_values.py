@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
@@ -22,7 +23,7 @@ from lowering.verification.image_inputs import image_of
 from lowering.verification.original import VerificationError
 
 # What coremltools' casting passes append to the name of a value they give another type.
-_CAST_SUFFIX = re.compile(r"(_cast_(fp16|fp32|bool|u?int\d+))+$")
+_CAST_SUFFIX = re.compile(r"(_cast_(to_)?(fp16|fp32|bool|u?int\d+))+$")
 _PART = re.compile(r"^(.*?)(?:_cast_fp16)*_(\d+)$")
 
 
@@ -43,7 +44,7 @@ class PackageRun:
     misshapen: list[str] = field(default_factory=list)
 
 
-def run(model: LoadedModel, feed: Mapping[str, Any], state: State | None = None) -> PackageRun:
+def run(model: LoadedModel, feed: Mapping[str, object], state: State | None = None) -> PackageRun:
     """Calls ``model`` and keeps all values, as far as it gets.
 
     Args:
@@ -55,7 +56,7 @@ def run(model: LoadedModel, feed: Mapping[str, Any], state: State | None = None)
     state = model.make_state() if state is None else state
     done = PackageRun()
 
-    def observe(op: Op, results: tuple[Any, ...], computed: tuple[Any, ...]) -> None:
+    def observe(op: Op, results: tuple[object, ...], computed: tuple[object, ...]) -> None:
         for declared, value in zip(op.outputs, results, strict=True):
             if not isinstance(value, Tensor):
                 continue
@@ -64,11 +65,18 @@ def run(model: LoadedModel, feed: Mapping[str, Any], state: State | None = None)
                 done.misshapen.append(declared.name)
 
     try:
-        model.run(feed, state, observe)
+        for name, value in model.run(feed, state, observe).items():
+            if isinstance(value, np.ndarray):  # a constant is computed by no op
+                done.values.setdefault(name, torch.from_numpy(value).to(_carrier(value)))
     except ExecutionError as error:
         done.error = error
     done.states = {name: state.cells[name].value.clone() for name in state}
     return done
+
+
+def _carrier(array: np.ndarray) -> torch.dtype:
+    """How the interpreter holds ``array``: every float in float32, see :class:`PackageRun`."""
+    return torch.float32 if array.dtype.kind == "f" else torch.from_numpy(array).dtype
 
 
 def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
@@ -108,6 +116,7 @@ def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
                 found=str(tuple(given.shape)),
             )
         # Core ML has no inputs of rank 0.
+        given = given.detach().float() if given.dtype is torch.bfloat16 else given.detach()
         array = given.reshape(1) if feature.ranges is not None and not given.ndim else given
         feed[name] = array.numpy().astype(feature.dtype.storage)
     return feed
@@ -140,9 +149,7 @@ def matches(model: LoadedModel, program: ExportedProgram) -> dict[str, str]:
                 found[node.name] = output.name
     # Outputs of the package have public names of their own.
     outputs = fx_values.returned(program)[1]
-    public = [output.name for output in model.program.outputs]
-    check_outputs(public, outputs)
-    for node, name in zip(outputs, public, strict=True):
+    for node, (_, name) in zip(outputs, output_values(model, program), strict=True):
         if node.op != "placeholder":
             found.setdefault(node.name, name)
     taken = set(found.values())
@@ -179,8 +186,57 @@ def _match_by_source(
             found[node.name] = values[0]
 
 
-def check_outputs(names: Sequence[str], expected: Sequence[Any]) -> None:
+def output_values(model: LoadedModel, program: ExportedProgram) -> list[tuple[str, str]]:
+    """Public name and MIL value of each output, in the order of the program's.
+
+    A classifier returns a label and a dictionary in the place of its probabilities.
+
+    Raises:
+        VerificationError: the program has another number of tensor outputs, or none.
+    """
+    expected = fx_values.returned(program)[1]
+    found = [(output.name, output.name) for output in model.program.outputs]
+    public = {name for name, _ in found}
+    for op in model.ops:
+        if op.type == "classify" and public.intersection(output.name for output in op.outputs):
+            made = {output.name for output in op.outputs}
+            found = [item for item in found if item[0] not in made]
+            value = op.inputs["probabilities"][0]
+            name = _CAST_SUFFIX.sub("", value)
+            found.insert(_place(model, value, name, expected), (name, value))
+    check_outputs([name for name, _ in found], expected)
+    return found
+
+
+def _place(model: LoadedModel, value: str, name: str, expected: Sequence[fx.Node]) -> int:
+    """Which of the program's outputs a classifier's probabilities are: by name, else by shape."""
+    names = [node.name for node in expected]
+    if name in names:
+        return names.index(name)
+    declared = {output.name: output.shape for op in model.ops for output in op.outputs}
+    same = [_same_shape(declared.get(value), node.meta["val"].shape) for node in expected]
+    return same.index(True) if True in same else 0
+
+
+def returned(
+    model: LoadedModel, program: ExportedProgram, results: Mapping[str, object]
+) -> list[Tensor]:
+    """The tensors among what a call of ``model`` returned, in the order of the program's."""
+    tables = [np.array([*value.values()]) for value in results.values() if isinstance(value, dict)]
+    return [
+        torch.from_numpy(results[value] if value in results else tables[0])
+        for _, value in output_values(model, program)
+    ]
+
+
+def check_outputs(names: Sequence[str], expected: Sequence[object]) -> None:
     """Raises :class:`VerificationError` unless there are as many outputs as ``expected``."""
+    if not expected:
+        raise VerificationError(
+            "the model returns no tensor, so there is nothing to compare",
+            expected="one tensor or more",
+            found=", ".join(names) or "no output",
+        )
     if len(names) != len(expected):
         raise VerificationError(
             "the package has other outputs than the model",
@@ -201,7 +257,7 @@ def _part(name: str, parts: Mapping[tuple[str, int], fx.Node]) -> fx.Node | None
     return parts.get((match[1], int(match[2]))) if match else None
 
 
-def _same_shape(declared: Sequence[int] | None, shape: Sequence[Any]) -> bool:
+def _same_shape(declared: Sequence[int] | None, shape: Sequence[object]) -> bool:
     if declared is None:
         return False
     ours = [size for size in declared if size != 1]

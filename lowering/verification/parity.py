@@ -32,13 +32,29 @@ class Thresholds:
     fp16_ceiling: float = 5e-2
     fp16_alone: float = 1e-2
 
-    def allowed(self, is_fp16: bool, yardstick: float | None) -> float:
-        """The threshold for one output with this ``yardstick``."""
+    def allowed(self, is_fp16: bool, yardstick: float | None, overflowed: bool = False) -> float:
+        """The threshold for one output with this ``yardstick``.
+
+        A yardstick that ``overflowed`` allows no more than none would.
+        """
         if not is_fp16:
             return self.fp32
         if yardstick is None or not math.isfinite(yardstick):
             return self.fp16_alone
-        return min(max(self.fp16_floor, self.fp16_factor * yardstick), self.fp16_ceiling)
+        ceiling = min(self.fp16_ceiling, self.fp16_alone) if overflowed else self.fp16_ceiling
+        return min(max(self.fp16_floor, self.fp16_factor * yardstick), ceiling)
+
+    def looseness(self, yardstick: float | None, overflowed: bool = False) -> str:
+        """Why the threshold of an fp16 output says little, ``""`` where it does not."""
+        if yardstick is None:
+            return "torch cannot run the original in half precision"
+        if not math.isfinite(yardstick):
+            return "the original is not finite in half precision"
+        if overflowed and self.fp16_factor * yardstick > self.fp16_alone:
+            return "the original overflows in half precision"
+        if self.fp16_factor * yardstick > self.fp16_ceiling:
+            return f"the original itself is off by {yardstick:.1e} in half precision"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,7 @@ class Parity:
         yardstick: ``rel_l2`` of the original run by torch in half precision, ``None`` when it
             was not, or could not be, run.
         threshold: the largest ``rel_l2`` that passes.
+        loose: why the threshold says little, ``""`` where it is three times the yardstick or less.
     """
 
     name: str
@@ -61,6 +78,7 @@ class Parity:
     cosine: float
     yardstick: float | None
     threshold: float
+    loose: str = ""
 
     @property
     def passed(self) -> bool:

@@ -54,10 +54,10 @@ def _values(program: ExportedProgram, original: Original) -> tuple[tuple[Any, ..
         values[node.name] = value
         return value
 
-    return fx_values.run(program, original.leaves, visit=visit), values
+    return fx_values.run(program, original.leaves, visit=visit, buffers=original.buffers), values
 
 
-def _error(found: tuple[Any, ...], expected: tuple[Any, ...]) -> float:
+def _error(found: tuple[Any, ...], expected: tuple[object, ...]) -> float:
     pairs = zip(found, expected, strict=True)
     return max((rel_l2(a, b) for a, b in pairs if isinstance(b, Tensor)), default=0.0)
 

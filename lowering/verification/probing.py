@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
@@ -144,7 +145,12 @@ def _probe(
         node=node.name if node is not None else "",
         value=value,
         source=source_of(node) if node is not None else Source(),
-        original=None if expected is None else expected.numpy().copy(),
-        package=None if found is None else found.numpy().copy(),
+        original=None if expected is None else _array(expected),
+        package=None if found is None else _array(found),
         parity=compared,
     )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """A copy; numpy has no bfloat16."""
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy().copy()

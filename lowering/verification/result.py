@@ -12,6 +12,7 @@ from rich.table import Table
 from frontend.source import Source
 from lowering.support.finite import finite
 from lowering.verification.parity import Parity
+from lowering.verification.yardstick import LISTED, Loosening
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class Verification:
         error: why the package could not be run to its end.
         divergence: the MIL op at fault, when one was looked for and found.
         pass_fault: the pass at fault, likewise.
+        step: the step that ``outputs`` are of, from 1: the first that failed, else the last. Each
+            output is the worst of the steps up to it, by its share of the threshold.
+        steps: how many calls one after the other were asked for.
+        loosened: places at which the original is useless in half precision, where that made a
+            threshold loose.
         kind: ``logic`` when the package is wrong without any rounding too, ``rounding`` when
             only its fp16 values make it wrong, ``None`` when it passed or was not located.
     """
@@ -118,6 +124,9 @@ class Verification:
     divergence: Divergence | None = None
     pass_fault: PassFault | None = None
     kind: str | None = None
+    step: int = 1
+    steps: int = 1
+    loosened: tuple[Loosening, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -139,6 +148,9 @@ class Verification:
             ],
             "kind": self.kind,
             "divergence": self.divergence.to_json() if self.divergence else None,
+            "step": self.step,
+            "steps": self.steps,
+            "loosened": [place.to_json() for place in self.loosened],
             "pass_fault": self.pass_fault.to_json() if self.pass_fault else None,
         }
 
@@ -153,7 +165,21 @@ class Verification:
         return Group(table, *(escape(line) for line in self._sentences()))
 
     def _sentences(self) -> list[str]:
-        lines = []
+        lines = [
+            f"{item.name}: allowed is {item.threshold:.0e}, since {item.loose}"
+            for item in self.outputs
+            if item.loose
+        ]
+        lines += [f"  {place}" for place in self.loosened[:LISTED]]
+        if len(self.loosened) > LISTED:
+            lines.append(f"  and {len(self.loosened) - LISTED} more places")
+        if self.steps > 1:
+            kept = "each starting where the one before ended"
+            lines.append(
+                f"{self.steps} steps, {kept}"
+                if self.passed
+                else f"step {self.step} of {self.steps} differs, {kept}"
+            )
         if self.error:
             lines.append(f"could not be run to its end: {self.error}")
         if self.pass_fault:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -19,6 +22,8 @@ from lowering.verification.package_values import PackageRun, declares_fp16, feed
 from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
 from lowering.verification.pass_bisect import faulty_pass
 from lowering.verification.result import Verification
+from lowering.verification.steps import Session, step_inputs
+from lowering.verification.yardstick import Loosening, loosenings, not_run
 from passes.base import Pass
 
 
@@ -33,6 +38,7 @@ def verify(
     pipeline: Sequence[Pass] | None = None,
     dynamic_shapes: object = None,
     locate: bool = True,
+    steps: int | Sequence[object] = 1,
 ) -> Verification:
     """Run a package on any OS and hold it against its original.
 
@@ -49,10 +55,13 @@ def verify(
         pipeline: the passes the package was made with, if it does not name them.
         dynamic_shapes: as for ``capture``, for a package whose sizes are not all fixed.
         locate: on failure, look for the op and the pass at fault.
+        steps: how many calls to make one after the other, each side going on from what it wrote,
+            or the inputs of each: see :func:`lowering.verification.steps.step_inputs`. A package
+            with states starts from what it starts from on a device.
 
     Returns:
-        Errors of each output, and on failure the first diverging op and the pass at fault. It is
-        true when the package passed.
+        Errors of each output, and on failure the first diverging op and the pass at fault, in the
+        first step that fails. It is true when the package passed.
 
     Raises:
         VerificationError: package and original do not belong together.
@@ -69,58 +78,148 @@ def verify(
         metadata=model.metadata,
         dynamic_shapes=dynamic_shapes,
     )
-    original = with_nearest_images(model, original)
-    feed = feed_of(model, original.inputs())
-    run = package_values.run(model, feed)
-    outputs = _parities(model, run, original, thresholds or Thresholds())
+    rounds = [with_nearest_images(model, step) for step in step_inputs(original, steps)]
+    comparison = _Comparison(model, original, thresholds or Thresholds())
+    for step in rounds:
+        before = comparison.before(step)
+        run = comparison.of(step)
+        if run.error is not None or not comparison.passed:
+            break
     error = run.error.message if run.error is not None else None
-    found = Verification(tuple(outputs), precision.value, error)
+    found = Verification(
+        tuple(comparison.worst.values()),
+        precision.value,
+        error,
+        step=comparison.calls,
+        steps=len(rounds),
+        loosened=tuple(comparison.loosened.values()),
+    )
     if found.passed or not locate:
         return found
-    return _located(found, package, model, original, feed, run)
+    return _located(found, package, model, before, run)
 
 
-def _parities(
-    model: LoadedModel, run: PackageRun, original: Original, thresholds: Thresholds
-) -> list[Parity]:
-    is_fp16 = declares_fp16(model)
-    names = [output.name for output in model.program.outputs]
-    states, expected = original.expected()
-    half = original.in_half() if is_fp16 else None
-    package_values.check_outputs(names, expected)
-    result = []
-    for position, (name, want) in enumerate(zip(names, expected, strict=True)):
-        yardstick = rel_l2(half[position], want) if half is not None else None
-        allowed = thresholds.allowed(is_fp16, yardstick)
-        value = run.values.get(name)
-        result.append(
-            Parity(name, math.inf, math.inf, 0.0, yardstick, allowed)
-            if value is None
-            else parity(name, value, want, allowed, yardstick)
-        )
-    for stored in stored_in(model.metadata, states):
-        if stored.name in run.states:
-            want = states[stored.buffer]
-            allowed = thresholds.allowed(is_fp16, None)
-            found = stored.value(run.states, want)
-            result.append(parity(f"state {stored.buffer}", found, want, allowed))
-    return result
+@dataclass(frozen=True)
+class _Before:
+    """One step before it is made: the original as it was, and the states of the package."""
+
+    original: Original
+    states: Mapping[str, np.ndarray]
+
+
+class _Comparison:
+    """Both sides, called step after step.
+
+    Attributes:
+        calls: how many steps were made.
+        worst: of each output and state the parity that takes most of its threshold.
+        loosened: places that make the yardstick useless, by name of the node.
+    """
+
+    def __init__(self, model: LoadedModel, original: Original, thresholds: Thresholds) -> None:
+        self._model, self._thresholds = model, thresholds
+        self._is_fp16 = declares_fp16(model)
+        self._exact = Session(original)
+        self._half = Session(original, half=True) if self._is_fp16 else None
+        self._state = model.make_state()
+        self._program = original.program
+        self.calls = 0
+        self.worst: dict[str, Parity] = {}
+        self.loosened: dict[str, Loosening] = {}
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output of every step is close enough."""
+        return all(item.passed for item in self.worst.values())
+
+    def before(self, step: Original) -> _Before:
+        """What the next call starts from; the original from the package's own values."""
+        states = {name: self._state[name].copy() for name in self._state}
+        if not self.calls:
+            return _Before(step, states)
+        signature = self._program.graph_signature
+        buffers = dict(zip(signature.buffers, self._program.buffers(), strict=True))
+        written = signature.buffers_to_mutate.values()
+        tensors = {name: torch.from_numpy(array) for name, array in states.items()}
+        values = {
+            stored.buffer: stored.value(tensors, buffers[stored.buffer])
+            for stored in stored_in(self._model.metadata, written)
+            if stored.name in tensors
+        }
+        return _Before(replace(step, buffers=values), states)
+
+    def of(self, step: Original) -> PackageRun:
+        """Makes one step on both sides, and compares."""
+        exact = replace(step, buffers=self._exact.buffers)
+        expected = self._exact.call(step)
+        assert expected is not None
+        half = self._half.call(step) if self._half is not None else None
+        run = package_values.run(self._model, feed_of(self._model, step.inputs()), self._state)
+        self.calls += 1
+        names = package_values.output_values(self._model, self._program)
+        yardsticks = [None] * len(expected) if half is None else list(map(rel_l2, half, expected))
+        overflowed = self._trace(exact, yardsticks)
+        for (name, value), want, yardstick in zip(names, expected, yardsticks, strict=True):
+            allowed = self._thresholds.allowed(self._is_fp16, yardstick, overflowed)
+            loose = self._thresholds.looseness(yardstick, overflowed) if self._is_fp16 else ""
+            computed = run.values.get(value)
+            self._note(
+                Parity(name, math.inf, math.inf, 0.0, yardstick, allowed, loose)
+                if computed is None
+                else replace(parity(name, computed, want, allowed, yardstick), loose=loose)
+            )
+        for stored in stored_in(self._model.metadata, self._exact.buffers):
+            if stored.name in run.states:
+                want = self._exact.buffers[stored.buffer]
+                allowed = self._thresholds.allowed(self._is_fp16, None)
+                found = stored.value(run.states, want)
+                self._note(parity(f"state {stored.buffer}", found, want, allowed))
+        return run
+
+    def _trace(self, exact: Original, yardsticks: Sequence[float | None]) -> bool:
+        """Notes what makes the yardstick loose, if it is; whether that is an overflow."""
+        limit = self._thresholds.fp16_alone
+        if not self._is_fp16 or all(
+            yardstick is not None and self._thresholds.fp16_factor * yardstick <= limit
+            for yardstick in yardsticks
+        ):
+            return False
+        places = loosenings(exact, limit / max(self._thresholds.fp16_factor, 1.0))
+        if self._half is not None and self._half.failure:
+            places = (not_run(self._half.failure), *places)
+        overflowed = any(place.cause == "overflow" for place in places)
+        if any(self._thresholds.looseness(yardstick, overflowed) for yardstick in yardsticks):
+            for place in places:
+                self.loosened.setdefault(place.node, place)
+        return overflowed
+
+    def _note(self, found: Parity) -> None:
+        last = self.worst.get(found.name)
+        if last is None or (last.passed and not _share(found) <= _share(last)):
+            self.worst[found.name] = found
+
+
+def _share(item: Parity) -> float:
+    return item.rel_l2 / item.threshold if item.threshold else math.inf
 
 
 def _located(
     found: Verification,
     package: ModelLike,
     model: LoadedModel,
-    original: Original,
-    feed: Mapping[str, Any],
+    before: _Before,
     run: PackageRun,
 ) -> Verification:
+    original = before.original
     threshold = min((output.threshold for output in found.outputs), default=Thresholds.fp32)
     pass_fault = faulty_pass(original, threshold)
     exact, exact_run = model, run
     if model.precision is not Precision.FP32:
         exact = load(package, precision=Precision.FP32)
-        exact_run = package_values.run(exact, feed)
+        state = exact.make_state()
+        for name in state:
+            state[name] = before.states[name]
+        exact_run = package_values.run(exact, feed_of(exact, original.inputs()), state)
     rounded = declares_fp16(model)
     walk = Walk(exact, original, exact_run, rounded, threshold)
     kind = "logic"
@@ -128,4 +227,4 @@ def _located(
         kind = "rounding"
         walk = Walk(model, original, run, rounded, threshold)
     divergence = walk.first() if walk.is_wrong() else None
-    return Verification(found.outputs, found.precision, found.error, divergence, pass_fault, kind)
+    return replace(found, divergence=divergence, pass_fault=pass_fault, kind=kind)
