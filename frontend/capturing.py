@@ -31,6 +31,7 @@ from frontend.held_tensors import HeldTensors, adopt, written_constants
 from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
 from frontend.program import Draft
+from frontend.releases import warn_of_untried
 from frontend.size_guards import check_guards, deferring
 from frontend.spelling import is_free_in_code, with_spellable_names
 from frontend.structure import Flat, Structure, flatten
@@ -77,6 +78,7 @@ def capture(
         CaptureError: inputs are missing or do not fit, or the model cannot be captured; the
             message names the user's source line and the next step.
     """
+    warn_of_untried()
     if isinstance(model, ExportedProgram):
         return _normalise(model, None)
     if not isinstance(model, nn.Module):
