@@ -1,4 +1,4 @@
-"""What the installed torch takes apart: its default decompositions, and captures of small functions.
+"""What the installed torch takes apart: default decompositions, captures of small functions.
 
     python -m benchmarks.torch_release [--write]
 
@@ -29,147 +29,50 @@ FOLDER = Path(__file__).parent / "data"
 # Key of torch's own table in a snapshot.
 TABLE = "default_decompositions"
 Snapshot = dict[str, list[str]]
+Function = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-_UNARY = [
-    "abs",
-    "acos",
-    "acosh",
-    "asin",
-    "asinh",
-    "atan",
-    "atanh",
-    "ceil",
-    "cos",
-    "cosh",
-    "digamma",
-    "erf",
-    "erfc",
-    "erfinv",
-    "exp",
-    "exp2",
-    "expm1",
-    "floor",
-    "frac",
-    "i0",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "lgamma",
-    "log",
-    "log10",
-    "log1p",
-    "log2",
-    "logit",
-    "neg",
-    "positive",
-    "reciprocal",
-    "relu",
-    "round",
-    "rsqrt",
-    "sgn",
-    "sigmoid",
-    "sign",
-    "sin",
-    "sinc",
-    "sinh",
-    "sqrt",
-    "square",
-    "tan",
-    "tanh",
-    "trunc",
-]
-_BINARY = [
-    "add",
-    "atan2",
-    "copysign",
-    "div",
-    "eq",
-    "floor_divide",
-    "fmax",
-    "fmin",
-    "fmod",
-    "ge",
-    "gt",
-    "hypot",
-    "le",
-    "logaddexp",
-    "logaddexp2",
-    "lt",
-    "maximum",
-    "minimum",
-    "mul",
-    "ne",
-    "nextafter",
-    "pow",
-    "remainder",
-    "rsub",
-    "sub",
-    "xlogy",
-]
-_ALONG = [
-    "amax",
-    "amin",
-    "argmax",
-    "argmin",
-    "all",
-    "any",
-    "cummax",
-    "cumprod",
-    "cumsum",
-    "logcumsumexp",
-    "logsumexp",
-    "max",
-    "mean",
-    "median",
-    "min",
-    "nansum",
-    "prod",
-    "softmax",
-    "log_softmax",
-    "sort",
-    "std",
-    "sum",
-    "var",
-]
-_ACTIVATIONS = [
-    "celu",
-    "elu",
-    "gelu",
-    "hardshrink",
-    "hardsigmoid",
-    "hardswish",
-    "hardtanh",
-    "leaky_relu",
-    "logsigmoid",
-    "mish",
-    "relu6",
-    "selu",
-    "silu",
-    "softplus",
-    "softshrink",
-    "softsign",
-    "tanhshrink",
-    "threshold_",
-    "normalize",
-]
+_UNARY = """
+abs acos acosh asin asinh atan atanh ceil cos cosh digamma erf erfc erfinv exp exp2 expm1
+floor frac i0 isfinite isinf isnan lgamma log log10 log1p log2 logit neg positive reciprocal
+relu round rsqrt sgn sigmoid sign sin sinc sinh sqrt square tan tanh trunc
+""".split()  # noqa: SIM905
+_BINARY = """
+add atan2 copysign div eq floor_divide fmax fmin fmod ge gt hypot le logaddexp logaddexp2 lt
+maximum minimum mul ne nextafter pow remainder rsub sub xlogy
+""".split()  # noqa: SIM905
+_ALONG = """
+amax amin argmax argmin all any cummax cumprod cumsum logcumsumexp logsumexp max mean median
+min nansum prod softmax log_softmax sort std sum var
+""".split()  # noqa: SIM905
+_ACTIVATIONS = """
+celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu6
+selu silu softplus softshrink softsign tanhshrink normalize
+""".split()  # noqa: SIM905
 _INSTALLED = ".".join(torch.__version__.split("+")[0].split(".")[:2])
 
 
-def functions() -> Iterator[tuple[str, Callable[[Tensor, Tensor, Tensor], Tensor]]]:
+def functions() -> Iterator[tuple[str, Function]]:
     """Each takes ``x`` and ``y`` (2, 3, 4), both positive, and ``image`` (1, 4, 8, 8)."""
     for name in _UNARY:
-        yield name, lambda x, y, image, f=getattr(torch, name): f(x)
-    for name in _BINARY:
-        yield name, lambda x, y, image, f=getattr(torch, name): f(x, y)
+        yield name, _of_x(getattr(torch, name))
     for name in _ALONG:
-        yield name, lambda x, y, image, f=getattr(torch, name): f(x, -1)
+        yield name, _of_x(getattr(torch, name), -1)
     for name in _ACTIVATIONS:
-        if hasattr(F, name) and not name.endswith("_"):
-            yield f"F.{name}", lambda x, y, image, f=getattr(F, name): f(x)
+        yield f"F.{name}", _of_x(getattr(F, name))
+    for name in _BINARY:
+        yield name, _of_both(getattr(torch, name))
     yield from _NAMED.items()
 
 
-_NAMED: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+def _of_x(function: Callable[..., Tensor], *options: int) -> Function:
+    return lambda x, y, image: function(x, *options)
+
+
+def _of_both(function: Callable[..., Tensor]) -> Function:
+    return lambda x, y, image: function(x, y)
+
+
+_NAMED: Mapping[str, Function] = {
     "vector_norm": lambda x, y, image: torch.linalg.vector_norm(x, dim=-1),
     "vector_norm 1": lambda x, y, image: torch.linalg.vector_norm(x, 1, dim=-1),
     "vector_norm inf": lambda x, y, image: torch.linalg.vector_norm(x, float("inf"), dim=-1),
@@ -258,7 +161,7 @@ class _Function(nn.Module):
     Forward takes ``x`` and ``y`` (B=2, N=3, C=4) and ``image`` (B=1, C=4, H=8, W=8), float32.
     """
 
-    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, function: Function) -> None:
         super().__init__()
         self.function = function
 

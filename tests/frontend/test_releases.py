@@ -53,7 +53,7 @@ def test_differences_are_sentences():
 
 
 def test_a_later_release_is_a_warning():
-    with pytest.warns(UntriedReleaseWarning, match=r"torch 9\.1\.0 is newer"):
+    with pytest.warns(UntriedReleaseWarning, match=r"torch 9\.1\.0\+cpu is newer"):
         warn_of_untried("9.1.0+cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
