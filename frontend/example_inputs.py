@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from frontend.errors import CaptureError
+
+
+class InferredInputsWarning(UserWarning):
+    """The model's own example inputs fix sizes that the caller did not choose."""
+
 
 # A batch of one is what Core ML packages are used with.
 _BATCH = 1
@@ -38,6 +45,7 @@ def infer_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
         accepted = inspect.signature(model.forward).parameters
         known = {name: value for name, value in dummies.items() if name in accepted}
         if known:
+            warnings.warn(_fixed_sizes(model, known), InferredInputsWarning, stacklevel=3)
             return (), known
     raise CaptureError(
         "example inputs are needed and cannot be inferred from the model",
@@ -45,6 +53,19 @@ def infer_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
         expected="example_inputs=(tensor, ...) or kwargs={name: tensor}",
         found="none, and no dummy_inputs, example_input_array or default_cfg on the model",
         hint=f"pass example_inputs for {_required(model)}, such as (torch.randn(1, 3, 224, 224),)",
+    )
+
+
+def _fixed_sizes(model: nn.Module, inputs: Mapping[str, Any]) -> str:
+    """HuggingFace's inputs have sizes that nobody asked for, such as three texts of five tokens."""
+    shown = ", ".join(
+        f"{name} {list(value.shape)}"
+        for name, value in inputs.items()
+        if isinstance(value, torch.Tensor)
+    )
+    return (
+        f"no example inputs were given, and every size is fixed to what {type(model).__name__} "
+        f"offers: {shown}; pass example_inputs or kwargs of the sizes that you need"
     )
 
 

@@ -82,7 +82,22 @@ class PackageComparison:
             "first": self.first.to_json(),
             "second": self.second.to_json(),
             "output_difference": self.output_difference,
+            "notes": list(self.notes()),
         }
+
+    def notes(self) -> Iterator[str]:
+        """How to read a share of the ANE that falls together with the price."""
+        names = (Path(self.first.package).name, Path(self.second.package).name)
+        for pair in zip(self.first.predicted, self.second.predicted, strict=True):
+            high, low = sorted((0, 1), key=lambda side: -pair[side].ane_cost)
+            if pair[low].ane_cost < pair[high].ane_cost and (
+                pair[low].dispatch_ms < pair[high].dispatch_ms
+            ):
+                yield (
+                    f"{pair[low].target}: {names[low]} has less on the ANE and still the lower "
+                    f"price, {pair[low].dispatch_ms:.3g} against {pair[high].dispatch_ms:.3g} ms: "
+                    "that is a gain, not a loss"
+                )
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Metric and its two values as text."""

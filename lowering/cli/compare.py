@@ -58,6 +58,8 @@ def compare(first: Path, second: Path, chips: tuple[str, ...], seed: int, as_jso
     console = stdout_console()
     console.print(table)
     console.print("\nWhat stands behind a chip is predicted, not measured.")
+    for note in found.notes():
+        console.print(escape(note))
     if found.output_difference is None:
         console.print("Not run: their inputs or outputs are not the same.")
     for name, value in (found.output_difference or {}).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,16 @@ def _summary(value: Any) -> dict[str, Any]:
         summary: dict[str, Any] = {"dtype": str(value.dtype), "shape": list(value.shape)}
         if value.size and value.dtype.kind in "fiu":
             wide = value.astype(np.float64)
+            finite = wide[np.isfinite(wide)]
+            summary |= {
+                name: count
+                for name, count in (
+                    ("nan", int(np.isnan(wide).sum())),
+                    ("infinite", int(np.isinf(wide).sum())),
+                )
+                if count
+            }
+            wide = finite if finite.size else wide
             summary |= {"min": wide.min(), "max": wide.max(), "mean": wide.mean()}
         return summary
     if hasattr(value, "mode"):
@@ -149,6 +160,8 @@ def _print(
         else:
             table.add_row(escape(name), escape(str(row)), "", "", "", "")
     console.print(table)
+    for name, value in outputs.items():
+        console.print(*_not_finite(name, value, findings is not None), sep="\n", end="")
     count = len(model.ops)
     console.print(f"{count} ops, {seconds * 1e3:.1f} ms per call in the interpreter (CPU)")
     if findings is None:
@@ -162,6 +175,15 @@ def _print(
                 f"({item.type} {item.op}), range {item.low:.6g} to {item.high:.6g}; {item.source}"
             )
         )
+
+
+def _not_finite(name: str, value: Any, watched: bool) -> Iterator[str]:
+    """What of an output is no number, as lines."""
+    row = _summary(value)
+    for key, words in (("nan", "NaN"), ("infinite", "infinite")):
+        if key in row:
+            where = "" if watched else "; --watch says where that comes from"
+            yield escape(f"output {name}: {row[key]} of {value.size} elements are {words}{where}\n")
 
 
 def _write(outputs: dict[str, Any], directory: Path) -> None:

@@ -92,5 +92,21 @@ def _feature(entry: Message) -> dict[str, Any]:
     return {
         "name": entry.name,
         "type": _ELEMENT_TYPES.get(array.dataType, kind),
-        "shape": list(array.shape),
+        "shape": _sizes(array),
     }
+
+
+def _sizes(array: Any) -> list[Any]:
+    """Sizes of a feature; ``"1..64"`` where any will do, one list for each of several shapes."""
+    kind = array.WhichOneof("ShapeFlexibility")
+    if kind == "shapeRange":
+        return [
+            size.lowerBound
+            if size.lowerBound == size.upperBound
+            else f"{size.lowerBound}..{size.upperBound if size.upperBound >= 0 else ''}"
+            for size in array.shapeRange.sizeRanges
+        ]
+    if kind == "enumeratedShapes":
+        shapes = [list(array.shape), *(list(s.shape) for s in array.enumeratedShapes.shapes)]
+        return [shape for i, shape in enumerate(shapes) if shape not in shapes[:i]]
+    return list(array.shape)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from frontend.deprecated import renamed_arguments
 from frontend.errors import AnePassesError
@@ -14,7 +15,7 @@ from lowering.planner.facts import OpFacts
 from lowering.planner.figures import figures_of
 from lowering.planner.latency import predict_latency
 from lowering.planner.mil import ReadProgram, read_program
-from lowering.planner.prices import PriceBook, price, price_book, switch_ms
+from lowering.planner.prices import PriceBook, price, price_book, price_caveats, switch_ms
 from lowering.planner.result import OpPlan, Plan, Segment
 from lowering.planner.segmentation import cpu_price, path_cost, segment
 from lowering.planner.targets import chip_of, chips, platform_of
@@ -58,7 +59,7 @@ def plan(
     platform = platform_of(chip)
     book = price_book(platform)
     program = read_program(model_or_path, sources)
-    able = [capability(op.facts, platform) for op in program.ops]
+    able = [_in_context(capability(op.facts, platform), program) for op in program.ops]
     prices = [price(op.facts, platform) for op in program.ops]
     if units == "CPU_ONLY":
         able = [Capability(False, _CPU_ONLY)] * len(able)
@@ -97,11 +98,33 @@ def plan(
         latency,
         latency_note,
         advice,
-        _notes(chip, book, units, program),
+        (*_notes(chip, book, units, program), *_reading(able, devices, prices)),
     )
 
 
 _CPU_ONLY = Reason("compute_units", "the compute units asked for leave the ANE out")
+
+
+def _in_context(able: Capability, program: ReadProgram) -> Capability:
+    """``able`` with a hint that fits the program, where the rule's own does not."""
+    reason = able.reason
+    if reason is None or reason.rule != _FP32 or not _computes_in_fp16(program):
+        return able
+    return replace(able, reason=replace(reason, hint=_FP32_AMONG_FP16))
+
+
+_FP32 = "dtype.fp32_compute"
+_FP32_AMONG_FP16 = (
+    "the program is float16 but for this: it reads a float32 input or an image, or was kept in "
+    "float32; declare that input as float16, or scale the image before the call"
+)
+
+
+def _computes_in_fp16(program: ReadProgram) -> bool:
+    return any(
+        op.facts.op_type != "cast" and op.facts.outputs and op.facts.output.dtype == "fp16"
+        for op in program.ops
+    )
 
 
 def _compute_units(units: object) -> str:
@@ -203,6 +226,24 @@ def _notes(asked: str, book: PriceBook, units: str, program: ReadProgram) -> tup
         notes.append("the GPU is left out: no GPU price is known; planned as CPU_AND_NE")
     if any(not op.facts.output.is_static for op in program.ops):
         notes.append("sizes not known before the program runs are counted as 1 in every figure")
+    notes += price_caveats({op.facts.op_type for op in program.ops})
     if not program.ops:
         notes.append("the program has no operators")
     return tuple(notes)
+
+
+def _reading(
+    able: Sequence[Capability], devices: Sequence[str], prices: Sequence[dict[str, float | None]]
+) -> Iterator[str]:
+    """How to read a plan that leaves the ANE out although it could run operators."""
+    possible = sum(entry.ane for entry in able)
+    if possible and "ane" not in devices:
+        whole = sum(cpu_price(entry) for entry in prices)
+        yield (
+            f"the ANE could run {possible} of {len(able)} operators; they stay on the CPU because "
+            f"the whole program costs {whole:.3f} ms there, and going to the ANE and back "
+            f"{2 * switch_ms():.3f} ms: for a program this small that is no loss"
+            if whole <= 2 * switch_ms()
+            else f"the ANE could run {possible} of {len(able)} operators; what that would save is "
+            "less than the switches cost"
+        )

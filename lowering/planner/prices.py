@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +129,12 @@ def _leaves(table: Mapping[str, Any]) -> tuple[Leaf, ...]:
 def switch_ms() -> float:
     """Price of each change of device, milliseconds; graph inputs and outputs are on the host."""
     return float(dispatcher()["switch_ms"]["value"])
+
+
+def price_caveats(op_types: Iterable[str]) -> list[str]:
+    """What the prices of these operators rest on, where that is little."""
+    known: Mapping[str, str] = dispatcher()["caveats"]
+    return [f"assumed: {known[op_type]}" for op_type in sorted(op_types) if op_type in known]
 
 
 def price(facts: OpFacts, target: str = "M4") -> dict[str, float | None]:

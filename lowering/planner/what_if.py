@@ -83,7 +83,8 @@ def _changes(
         ane_cost = sum(book.price(op.facts, "ane") for op in program.ops[start:stop])
         entered = min(before[start][0], before[start][1] + fee)
         yield _Change(total - (entered + ane_cost + after[stop][0]), "supported", start, stop)
-        if _host_can_do(program, readers, start, stop):
+        # A program without its operators is no program to run.
+        if stop - start < len(able) and _host_can_do(program, readers, start, stop):
             skipped = min(before[start][d] + after[stop][d] for d in (0, 1))
             yield _Change(total - skipped, "host", start, stop)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowering.reference.binding import Bools, Ints, Semantics
+from lowering.reference.errors import ExecutionError
 
 
 def reshape(x: Tensor, shape: Ints) -> Tensor:
@@ -152,6 +153,14 @@ def split(
 
 def tile(x: Tensor, reps: Ints) -> Tensor:
     """``x`` repeated ``reps[i]`` times along dimension ``i``."""
+    if min(reps, default=1) < 1:
+        raise ExecutionError(
+            "a tile repeats an axis less than once",
+            op="tile",
+            expected="reps of 1 or more, as Core ML asks for",
+            found=str(list(reps)),
+            hint="take such an axis away with slice_by_index, or leave the tile out",
+        )
     return x.repeat(reps)
 
 
