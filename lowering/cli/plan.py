@@ -45,6 +45,7 @@ Exit codes: 0 planned, 2 the package or the call needs attention.
     show_default=True,
     help="How many of the most expensive operators to show.",
 )
+@click.option("--function", default="main", help="Of a package with several.")
 @click.option("--observe", "calls", type=click.IntRange(min=1), help="On a Mac: time N calls.")
 @json_option
 @guarded
@@ -54,6 +55,7 @@ def plan(
     compute_units: str,
     planned: str | None,
     top: int,
+    function: str,
     calls: int | None,
     as_json: bool,
 ) -> None:
@@ -63,7 +65,9 @@ def plan(
         from lowering.planner.planned import compare, read_compute_plan
 
         core_ml = None if planned is None else read_compute_plan(planned)
-        made = plan_package(package, chip=chip, compute_units=constant_name(compute_units))
+        made = plan_package(
+            package, chip=chip, compute_units=constant_name(compute_units), function=function
+        )
         comparison = None if core_ml is None else compare(made, *core_ml)
     observed = None if calls is None else _observed(package, constant_name(compute_units), calls)
     if as_json:

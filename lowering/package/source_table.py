@@ -22,9 +22,13 @@ class SourceTable:
     entries: Mapping[str, Source] = field(default_factory=dict)
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> SourceTable:
-        """The table stored in a package's user-defined metadata; empty when there is none."""
-        raw = json.loads(metadata.get(SOURCES_KEY, "{}"))
+    def from_metadata(cls, metadata: Mapping[str, str], function: str = "main") -> SourceTable:
+        """The table stored in a package's user-defined metadata; empty when there is none.
+
+        Functions of one package have a table each where ``lowering.multifunction`` merged them.
+        """
+        own = metadata.get(f"{SOURCES_KEY}.{function}")
+        raw = json.loads(own if own is not None else metadata.get(SOURCES_KEY, "{}"))
         return cls(
             {
                 name: Source(

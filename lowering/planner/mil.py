@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
 from lowering.package.blocks import walk
 from lowering.package.kinds import damaged, undefined
-from lowering.package.open import ModelLike, open_package
+from lowering.package.open import MAIN, ModelLike, open_package
 from lowering.package.source_table import SourceTable
 from lowering.package.weights import Weights, tensor_type
 from lowering.planner.facts import UNKNOWN_DIM, OpFacts, TensorFacts
@@ -66,24 +66,33 @@ class ReadProgram:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_program(model: ModelLike | ReadProgram, sources: SourceTable | None = None) -> ReadProgram:
-    """The main function of ``model``; a program that was read before is returned as it is.
+def read_program(
+    model: ModelLike | ReadProgram, sources: SourceTable | None = None, function_name: str = MAIN
+) -> ReadProgram:
+    """One function of ``model``; a program that was read before is returned as it is.
+
+    Args:
+        model: see ``ModelLike``.
+        sources: where operators come from; read from the package's metadata by default.
+        function_name: the default function for ``main`` where none is called so.
 
     Raises:
-        PackageError: the file is missing or corrupt, or holds no ML Program.
+        PackageError: the file is missing or corrupt, or holds no ML Program, or no such function.
     """
     if isinstance(model, ReadProgram):
         return model
     package = open_package(model)
     functions = package.program.functions
-    name = package.function_name()
-    function, body = package.function(name if name in functions else min(functions, default=name))
+    name = package.function_name(function_name)
+    if function_name == MAIN and name not in functions:
+        name = min(functions, default=name)
+    function, body = package.function(name)
     ops = tuple(_Reader(package.weights, function.inputs).read(body))
     return ReadProgram(
         ops,
         tuple(item.name for item in function.inputs),
         tuple(body.outputs),
-        sources if sources is not None else SourceTable.from_metadata(package.metadata),
+        sources if sources is not None else SourceTable.from_metadata(package.metadata, name),
         package.label,
         package.metadata,
     )

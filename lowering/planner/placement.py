@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from frontend.deprecated import renamed_arguments
 from frontend.errors import AnePassesError
-from lowering.package.open import ModelLike
+from lowering.package.open import MAIN, ModelLike
 from lowering.package.source_table import SourceTable
 from lowering.planner.capabilities import Capability, Reason, capability, gpu_refuses
 from lowering.planner.facts import OpFacts
@@ -37,6 +37,7 @@ def plan(
     chip: str = "M4",
     compute_units: object = "CPU_AND_NE",
     sources: SourceTable | None = None,
+    function: str = MAIN,
 ) -> Plan:
     """Predict where each operator runs, why, and what it costs; works on any machine.
 
@@ -49,6 +50,7 @@ def plan(
         chip: such as ``"M4"`` or ``"A17 Pro"``.
         compute_units: ``"CPU_AND_NE"``, ``"ALL"`` or ``"CPU_ONLY"``, or coremltools' constant.
         sources: where operators come from; read from the package's metadata by default.
+        function: of a package with several; the default one where none is named.
 
     Raises:
         UnknownChipError: the chip is not known.
@@ -58,7 +60,7 @@ def plan(
     units = _compute_units(compute_units)
     platform = platform_of(chip)
     book = price_book(platform)
-    program = read_program(model_or_path, sources)
+    program = read_program(model_or_path, sources, function)
     able = [_in_context(capability(op.facts, platform), program) for op in program.ops]
     prices = [price(op.facts, platform) for op in program.ops]
     if units == "CPU_ONLY":

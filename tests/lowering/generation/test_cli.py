@@ -109,3 +109,15 @@ def test_the_swift_file_knows_the_contract(exported: ExportReport):
         assert condition in careful
     alone = Contract(64, 9, "state", (), {}, {"decode": steps["decode"]})
     assert "prefill" not in swift_source("m", alone)
+
+
+def test_each_function_is_planned_by_itself(exported: ExportReport):
+    listed = {
+        name: json.loads(run("plan", exported.path, "--function", name, "--json").stdout)
+        for name in ("decode", "prefill")
+    }
+    default = json.loads(run("plan", exported.path, "--json").stdout)
+    assert default["ops"] == listed["decode"]["ops"] != listed["prefill"]["ops"]
+    assert any(op.get("source") for op in listed["prefill"]["ops"])
+    wrong = run("plan", exported.path, "--function", "encode")
+    assert wrong.exit_code == 2 and "no function 'encode'" in wrong.output
