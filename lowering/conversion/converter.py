@@ -31,6 +31,7 @@ from lowering.conversion.metadata import describe
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.registry import installed
 from lowering.conversion.sound_passes import GUARDS, guarded
+from lowering.conversion.sound_passes.precision import precision_guards
 from lowering.conversion.state_order import states_stored_early
 from lowering.conversion.stored_states import StateStartWarning, StoredState
 from lowering.conversion.torch_ops import TORCH_OPS
@@ -246,7 +247,7 @@ def lower(
         try:
             with (
                 installed(graph, table, by_node),
-                guarded(GUARDS),
+                guarded((*GUARDS, *precision_guards())),
                 exact_batch_norms(),
                 fast_coremltools(),
                 states_stored_early(),

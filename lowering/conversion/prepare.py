@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from frontend.fp16 import MAX as FP16_MAX
+from lowering.conversion.softmax_masks import FP16_MAX, idle_bounds, is_large, saturating
 from lowering.conversion.state_chains import mark_state_chains
 from lowering.conversion.stored_states import StoredState, stored_states
 from lowering.errors import LoweringError, NumberInputError
@@ -74,9 +74,9 @@ def prepare(
 
     Args:
         program: stays as it is.
-        fp16: every float will be rounded to fp16. Finite literals and constants beyond its range
-            become its largest number: as infinities they would turn zeros into NaN, as in
-            ``(1 - mask) * torch.finfo(torch.float32).min``.
+        fp16: floats will be rounded to fp16 where they fit. Numbers beyond its range that only
+            tell a softmax what to leave out become its largest number: as infinities they would
+            turn zeros into NaN, as in ``(1 - mask) * torch.finfo(torch.float32).min``.
 
         states_given: buffers that the caller has given a state type, see ``stored_states``.
 
@@ -87,7 +87,8 @@ def prepare(
     program, stored = stored_states(program, states_given)
     signature = program.graph_signature
     unused = _constant_inputs(program)
-    graph, copies = _copied_graph(program.graph, skip=unused, fp16=fp16)
+    masks = saturating(program.graph, _constants(program)) if fp16 else frozenset()
+    graph, copies = _copied_graph(program.graph, skip=unused, fp16=fp16, masks=masks)
     input_specs = [spec for spec in signature.input_specs if spec.arg.name not in unused]
     inputs = [s.arg.name for s in input_specs if s.kind is InputKind.USER_INPUT]
 
@@ -118,7 +119,7 @@ def prepare(
         OutputSpec(spec.kind, TensorArgument(node.name), spec.target)
         for spec, node in zip(kept, returned, strict=True)
     ]
-    prepared = _rebuilt(program, graph, input_specs, output_specs, fp16)
+    prepared = _rebuilt(program, graph, input_specs, output_specs, masks)
     mark_state_chains(prepared)
     return Prepared(
         program=prepared,
@@ -149,7 +150,7 @@ def _constant_inputs(program: ExportedProgram) -> set[str]:
 
 
 def _copied_graph(
-    graph: fx.Graph, skip: set[str], fp16: bool
+    graph: fx.Graph, skip: set[str], fp16: bool, masks: frozenset[fx.Node]
 ) -> tuple[fx.Graph, dict[fx.Node | object, fx.Node]]:
     """Copy all but the output node, keeping every node's name."""
     copied = fx.Graph()
@@ -164,9 +165,13 @@ def _copied_graph(
         value = copy.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor):
             copy.meta["val"] = contiguous(value.to(_INPUT_DTYPES.get(value.dtype, value.dtype)))
-        known = _known_fp16_argument if fp16 else _known_dtype
-        copy.args = fx.node.map_aggregate(copy.args, known)
-        copy.kwargs = fx.node.map_aggregate(copy.kwargs, known)
+        bounds = idle_bounds(node) if fp16 else frozenset()
+        every = _saturated_number if node in masks else _known_dtype
+        copy.args = tuple(
+            fx.node.map_aggregate(value, _saturated_number if position in bounds else every)
+            for position, value in enumerate(copy.args)
+        )
+        copy.kwargs = fx.node.map_aggregate(copy.kwargs, every)
         copies[node] = copy
     return copied, copies
 
@@ -181,10 +186,26 @@ def _known_dtype(argument: object) -> Any:
     return torch.float32 if argument is torch.bfloat16 else argument
 
 
-def _known_fp16_argument(argument: object) -> Any:
-    if isinstance(argument, float) and math.isfinite(argument):
-        return min(max(argument, -FP16_MAX), FP16_MAX)
+def _saturated_number(argument: Any) -> Any:
+    if is_large(argument):
+        return math.copysign(FP16_MAX, argument)
     return _known_dtype(argument)
+
+
+def _constants(program: ExportedProgram) -> Callable[[fx.Node], torch.Tensor | None]:
+    """Gives the tensor behind a placeholder, ``None`` for an input of the user's."""
+    targets = {
+        spec.arg.name: spec.target
+        for spec in program.graph_signature.input_specs
+        if spec.kind is not InputKind.USER_INPUT and spec.target is not None
+    }
+
+    def constant(node: fx.Node) -> torch.Tensor | None:
+        target = targets.get(node.name, "")
+        found = program.state_dict.get(target, program.constants.get(target))
+        return found if isinstance(found, torch.Tensor) else None
+
+    return constant
 
 
 def _unused_name(name: str, taken: list[str]) -> str:
@@ -221,41 +242,43 @@ def _rebuilt(
     graph: fx.Graph,
     input_specs: list[InputSpec],
     output_specs: list[OutputSpec],
-    fp16: bool,
+    masks: frozenset[fx.Node],
 ) -> ExportedProgram:
+    names = {node.name for node in masks}
+    saturated = {spec.target for spec in input_specs if spec.arg.name in names}
     return ExportedProgram(
         root=program.graph_module,
         graph=graph,
         graph_signature=ExportGraphSignature(input_specs, output_specs),
-        state_dict=_saturated(program.state_dict, fp16),
+        state_dict=_narrowed(program.state_dict, saturated),
         range_constraints=program.range_constraints,
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
-        constants=_saturated(program.constants, fp16),
+        constants=_narrowed(program.constants, saturated),
         verifiers=program.verifiers,
     )
 
 
-def _saturated(tensors: dict[str, Any], fp16: bool) -> dict[str, Any]:
-    """The same tensors, shared, but 64-bit integers held within 32 bits, and floats within fp16.
+def _narrowed(tensors: dict[str, Any], masks: set[str | None]) -> dict[str, Any]:
+    """The same tensors, shared, but 64-bit integers held within 32 bits, and masks within fp16.
 
     coremltools would wrap integers around: a sentinel such as the largest int64 would become -1.
     """
 
-    def narrow(value: object) -> object:
+    def narrow(name: str, value: object) -> object:
         if not isinstance(value, torch.Tensor) or not value.numel():
             return value
         if value.dtype == torch.int64:
             narrowed = _within(value, _INT32.min, _INT32.max)
-        elif fp16 and value.dtype == torch.float32:
-            narrowed = _within(value, -FP16_MAX, FP16_MAX)
+        elif name in masks:
+            narrowed = torch.where(value.isinf(), value, _within(value, -FP16_MAX, FP16_MAX))
         else:
             return value
         if narrowed is not value and isinstance(value, torch.nn.Parameter):
             return torch.nn.Parameter(narrowed, requires_grad=False)  # as the signature has it
         return narrowed
 
-    return {name: narrow(value) for name, value in tensors.items()}
+    return {name: narrow(name, value) for name, value in tensors.items()}
 
 
 def _within(value: torch.Tensor, lowest: float, highest: float) -> torch.Tensor:
