@@ -301,9 +301,8 @@ class Draft:
         top = copy.copy(entries[0])
         if top.signature is not None:
             top.signature = copy.copy(top.signature)
-            top.signature.outputs = [
-                spec.arg for spec in self._outputs if spec.kind is OutputKind.USER_OUTPUT
-            ]
+            # Torch itself leaves the names out, and loses those of a tuple's elements later on.
+            top.signature.outputs = []
         # Entries of submodules name nodes that a rewrite may have removed.
         return [top]
 

@@ -48,12 +48,14 @@ class CanonicalLinear(Pass):
 
     def apply(self, rw: Rewriter) -> None:
         """Products first, then their biases, then the reshapes around them."""
-        for node in rw.find(*_PRODUCTS):
-            _product(rw, node)
-        for node in rw.find(aten.addmm.default, aten.baddbmm.default):
-            _product_plus(rw, node)
-        for node in rw.find(aten.einsum.default):
-            _einsum(rw, node)
+        for targets, rewrite in (
+            (_PRODUCTS, _product),
+            ((aten.addmm.default, aten.baddbmm.default), _product_plus),
+            ((aten.einsum.default,), _einsum),
+        ):
+            for node in rw.find(*targets):
+                if dtype(node).is_floating_point:  # a linear of integers is no convolution
+                    rewrite(rw, node)
         for node in rw.find(aten.linear.default):
             _absorb_bias(rw, node)
         for node in rw.find(aten.linear.default):

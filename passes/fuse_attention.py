@@ -245,8 +245,13 @@ def _sum(rw: Rewriter, terms: Sequence[fx.Node]) -> fx.Node | None:
 
 
 def _may_block_a_row(rw: Rewriter, blocks: fx.Node) -> bool:
-    """True if data decides, for each query by itself, which keys it sees: maybe none."""
-    return len(shape(blocks)) > 1 and shape(blocks)[-2] != 1 and not rw.is_constant(blocks)
+    """True if a query may see no key: data decides which are seen, or a constant blocks them all.
+
+    Queries that share their keys, as with padding, are blocked together.
+    """
+    if not rw.is_constant(blocks):
+        return True
+    return bool((rw.value(blocks) <= _MASKED / 2).all(-1).any())
 
 
 def _even_where_blocked(

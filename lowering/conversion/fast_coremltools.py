@@ -6,7 +6,7 @@ What it does of each, of the seconds that converting DistilBERT took (*measured*
 * 14 %: at the end of each ``with block`` every variable is asked anew which compressed weights it
   comes from, in programs that have none as well.
 * 13 %: a weight is asked whether it overflows in fp16 with ``np.where`` over copies of it, eight to
-  twelve times its memory, and rounded by numpy.
+  twelve times its memory (``sound_passes.precision`` asks instead), and rounded by numpy.
 * 5 %: the whole program is printed for a log that nobody reads.
 * Python's collector walks over every object of torch and of the model, again and again.
 """
@@ -20,12 +20,10 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from coremltools.converters.mil.mil import Block, Function, Operation, Program, Var, types
+from coremltools.converters.mil.mil import Block, Function, Program, Var, types
 from coremltools.converters.mil.mil.ops.defs.iOS15.elementwise_unary import cast as Cast
-from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
 
-from frontend import fp16
 from lowering.support.halves import to_float16
 
 
@@ -41,7 +39,6 @@ def fast_coremltools() -> Iterator[None]:
         for owner, name, ours in (
             *_validation_at_the_ends(),
             *_no_compressed_weights_no_search(),
-            (FP16ComputePrecision, "fp16_overflow", staticmethod(_overflow_by_extremes)),
             (Cast, "get_cast_value", classmethod(_cast_by_torch)),
             (Program, "__str__", _first_line),
             (Function, "__str__", _first_line),
@@ -101,23 +98,7 @@ def _no_compressed_weights_no_search() -> list[Replacement]:
     ]
 
 
-_overflows: Callable[[Operation], bool] = FP16ComputePrecision.fp16_overflow
 _cast_value: Callable[..., Any] = Cast.get_cast_value.__func__
-
-
-def _overflow_by_extremes(op: Operation) -> bool:
-    """As coremltools' own, which is asked only where a constant has numbers beyond fp16, or NaN."""
-    for given in op.inputs.values():
-        for var in given if isinstance(given, list | tuple) else (given,):
-            is_weight = var.op is not None and var.op.op_type == "const"
-            if is_weight and var.is_tensor_or_scalar_of(dtype="fp32") and not _fits(var.val):
-                return _overflows(op)
-    return False
-
-
-def _fits(value: object) -> bool:
-    values = np.asarray(value)
-    return values.size == 0 or bool(values.min() >= -fp16.MAX and values.max() <= fp16.MAX)
 
 
 def _cast_by_torch(cls: type[Cast], input_var: Var, dtype_val: str) -> object:

@@ -17,6 +17,7 @@ ARITHMETIC = frozenset(
         _aten.cumprod, _aten.bitwise_and, _aten.bitwise_or, _aten.bitwise_xor,
         _aten.bitwise_not, _aten.bitwise_left_shift, _aten.bitwise_right_shift, _aten.__and__,
         _aten.__or__, _aten.__xor__, _aten.__lshift__, _aten.__rshift__, _aten.matmul, _aten.mm,
+        _aten.bmm, _aten.mv, _aten.dot, _aten.addmm, _aten.einsum,
     }
 )  # fmt: skip
 _CASTS = frozenset({_aten._to_copy, _aten.to, _aten.type_as, _aten.abs})

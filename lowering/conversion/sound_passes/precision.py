@@ -68,7 +68,11 @@ def _is_large(var: Var) -> bool:
     """A float32 constant with a finite element that float16 has no number for."""
     if not _is_float_constant(var):
         return False
-    magnitude = np.abs(np.asarray(var.val))
+    values = np.asarray(var.val)
+    # The extremes first: they need no copy of a weight, and most weights fit.
+    if not values.size or (values.min() >= _FP16.min and values.max() <= _FP16.max):
+        return False
+    magnitude = np.abs(values)
     return bool((np.isfinite(magnitude) & (magnitude > _FP16.max)).any())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
 
@@ -31,6 +32,27 @@ def _clip(mb: MilBuilder, x: Var, low: Operand = -1, high: Operand = 1) -> Var:
 
 def _relu6(mb: MilBuilder, x: Var) -> Var:
     return _clip(mb, x, 0, 6)
+
+
+def _prelu(mb: MilBuilder, x: Var, weight: Var) -> Var:
+    """One slope for each channel, on axis 1.
+
+    MIL's ``prelu`` wants constant slopes and an image, though it documents three to five axes:
+    coremltools refuses slopes that differ for three and five.
+    """
+    slopes = None if weight.val is None else np.asarray(weight.val).reshape(-1)
+    if slopes is not None and bool((slopes == slopes[0]).all()):
+        return mb.leaky_relu(x=x, alpha=float(slopes[0]))
+    if slopes is not None and 2 <= x.rank <= 4:
+        missing = [2, 3][: 4 - x.rank]
+        image = mb.expand_dims(x=x, axes=missing) if missing else x
+        image = mb.prelu(x=image, alpha=slopes)
+        return mb.squeeze(x=image, axes=missing) if missing else image
+    if x.rank > 1 and weight.rank and int(weight.shape[0]) > 1:
+        weight = mb.reshape(x=weight, shape=[-1, *[1] * (x.rank - 2)])
+    # What is above zero plus the slope times what is below.
+    below = mb.minimum(x=x, y=cast(mb, 0.0, mb.result.dtype))
+    return mb.add(x=mb.relu(x=x), y=mb.mul(x=below, y=weight))
 
 
 def _celu(mb: MilBuilder, x: Var, alpha: float = 1.0) -> Var:
@@ -100,6 +122,7 @@ TABLE = {
     aten.hardtanh.default: _clip,
     aten.relu6.default: _relu6,
     aten.celu.default: _celu,
+    aten.prelu.default: _prelu,
     aten.softplus.default: _softplus,
     aten.mish.default: _mish,
     aten.rms_norm.default: _rms_norm,

@@ -100,7 +100,7 @@ def _bounds(size: int, count: int) -> list[tuple[int, int]]:
     return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 
-def _bilinear(
+def bilinear_of_any_size(
     mb: MilBuilder,
     x: Var,
     output_size: Sequence[Operand] | None,
@@ -127,5 +127,4 @@ TABLE = {
     aten.adaptive_avg_pool2d.default: _adaptive_average(2),
     aten.adaptive_max_pool1d.default: _adaptive_maximum(1),
     aten.adaptive_max_pool2d.default: _adaptive_maximum(2),
-    aten.upsample_bilinear2d.vec: _bilinear,
 }

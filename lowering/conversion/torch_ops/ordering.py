@@ -7,7 +7,6 @@ no negative axis but the last.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -139,25 +138,66 @@ def _median(mb: MilBuilder, x: Var) -> Lowered:
 
 
 def _histc(mb: MilBuilder, x: Var, bins: int = 100, low: float = 0, high: float = 0) -> Var:
-    """Counts in equal parts of [low, high]; of the data's own range where these are equal."""
-    flat = mb.reshape(x=cast(mb, x, torch.float32), shape=[-1])
-    start: Any = float(low)
-    width: Any = float(high - low)
+    """Counts in equal parts of [low, high]; of the data's own range where these are equal.
+
+    What was an integer before the call is compared as one, which float16 cannot do to the last.
+    """
     if low == high:
-        start = mb.reduce_min(x=flat, axes=[0], keep_dims=False)
-        width = mb.sub(x=mb.reduce_max(x=flat, axes=[0], keep_dims=False), y=start)
-        same = mb.cast(x=mb.equal(x=width, y=0.0), dtype="fp32")
-        start, width = mb.sub(x=start, y=same), mb.add(x=width, y=mb.mul(x=same, y=2.0))
+        counts = _counts_in_own_range(mb, x, bins)
+    else:
+        whole = _integers_behind(x)
+        edges = _edges(bins, float(low), float(high))
+        if whole is not None:
+            x, edges = whole, np.ceil(edges).astype(np.int32)
+        flat = mb.reshape(x=x, shape=[1, -1])
+        last = mb.less_equal(x=flat, y=edges.dtype.type(math.floor(high) if whole else high))
+        parts = mb.logical_and(x=mb.greater_equal(x=flat, y=edges[:, None]), y=last)
+        reached = mb.reduce_sum(x=mb.cast(x=parts, dtype="int32"), axes=[1], keep_dims=False)
+        later = mb.pad(x=reached, pad=[0, 1], constant_val=np.int32(0))
+        counts = mb.sub(x=reached, y=mb.slice_by_size(x=later, begin=[1], size=[bins]))
+    return cast(mb, counts, mb.result.dtype)
+
+
+def _integers_behind(x: Var) -> Var | None:
+    """The integers that ``x`` was cast from, ``None`` where it was none."""
+    op = x.op
+    while op is not None and op.op_type in ("reshape", "identity", "squeeze", "expand_dims"):
+        op = op.x.op
+    is_cast = op is not None and op.op_type == "cast" and types.is_int(op.x.dtype)
+    return op.x if is_cast else None
+
+
+def _edges(bins: int, low: float, high: float) -> np.ndarray:
+    """(bins,): the least float32 of each part, after torch's own arithmetic."""
+    edges = (low + (high - low) * np.arange(bins, dtype=np.float64) / bins).astype(np.float32)
+    for index in range(1, bins):
+        while _part_of(edges[index], bins, low, high) < index:
+            edges[index] = np.nextafter(edges[index], np.float32(np.inf))
+        below = np.nextafter(edges[index], np.float32(-np.inf))
+        while _part_of(below, bins, low, high) >= index:
+            edges[index], below = below, np.nextafter(below, np.float32(-np.inf))
+    return edges
+
+
+def _part_of(value: np.float32, bins: int, low: float, high: float) -> int:
+    return int(torch.histc(torch.tensor([value]), bins, low, high).argmax())
+
+
+def _counts_in_own_range(mb: MilBuilder, x: Var, bins: int) -> Var:
+    flat = mb.reshape(x=cast(mb, x, torch.float32), shape=[-1])
+    start = mb.reduce_min(x=flat, axes=[0], keep_dims=False)
+    width = mb.sub(x=mb.reduce_max(x=flat, axes=[0], keep_dims=False), y=start)
+    same = mb.cast(x=mb.equal(x=width, y=0.0), dtype="fp32")
+    start, width = mb.sub(x=start, y=same), mb.add(x=width, y=mb.mul(x=same, y=2.0))
     offset = mb.sub(x=flat, y=start)
     part = mb.floor(x=mb.real_div(x=mb.mul(x=offset, y=float(bins)), y=width))
-    # The upper end belongs to the last part; whatever is beyond belongs to none.
+    # The upper end belongs to the last part.
     at_end = mb.cast(x=mb.equal(x=offset, y=width), dtype="fp32")
     part = mb.sub(x=part, y=at_end)
     hits = mb.equal(
         x=np.arange(bins, dtype=np.float32)[:, None], y=mb.expand_dims(x=part, axes=[0])
     )
-    counts = mb.reduce_sum(x=mb.cast(x=hits, dtype="int32"), axes=[1], keep_dims=False)
-    return cast(mb, counts, mb.result.dtype)
+    return mb.reduce_sum(x=mb.cast(x=hits, dtype="int32"), axes=[1], keep_dims=False)
 
 
 TABLE = {

@@ -28,15 +28,56 @@ MASKED = -3e4
 
 
 def _matmul(mb: MilBuilder, x: Var, y: Var) -> Lowered:
-    """Vectors take part as a row on the left, as a column on the right."""
-    if x.rank > 1 and y.rank > 1:
+    """Vectors take part as a row on the left, as a column on the right.
+
+    Of integers coremltools makes a linear where one is constant, which takes floats only.
+    """
+    whole = not mb.result.dtype.is_floating_point
+    if x.rank > 1 and y.rank > 1 and not whole:
         return NotImplemented
+    x, y = cast(mb, x, mb.result.dtype), cast(mb, y, mb.result.dtype)
+    if x.rank > 1 and y.rank > 1:
+        return mb.matmul(x=x, y=y)
     row, column = x.rank == 1, y.rank == 1
-    x = mb.expand_dims(x=cast(mb, x, mb.result.dtype), axes=[0]) if row else x
-    y = mb.expand_dims(x=cast(mb, y, mb.result.dtype), axes=[1]) if column else y
+    x = mb.expand_dims(x=x, axes=[0]) if row else x
+    y = mb.expand_dims(x=y, axes=[1]) if column else y
     product = mb.matmul(x=x, y=y)
     axes = [-2] * row + [-1] * column
     return mb.squeeze(x=product, axes=[axis + product.rank for axis in axes])
+
+
+def _addmm(mb: MilBuilder, x: Var, a: Var, b: Var, *, beta: float = 1, alpha: float = 1) -> Lowered:
+    """Of integers; coremltools takes the others."""
+    if mb.result.dtype.is_floating_point:
+        return NotImplemented
+    product = mb.matmul(x=cast(mb, a, mb.result.dtype), y=cast(mb, b, mb.result.dtype))
+    if alpha != 1:
+        product = mb.mul(x=product, y=np.int32(alpha))
+    if beta == 0:
+        return product
+    x = cast(mb, x, mb.result.dtype)
+    return mb.add(x=mb.mul(x=x, y=np.int32(beta)) if beta != 1 else x, y=product)
+
+
+def _einsum_of_integers(mb: MilBuilder, equation: str, operands: Sequence[Var]) -> Lowered:
+    """Products of what is broadcast to all letters, summed; MIL's einsum takes floats only."""
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    if any(len(set(term)) != len(term) for term in terms) or "..." in equation:
+        return NotImplemented
+    summed = [letter for letter in dict.fromkeys("".join(terms)) if letter not in right]
+    letters = [*right, *summed]
+    product: Var | None = None
+    for var, term in zip(operands, terms, strict=True):
+        order = sorted(range(len(term)), key=lambda axis: letters.index(term[axis]))
+        x = mb.transpose(x=cast(mb, var, mb.result.dtype), perm=order) if len(order) > 1 else var
+        missing = [axis for axis, letter in enumerate(letters) if letter not in term]
+        x = mb.expand_dims(x=x, axes=missing) if missing else x
+        product = x if product is None else mb.mul(x=product, y=x)
+    if not summed:
+        return product
+    axes = list(range(len(right), len(letters)))
+    return mb.reduce_sum(x=product, axes=axes, keep_dims=False)
 
 
 def _addmv(
@@ -61,6 +102,8 @@ def _einsum(
 ) -> Lowered:
     """Spells out ``...``, which coremltools takes for one axis."""
     equation = equation.replace(" ", "")
+    if not mb.result.dtype.is_floating_point and "->" in equation:
+        return _einsum_of_integers(mb, equation, operands)
     if "..." not in equation or len(operands) > 2:
         return einsum_of_any_size(mb, equation, operands)
     left, _, right = equation.partition("->")
@@ -164,6 +207,10 @@ def _trilinear(
 
 TABLE = {
     aten.matmul.default: _matmul,
+    aten.mm.default: _matmul,
+    aten.bmm.default: _matmul,
+    aten.mv.default: _matmul,
+    aten.addmm.default: _addmm,
     aten.addmv.default: _addmv,
     aten.addbmm.default: _addbmm,
     aten.einsum.default: _einsum,

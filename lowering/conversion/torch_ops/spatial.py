@@ -1,8 +1,7 @@
 """Images and signals: padding, resampling, transposed convolution, patches.
 
-coremltools 9.0 has no circular or negative padding and no bicubic resize (apple/coremltools#1747),
-takes an anti-aliased resize for a plain one (pytorch/executorch#5728), and cannot lower
-``grid_sample``, ``unfold`` and ``fold`` from torch.export.
+coremltools 9.0 has no circular or negative padding, and cannot lower ``grid_sample``, ``unfold``
+and ``fold`` from torch.export.
 """
 
 from __future__ import annotations
@@ -13,11 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var, types
-from torch import fx
-from torch._ops import OpOverload
 
-from frontend.schema import arguments
-from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
+from lowering.conversion.builder import Lowered, MilBuilder
 from lowering.conversion.torch_ops.common import cast
 from lowering.conversion.torch_ops.padding import pad_by_sizes
 
@@ -64,86 +60,6 @@ def _part(mb: MilBuilder, x: Var, axis: int, begin: int, end: int | None) -> Var
         begin_mask=[not on for on in here],
         end_mask=[not on or end is None for on in here],
     )
-
-
-def _resized(mb: MilBuilder, x: Var, *_: object) -> Lowered:
-    """Resizing by one constant matrix per axis, which holds whatever filter torch uses.
-
-    The matrix is what torch makes of the unit vectors, so that it is right by construction.
-    """
-    out = mb.result.shape[-2:]
-    if not all(isinstance(size, (int, np.integer)) for size in (*x.shape[-2:], *out)):
-        return NotImplemented
-    rows, columns = (
-        _axis_matrix(mb.node, int(size), int(wanted), axis)
-        for axis, (size, wanted) in enumerate(zip(x.shape[-2:], out, strict=True))
-    )
-    return mb.matmul(x=mb.matmul(x=rows, y=x), y=columns, transpose_y=True)
-
-
-def _resized_sequence(linear: bool) -> Lowering:
-    """A sequence of unknown length, by a factor: coremltools leaves its own extra axis in place."""
-
-    def lower(
-        mb: MilBuilder,
-        x: Var,
-        size: Sequence[Operand] | None,
-        *options: bool | Sequence[float] | None,
-    ) -> Lowered:
-        if isinstance(x.shape[-1], (int, np.integer)):
-            return NotImplemented
-        given = options[-1]
-        factor = given[0] if isinstance(given, Sequence) and given else _growth(mb.node)
-        if factor is None:
-            return NotImplemented
-        image = mb.expand_dims(x=x, axes=[2])
-        # Both are given: one left to its default would stay float32 where the other is rounded.
-        factors = {"scale_factor_height": 1.0, "scale_factor_width": float(factor)}
-        if linear:
-            wide = mb.upsample_bilinear(x=image, align_corners=bool(options[0]), **factors)
-        else:
-            wide = mb.upsample_nearest_neighbor(x=image, **factors)
-        return mb.squeeze(x=wide, axes=[2])
-
-    return lower
-
-
-def _growth(node: fx.Node) -> float | None:
-    """By what number the last size is multiplied, None where it is not one number."""
-    sizes = [n.meta["val"].shape[-1] for n in (node, node.all_input_nodes[0])]
-    if any(isinstance(size, int) for size in sizes):
-        return None
-    ratio = sizes[0].node.expr / sizes[1].node.expr
-    return float(ratio) if ratio.is_number else None
-
-
-def _axis_matrix(node: fx.Node, size: int, wanted: int, axis: int) -> np.ndarray:
-    """(1, 1, wanted, size): the operator of ``node`` along one axis.
-
-    The other axis has two elements and keeps them: torch's anti-aliased kernels compute something
-    else along an axis beside one of a single element.
-    """
-    assert isinstance(node.target, OpOverload)
-    units = torch.eye(size).reshape(size, 1, size, 1).expand(-1, -1, -1, 2).contiguous()
-    out = [wanted, 2]
-    if axis == 1:
-        units, out = units.mT.contiguous(), out[::-1]
-    scales: list[float | None] = [None, None]
-    # Sizes are exact; a scale, where one was given, still sets the sampling step.
-    scales[axis] = _scales(node)[axis]
-    with torch.no_grad():
-        corners = arguments(node)["align_corners"]
-        resized = node.target.overloadpacket.default(units, out, corners, *scales)
-    one = resized.select(3 - axis, 0)
-    return one.reshape(size, wanted).t().reshape(1, 1, wanted, size).numpy().copy()
-
-
-def _scales(node: fx.Node) -> list[float | None]:
-    """Scale factors per axis as the operator was called, ``None`` where sizes were given."""
-    given = arguments(node)
-    if "scale_factors" in given:
-        return list(given["scale_factors"] or [None, None])
-    return [given["scales_h"], given["scales_w"]]
 
 
 _SAMPLING = {0: "bilinear", 1: "nearest"}
@@ -285,14 +201,6 @@ def _taps(kernel: Sequence[int], channels: int) -> np.ndarray:
 
 TABLE = {
     aten.pad.default: _pad,
-    aten.upsample_bicubic2d.default: _resized,
-    aten.upsample_bicubic2d.vec: _resized,
-    aten._upsample_bicubic2d_aa.default: _resized,
-    aten._upsample_bicubic2d_aa.vec: _resized,
-    aten._upsample_bilinear2d_aa.default: _resized,
-    aten._upsample_bilinear2d_aa.vec: _resized,
-    aten.upsample_nearest1d.vec: _resized_sequence(linear=False),
-    aten.upsample_linear1d.vec: _resized_sequence(linear=True),
     aten.grid_sampler_2d.default: _grid_sampler,
     aten.convolution.default: _convolution,
     aten.im2col.default: _im2col,

@@ -235,13 +235,21 @@ def threshold(x: Tensor, alpha: float) -> Tensor:
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
-    """``x`` as ``dtype``; floats lose their fraction on the way to integers."""
+    """``x`` as ``dtype``; floats lose their fraction on the way to integers.
+
+    A float beyond the integer's range becomes the end of the range, and NaN zero, as the conversion
+    instruction does it (*documented*: Arm Architecture Reference Manual, FCVTZS and FCVTZU).
+    """
     target = BY_NAME[dtype]
     if target.name == "bool":
         return x != 0
     if x.dtype.is_floating_point and not target.is_float:
-        # Through int64: a float beyond the target's range wraps the same on every machine.
-        x = torch.trunc(x).to(torch.int64)
+        unsigned = target.storage.kind == "u"
+        low = 0 if unsigned else -(1 << (target.bits - 1))
+        high = (1 << (target.bits - (0 if unsigned else 1))) - 1
+        whole = torch.trunc(x.to(torch.float64))
+        x = torch.nan_to_num(whole, nan=0.0, posinf=high, neginf=low).clamp(low, high)
+        x = x.to(torch.int64)
     if target.storage.kind == "u" and target.bits > 8:
         return torch.bitwise_and(x.to(torch.int64), (1 << target.bits) - 1)
     return x.to(target.carrier)

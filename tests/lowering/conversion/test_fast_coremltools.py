@@ -10,7 +10,6 @@ import pytest
 import torch
 from coremltools.converters.mil.mil import Block, Function, Program, Var
 from coremltools.converters.mil.mil.ops.defs.iOS15.elementwise_unary import cast as Cast
-from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipelineManager
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 from torch import nn
@@ -25,7 +24,6 @@ PATCHED = (
     (PassPipelineManager, "apply_pipeline"),
     (Var, "_is_nonreplaceable_var"),
     (Block, "_propagate_nonreplaceable_vars"),
-    (FP16ComputePrecision, "fp16_overflow"),
     (Cast, "get_cast_value"),
     (Program, "__str__"),
     (Function, "__str__"),
