@@ -251,7 +251,7 @@ def _may_block_a_row(rw: Rewriter, blocks: fx.Node) -> bool:
     """
     if not rw.is_constant(blocks):
         return True
-    return bool((rw.value(blocks) <= _MASKED / 2).all(-1).any())
+    return bool((rw.value(blocks) <= MASKED_SCORE / 2).all(-1).any())
 
 
 def _even_where_blocked(
