@@ -16,6 +16,7 @@ from frontend.source import source_of
 from lowering.checking.result import Findings, Place
 from lowering.checking.rules import Severity
 from lowering.checking.values import finite_peak, is_beyond, problem_of, tensors, tiny_guard
+from lowering.conversion.prepare import mask_constants
 from lowering.conversion.unsupported import unsupported_nodes
 from lowering.verification import fx_values
 
@@ -49,9 +50,10 @@ def scan_program(
 
 def scan_values(program: ExportedProgram, findings: Findings) -> bool:
     """Runs the program on its example inputs and looks at every value; whether there were any."""
+    masks = mask_constants(program)
     for name, tensor in {**program.state_dict, **program.constants}.items():
         if isinstance(tensor, Tensor) and is_beyond(tensor):
-            _stored(name, tensor, findings)
+            _stored(name, tensor, findings, name in masks)
     if program.example_inputs is None:
         return False
     beyond: set[fx.Node] = set()
@@ -150,12 +152,13 @@ def _states(program: ExportedProgram, findings: Findings, available: bool) -> No
             findings.add("state-needs-ios18", message, place=place)
 
 
-def _stored(name: str, tensor: Tensor, findings: Findings) -> None:
+def _stored(name: str, tensor: Tensor, findings: Findings, masks: bool) -> None:
     place = Place(name)
     if tensor.is_floating_point():
         peak = finite_peak(tensor)
         if peak:  # infinities stay what they are
-            findings.add("fp16-large-constant", f"stored values up to {peak:.3g}", place=place)
+            rule = "fp16-large-constant" if masks else "fp16-large-weight"
+            findings.add(rule, f"stored values up to {peak:.3g}", place=place)
     else:
         findings.add("int64-range", "stored integers outside of int32", place=place,
                      severity=Severity.NOTE)  # fmt: skip

@@ -258,8 +258,8 @@ _RULES = (
         _WRONG,
         "An int64 value lies outside of int32, the widest integer of MIL.",
         "(ids * 2654435761) % buckets",
-        "Weights and constants beyond the range are held at its ends, which keeps comparisons "
-        "and sentinels right; arithmetic with them is not.",
+        "Constants beyond the range are held at its ends, which keeps comparisons and sentinels "
+        "right; arithmetic with them is not, and convert refuses it.",
         "Keep integers below 2**31, or compute the hash outside the model.",
     ),
     Rule(
@@ -292,8 +292,18 @@ _RULES = (
         _NOTE,
         "A constant lies beyond the float16 range, such as a mask's -1e9 or finfo.min.",
         "scores.masked_fill(mask, -1e9)",
-        "It becomes the largest float16; a softmax gives 0 there as before.",
+        "Where only a softmax reads it, it becomes the largest float16, and the softmax gives 0 "
+        "as before; elsewhere its operator computes in float32, off the ANE.",
         "Use -1e4, which also leaves room for what is added to it.",
+    ),
+    Rule(
+        "fp16-large-weight",
+        _SLOW,
+        "A weight lies beyond the float16 range.",
+        "linear.weight.mul_(1e6)",
+        "Its operator, and what reads the result up to a norm or the like, compute in float32, "
+        "which the ANE does not; a result beyond the range still becomes infinite in an output.",
+        "Move the scale to where values are small, or fold it into a norm.",
     ),
     Rule(
         "fp16-tiny-constant",

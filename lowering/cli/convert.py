@@ -60,6 +60,11 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 @pipeline_option
 @composites_option
 @sizes_option
+@click.option(
+    "--allow-wide-integers",
+    is_flag=True,
+    help="Convert though integers go beyond int32; they wrap around in the package.",
+)
 @json_option
 @guarded
 def convert(
@@ -74,6 +79,7 @@ def convert(
     pipeline: Path | None,
     composites: str | None,
     sizes: tuple[tuple[str, list[int]], ...],
+    allow_wide_integers: bool,
     as_json: bool,
 ) -> None:
     """See ``HELP``."""
@@ -90,6 +96,7 @@ def convert(
             compute_units,
             composites=lowerings,
             sizes=dict(sizes) or None,
+            allow_wide_integers=allow_wide_integers,
         )
     with step("Saving"):
         from lowering.package.saving import save

@@ -36,6 +36,7 @@ from lowering.conversion.state_order import states_stored_early
 from lowering.conversion.stored_states import StateStartWarning, StoredState
 from lowering.conversion.torch_ops import TORCH_OPS
 from lowering.conversion.unsupported import unsupported_ops
+from lowering.conversion.wide_integers import check_integers
 from lowering.errors import CompositeError, LoweringError, UnsupportedOpsError
 from lowering.support.quiet import quiet_coremltools
 from lowering.support.temporary import not_written
@@ -77,6 +78,7 @@ def convert(
     pass_pipeline: ct.PassPipeline | None = None,
     classifier_config: ct.ClassifierConfig | None = None,
     skip_model_load: bool = False,
+    allow_wide_integers: bool = False,
     progress: bool = False,
 ) -> ct.models.MLModel:
     """Convert a program to an ML Program; names and order of inputs and outputs are kept.
@@ -107,6 +109,8 @@ def convert(
         pass_pipeline: coremltools' MIL passes; its default pipeline when absent.
         classifier_config: class labels, as in ``ct.convert``.
         skip_model_load: do not compile the model on a Mac after conversion.
+        allow_wide_integers: convert a program whose integers go beyond int32 on the example inputs;
+            constants are then held within, and arithmetic wraps around.
         progress: show coremltools' progress bars.
 
     Returns:
@@ -114,6 +118,7 @@ def convert(
 
     Raises:
         UnsupportedOpsError: operators without a lowering, all of them at once.
+        WideIntegerError: the program computes with integers beyond int32.
         LoweringError: the program cannot be a Core ML model; says where and why.
     """
     if minimum_deployment_target < ct.target.iOS16:
@@ -125,6 +130,8 @@ def convert(
     program = program_of(model, example_inputs, kwargs, dynamic_shapes)
     check_states(program, minimum_deployment_target, states)
     _warn_of_written_inputs(program)
+    if not allow_wide_integers:
+        check_integers(program)
     table = lowering_table(composites)
     is_fp16 = compute_precision == ct.precision.FLOAT16
     prepared = prepare(program, fp16=is_fp16, states_given=[state.name for state in states])

@@ -192,6 +192,13 @@ def _saturated_number(argument: Any) -> Any:
     return _known_dtype(argument)
 
 
+def mask_constants(program: ExportedProgram) -> set[str]:
+    """Names of buffers and constants beyond float16 that only tell a softmax what to leave out."""
+    nodes = {node.name for node in saturating(program.graph, _constants(program))}
+    specs = program.graph_signature.input_specs
+    return {spec.target for spec in specs if spec.target is not None and spec.arg.name in nodes}
+
+
 def _constants(program: ExportedProgram) -> Callable[[fx.Node], torch.Tensor | None]:
     """Gives the tensor behind a placeholder, ``None`` for an input of the user's."""
     targets = {

@@ -1,8 +1,9 @@
-"""Which operators stay in float32 in a float16 package: those whose numbers do not fit.
+"""What stays in 32 bits in a float16 package: operators whose numbers do not fit in 16.
 
 coremltools keeps an operator whose constants lie beyond float16, but for those above 1e38, which it
 makes infinite. What such an operator computes is as large as its constants, so what reads it stays
-as well, up to an operator whose result is small whatever it is given.
+as well, up to an operator whose result is small whatever it is given. Of integers coremltools casts
+to int16 what is squeezed or gathered, whatever its values; here only indices are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Any
 
 import numpy as np
 from coremltools.converters.mil.mil import Operation, Var
-from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
+from coremltools.converters.mil.mil.passes.defs.quantization import (
+    FP16ComputePrecision,
+    add_int16_cast,
+)
 
 from lowering.conversion.sound_passes.guards import Guard
 
@@ -48,7 +52,14 @@ def precision_guards() -> tuple[Guard, ...]:
             wide.update(op.outputs)
         return given or large or _is_tiny_factor(op)
 
-    return (Guard(FP16ComputePrecision, "fp16_overflow", overflows),)
+    return (
+        Guard(FP16ComputePrecision, "fp16_overflow", overflows),
+        Guard(add_int16_cast, "should_cast_parameter", _is_no_data),
+    )
+
+
+def _is_no_data(theirs: Callable[..., bool], self: Any, op: Operation, name: str) -> bool:
+    return name != "x" and bool(theirs(self, op, name))
 
 
 def _scales_up(op: Operation, given: bool, large: bool) -> bool:

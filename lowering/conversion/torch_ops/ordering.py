@@ -150,12 +150,22 @@ def _histc(mb: MilBuilder, x: Var, bins: int = 100, low: float = 0, high: float 
         if whole is not None:
             x, edges = whole, np.ceil(edges).astype(np.int32)
         flat = mb.reshape(x=x, shape=[1, -1])
-        last = mb.less_equal(x=flat, y=edges.dtype.type(math.floor(high) if whole else high))
+        last = mb.less_equal(
+            x=flat, y=edges.dtype.type(high if whole is None else math.floor(high))
+        )
         parts = mb.logical_and(x=mb.greater_equal(x=flat, y=edges[:, None]), y=last)
         reached = mb.reduce_sum(x=mb.cast(x=parts, dtype="int32"), axes=[1], keep_dims=False)
-        later = mb.pad(x=reached, pad=[0, 1], constant_val=np.int32(0))
-        counts = mb.sub(x=reached, y=mb.slice_by_size(x=later, begin=[1], size=[bins]))
+        counts = mb.sub(x=reached, y=_one_later(mb, reached, bins))
     return cast(mb, counts, mb.result.dtype)
+
+
+def _one_later(mb: MilBuilder, x: Var, size: int) -> Var | np.ndarray:
+    """``x`` (size,) without its first element and with a zero behind the last."""
+    end = np.zeros(1, np.int32)
+    if size == 1:
+        return end
+    rest = mb.slice_by_size(x=x, begin=[1], size=[size - 1])
+    return mb.concat(values=[rest, end], axis=0)
 
 
 def _integers_behind(x: Var) -> Var | None:

@@ -68,8 +68,8 @@ def _nearest(mb: MilBuilder, x: Var, size: Sequence[Operand] | None, *options: A
     if any_symbolic(x.shape[2:]) or any_symbolic(after):
         return _sequence(mb, x, options[-1], None) if x.rank == 3 else NotImplemented
     picks = [
-        _picks(int(old), int(new), scale)
-        for old, new, scale in zip(before, after, _scales(mb.node), strict=True)
+        _picks(mb.node, int(old), int(new), axis)
+        for axis, (old, new) in enumerate(zip(before, after, strict=True))
     ]
     factors = [len(pick) // old for pick, old in zip(picks, before, strict=True)]
     repeats = all(
@@ -92,10 +92,15 @@ def _nearest(mb: MilBuilder, x: Var, size: Sequence[Operand] | None, *options: A
     return x
 
 
-def _picks(size: int, wanted: int, scale: float | None) -> np.ndarray:
-    """(wanted,) int32: which of ``size`` elements torch takes along one axis."""
-    row = torch.arange(size, dtype=torch.float64).reshape(1, 1, size)
-    found = aten.upsample_nearest1d.default(row, [wanted], scale)
+def _picks(node: fx.Node, size: int, wanted: int, axis: int) -> np.ndarray:
+    """(wanted,) int32: which of ``size`` elements the operator of ``node`` takes along ``axis``."""
+    assert isinstance(node.target, OpOverload)
+    scales = _scales(node)
+    scales = [scale if index == axis else None for index, scale in enumerate(scales)]
+    shape = [size if index == axis else 1 for index in range(len(scales))]
+    out = [wanted if index == axis else 1 for index in range(len(scales))]
+    row = torch.arange(size, dtype=torch.float32).reshape(1, 1, *shape)
+    found = node.target.overloadpacket.default(row, out, *scales)
     return found.reshape(-1).numpy().astype(np.int32)
 
 

@@ -1,0 +1,175 @@
+"""Numbers that float16 or a float's digits would spoil come out as torch computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import passes
+from lowering import convert, predict
+from lowering.conversion.wide_integers import WideIntegerError
+from lowering.verification.parity import rel_l2
+
+# Of float16 packages: half a dozen roundings.
+FP16_BOUND = 2e-3
+
+
+class Of(nn.Module):
+    def __init__(self, function: Callable[..., object], **buffers: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(x, *self.buffers())
+
+
+def results(model: nn.Module, *inputs: Tensor, wide: bool = False) -> list[np.ndarray]:
+    """Outputs of the float16 package of the optimized model, for the captured inputs."""
+    optimized = passes.optimize_for_ane(model.eval(), inputs)
+    names = optimized.program.graph_signature.user_inputs
+    given = {
+        str(name): value.int().numpy() if value.dtype == torch.int64 else value.numpy()
+        for name, value in zip(names, inputs, strict=True)
+    }
+    made = convert(optimized, skip_model_load=True, allow_wide_integers=wide)
+    return list(predict(made, given).values())
+
+
+def error(model: nn.Module, *inputs: Tensor) -> float:
+    (found,) = results(model, *inputs)
+    with torch.no_grad():
+        return rel_l2(torch.from_numpy(np.asarray(found)), model(*inputs))
+
+
+def with_variance(value: float) -> nn.Module:
+    norm = nn.BatchNorm2d(4)
+    cast(Tensor, norm.running_var).fill_(value)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), norm)
+
+
+def with_weight(value: float) -> nn.Module:
+    linear = nn.Linear(8, 8)
+    nn.init.uniform_(linear.weight, -value, value)
+    return linear
+
+
+@pytest.mark.parametrize("variance", [7e4, 497_160.0, 1e7])
+def test_variances_beyond_fp16(variance: float):
+    torch.manual_seed(0)
+    assert error(with_variance(variance), torch.randn(1, 3, 8, 8) * 100) < FP16_BOUND
+
+
+@pytest.mark.parametrize(
+    "scale", [lambda x: x * 1e-6, nn.LayerNorm(8), lambda x: x / 1e5], ids=["mul", "norm", "div"]
+)
+def test_weights_beyond_fp16(scale: Callable[[Tensor], Tensor]):
+    torch.manual_seed(0)
+    linear = with_weight(1e6)
+    model = Of(lambda x: scale(linear(x)))
+    model.inner = nn.ModuleList([linear, *([scale] if isinstance(scale, nn.Module) else [])])
+    assert error(model, torch.randn(4, 8)) < FP16_BOUND
+
+
+@pytest.mark.parametrize("bins", [1, 8, 60, 128])
+def test_counts_are_exact(bins: int):
+    torch.manual_seed(0)
+    experts = torch.randint(0, bins, (1000,)).float()
+    model = Of(lambda x: torch.histc(x, bins, 0, bins))
+    (found,) = results(model, experts)
+    assert found.tolist() == model(experts).tolist()
+
+
+@pytest.mark.parametrize("fill", [torch.finfo(torch.float32).min, -1e9, -1e4])
+@pytest.mark.parametrize("shape", [(2, 1, 1, 6), (2, 1, 6, 6), (2, 2, 6, 6)])
+def test_rows_without_keys_average(fill: float, shape: tuple[int, ...]):
+    torch.manual_seed(0)
+
+    class Attention(nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+            scores = (q @ k.transpose(-1, -2)) * 8**-0.5
+            return scores.masked_fill(~keep, fill).softmax(-1) @ v
+
+    q, k, v = (torch.randn(2, 2, 6, 8) for _ in range(3))
+    keep = torch.ones(shape, dtype=torch.bool)
+    keep[0] = False  # the first batch sees nothing
+    keep[1, ..., -2:] = False
+    model = Attention()
+    optimized = passes.optimize_for_ane(model, (q, k, v, keep))
+    torch.testing.assert_close(optimized(q, k, v, keep), model(q, k, v, keep), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "x"),
+    [
+        (nn.GRU(4, 4, batch_first=True), torch.randn(1, 3, 4)),
+        (nn.MaxPool2d(2, return_indices=True), torch.randn(1, 2, 4, 4)),
+        (Of(lambda x: tuple(x.topk(2))), torch.randn(2, 5)),
+        (Of(lambda x: x.split([1, 2])), torch.randn(3, 4)),
+    ],
+    ids=["gru", "max_pool", "topk", "split"],
+)
+def test_programs_can_be_decomposed_again(module: nn.Module, x: Tensor):
+    program = passes.optimize_for_ane(module.eval(), (x,)).program
+    again = program.run_decompositions()
+    for found, want in zip(again.module()(x), program.module()(x), strict=True):
+        torch.testing.assert_close(found, want)
+
+
+@pytest.mark.parametrize(
+    ("mode", "option"),
+    [("nearest", 1.7), ("nearest", 1.3), ("nearest", 0.7), ("nearest", 0.45), ("nearest", (13, 5)),
+     ("nearest-exact", 1.7), ("bilinear", 1.7), ("bilinear", (13, 5)), ("bilinear", 0.6)],
+)  # fmt: skip
+def test_resizes_by_any_factor(mode: str, option: float | tuple[int, int]):
+    torch.manual_seed(0)
+    given: dict[str, Any] = {"size" if isinstance(option, tuple) else "scale_factor": option}
+    model = Of(lambda x: nn.functional.interpolate(x, **given, mode=mode))
+    assert error(model, torch.randn(1, 3, 10, 11)) < FP16_BOUND
+
+
+@pytest.mark.parametrize(
+    "hashed",
+    [lambda x: x * 2_654_435_761, lambda x: (x + 2**31) % 97, lambda x: x * x * 100_000],
+    ids=["mul", "add", "square"],
+)
+def test_integers_beyond_int32_are_refused(hashed: Callable[[Tensor], Tensor]):
+    x = torch.tensor([40_000, 50_000])
+    with pytest.raises(WideIntegerError, match="outside of int32") as caught:
+        results(Of(hashed), x)
+    assert "allow_wide_integers" in str(caught.value) and "test_numbers.py" in str(caught.value)
+    results(Of(hashed), x, wide=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (1, 2, 3, 4)])
+def test_products_of_integers(shape: tuple[int, ...]):
+    weight = torch.arange(20).reshape(4, 5) - 7
+    model = Of(lambda x, weight: x @ weight, weight=weight)
+    x = torch.arange(int(np.prod(shape))).reshape(shape) * 31
+    (found,) = results(model, x)
+    assert found.tolist() == model(x).tolist()
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 6, 5, 4), (1, 6, 2, 3, 4)])
+def test_slopes_per_channel(shape: tuple[int, ...]):
+    torch.manual_seed(0)
+    prelu = nn.PReLU(6)
+    nn.init.uniform_(prelu.weight, -1, 1)
+    assert error(prelu, torch.randn(shape)) < FP16_BOUND
+
+
+def test_out_of_range_saturates():
+    """As the conversion instruction of Arm does (*documented*: FCVTZS); NaN gives 0."""
+    x = torch.tensor([3e9, -3e9, float("nan"), 1.9, -1.9])
+    made = convert(
+        Of(lambda x: x.int()), (x,), compute_precision=ct.precision.FLOAT32, skip_model_load=True
+    )
+    (found,) = predict(made, {"x": x.numpy()}).values()
+    assert found.tolist() == [2**31 - 1, -(2**31), 0, 1, -1]
