@@ -88,13 +88,14 @@ def prices(tokens: int) -> list[Priced]:
     from benchmarks.stock import stock_convert
     from lowering import convert
     from lowering.ablation.variants import choices_of, variant_with
+    from passes.split_attention import SplitAttention
 
     torch.manual_seed(0)
     model = Encoder().eval()
     inputs = (torch.randn(1, tokens, 768), torch.zeros(1, 1, 1, tokens))
     with step(f"{tokens} tokens, stock"):
         found = [priced("stock", stock_convert(model, inputs).mlmodel)]
-    for form in choices_of("attention", SYSTEM):
+    for form in choices_of(SplitAttention.forms, SYSTEM):
         with step(f"{tokens} tokens, {form}"):
             variant = variant_with(passes.DEFAULT_PIPELINE, {"attention": form})
             optimized = passes.optimize_for_ane(model, inputs, pipeline=variant.pipeline)

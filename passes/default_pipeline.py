@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from passes.at_sites import AtSites
 from passes.base import Pass
 from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
@@ -70,3 +71,29 @@ def default_pipeline(
 
 
 DEFAULT_PIPELINE: tuple[Pass, ...] = default_pipeline()
+
+# Every pass of this package: what a text may name without more.
+ALL_PASSES: tuple[type[Pass], ...] = (
+    AtSites,
+    AssignLayout,
+    BranchesToWhere,
+    CanonicalLinear,
+    ChannelNorm,
+    ComplexToReal,
+    Conv1dToConv2d,
+    EliminateCommon,
+    FoldBatchNorm,
+    FoldConstants,
+    FuseActivations,
+    FuseAttention,
+    FuseRmsNorm,
+    LimitRank,
+    LinearToConv1x1,
+    RankLogits,
+    RemoveDropout,
+    RmsNormForm,
+    SimplifyAlgebra,
+    SimplifyIndex,
+    SimplifyViews,
+    SplitAttention,
+)

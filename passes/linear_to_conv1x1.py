@@ -10,9 +10,14 @@ from torch import fx
 
 from frontend.schema import arguments
 from frontend.sizes import same_size
-from passes.base import Pass
+from passes.base import Choice, Forms, Pass
 from passes.patterns.nodes import aten, input_of, is_call, is_static, is_tensor, shape
 from passes.rewriter import Rewriter
+
+
+def _size(node: fx.Node) -> str:
+    outputs, inputs = shape(node.args[1])  # type: ignore[arg-type]
+    return f"{inputs} to {outputs}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,16 @@ class LinearToConv1x1(Pass):
     runs_after: ClassVar[Mapping[str, str]] = {
         "canonical_linear": "it makes the linears that are converted there",
     }
+    forms: ClassVar[Forms] = Forms(
+        "linear",
+        {
+            "convolved": Choice({}),
+            "tied_convolved": Choice({"tied": "convert"}),
+            "kept": Choice(None),
+        },
+        sites=(aten.linear.default,),
+        size=_size,
+    )
     tied: Literal["keep", "convert"] = "keep"
 
     def apply(self, rw: Rewriter) -> None:

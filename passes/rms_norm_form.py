@@ -12,7 +12,7 @@ from torch import fx
 from frontend import fp16
 from frontend.ops import layer_norm, rms_norm
 from frontend.schema import arguments
-from passes.base import Pass
+from passes.base import Choice, Forms, Pass
 from passes.errors import PassError
 from passes.patterns.nodes import aten, shape
 from passes.rewriter import Rewriter
@@ -68,6 +68,11 @@ class RmsNormForm(Pass):
     runs_after: ClassVar[Mapping[str, str]] = {
         "fuse_rms_norm": "norms are recognised before their form is chosen",
     }
+    forms: ClassVar[Forms] = Forms(
+        "rms_norm",
+        {name: Choice({"form": name}) for name in ("scaled", "layer_norm", "native")},
+        sites=(rms_norm,),
+    )
     form: Form = "scaled"
     prescale: float = 1.0
 

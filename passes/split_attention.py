@@ -12,7 +12,7 @@ from torch import fx
 
 from frontend.schema import arguments
 from passes.attention_mask import additive_mask, masks_nothing
-from passes.base import Pass
+from passes.base import Choice, Forms, Pass
 from passes.patterns.nodes import aten, is_static, shape
 from passes.query_scale import scaled_query
 from passes.rewriter import Rewriter
@@ -38,6 +38,17 @@ class _Attention:
     @property
     def groups(self) -> int:
         return shape(self.key)[1]
+
+
+def _chunks(queries: int) -> dict[str, Any]:
+    """Always in chunks; the hand-written ports take 256 queries at a time."""
+    return {"form": "split", "query_chunk": queries, "chunk_above": 0}
+
+
+def _size(node: fx.Node) -> str:
+    query, key = (shape(argument) for argument in node.args[:2])  # type: ignore[arg-type]
+    heads = query[1] if len(query) == 4 else 1
+    return f"{query[-2]} x {key[-2]} tokens, {heads} heads of {query[-1]}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,18 @@ class SplitAttention(Pass):
     runs_after: ClassVar[Mapping[str, str]] = {
         "fuse_attention": "attention is recognised before its form is chosen",
     }
+    forms: ClassVar[Forms] = Forms(
+        "attention",
+        {
+            "split": Choice({"form": "split"}),
+            "chunks_of_256": Choice(_chunks(256)),
+            "chunks_of_512": Choice(_chunks(512)),
+            "batched": Choice({"form": "batched"}),
+            "native": Choice({"form": "native"}, since=18),
+        },
+        sites=(aten.scaled_dot_product_attention.default,),
+        size=_size,
+    )
     form: Literal["split", "batched", "native"] = "split"
     query_chunk: int = 512
     chunk_above: int = 8 << 20

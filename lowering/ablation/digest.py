@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+
+from passes.base import Pass
+from passes.default_pipeline import ALL_PASSES
+from passes.pipeline_text import to_text
 
 _ROOT = Path(__file__).parents[2]
 # Only these make or measure a variant; the command line and reports show what they found.
@@ -91,6 +96,25 @@ def code_digest() -> str:
             if path.suffix in (".py", ".json") and not name.startswith(_SHOWS):
                 digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def passes_digest(pipeline: Sequence[Pass]) -> str:
+    """Hexadecimal SHA-256 of the passes, and of the files of those that this code has not."""
+    digest = hashlib.sha256("\n".join(to_text(pipeline)).encode())
+    for kind in dict.fromkeys(_classes(pipeline)):
+        if kind not in ALL_PASSES:
+            digest.update(Path(inspect.getfile(kind)).read_bytes())
+    return digest.hexdigest()
+
+
+def _classes(value: Any) -> Iterator[type[Pass]]:
+    """Of passes, and of the passes that are their options."""
+    if isinstance(value, Pass):
+        yield type(value)
+        yield from _classes(tuple(value.options().values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _classes(part)
 
 
 def text_digest(*parts: str) -> str:

@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from torch import fx
 from torch.export import ExportedProgram
 
-from frontend.ops import rms_norm
 from frontend.source import source_of
-from passes.base import Pass
-from passes.linear_to_conv1x1 import LinearToConv1x1
-from passes.patterns.nodes import Target, aten, shape
+from passes.base import Forms, Pass
+from passes.forms import Sites
 from passes.pipeline import run
-from passes.rms_norm_form import RmsNormForm
-from passes.split_attention import SplitAttention
 
-# Option to group to the module paths of its sites.
-Sites = Mapping[str, Mapping[str, tuple[str, ...]]]
 # Groups of one option that are worth trying one by one: those with the most sites.
 MOST_GROUPS = 4
-
-
-def _attention(node: fx.Node) -> str:
-    query, key = (shape(argument) for argument in node.args[:2])  # type: ignore[arg-type]
-    heads = query[1] if len(query) == 4 else 1
-    return f"{query[-2]} x {key[-2]} tokens, {heads} heads of {query[-1]}"
-
-
-def _norm(node: fx.Node) -> str:
-    return " x ".join(str(size) for size in shape(node))
-
-
-def _linear(node: fx.Node) -> str:
-    outputs, inputs = shape(node.args[1])  # type: ignore[arg-type]
-    return f"{inputs} to {outputs}"
-
-
-_OPTIONS: dict[str, tuple[type[Any], Any, Callable[[fx.Node], str]]] = {
-    "attention": (SplitAttention, aten.scaled_dot_product_attention.default, _attention),
-    "rms_norm": (RmsNormForm, rms_norm, _norm),
-    "linear": (LinearToConv1x1, aten.linear.default, _linear),
-}
 
 
 def sites_of(program: ExportedProgram, pipeline: Sequence[Pass]) -> Sites:
@@ -57,23 +28,22 @@ def sites_of(program: ExportedProgram, pipeline: Sequence[Pass]) -> Sites:
         pipeline: the default passes; each option's sites are looked for right before its pass.
     """
     found: dict[str, Mapping[str, tuple[str, ...]]] = {}
-    for option, (kind, target, size) in _OPTIONS.items():
-        places = [place for place, step in enumerate(pipeline) if isinstance(step, kind)]
-        if not places:
+    for place, step in enumerate(pipeline):
+        forms = step.forms
+        if forms is None or not forms.sites or not step.by_site or forms.option in found:
             continue
-        before, _ = run(program, pipeline[: places[0]])
-        groups = _groups(before.graph, target, size)
+        before, _ = run(program, pipeline[:place])
+        groups = _groups(before.graph, forms)
         if len(groups) > 1:
-            found[option] = groups
+            found[forms.option] = groups
     return found
 
 
-def _groups(
-    graph: fx.Graph, target: Target, size: Callable[[fx.Node], str]
-) -> dict[str, tuple[str, ...]]:
+def _groups(graph: fx.Graph, forms: Forms) -> dict[str, tuple[str, ...]]:
     by_module: defaultdict[str, set[str]] = defaultdict(set)
-    for node in graph.find_nodes(op="call_function", target=target):
-        by_module[source_of(node).module].add(size(node))
+    for target in forms.sites:
+        for node in graph.find_nodes(op="call_function", target=target):
+            by_module[source_of(node).module].add(forms.size(node))
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for module, sizes in by_module.items():
         if len(sizes) == 1:

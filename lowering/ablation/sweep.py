@@ -27,6 +27,7 @@ from lowering.errors import CompositeError
 from lowering.planner.targets import chip_of, platform_of
 from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
+from passes.pipeline_text import to_text
 
 # Namespaces of operators that torch and this package define.
 _KNOWN_EVERYWHERE = ("aten", "prim", "prims", "ane", "higher_order")
@@ -217,7 +218,7 @@ def _results(
         yield VariantResult(
             variant.name,
             variant.kind,
-            tuple(repr(step) for step in variant.pipeline),
+            tuple(to_text(variant.pipeline)),
             variant.settings,
             state.rewrites,
             state.declined,

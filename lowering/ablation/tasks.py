@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from frontend.errors import AnePassesError
-from lowering.ablation.digest import Digester, code_digest, text_digest
+from lowering.ablation.digest import Digester, code_digest, passes_digest, text_digest
 from lowering.ablation.measure import figures_of, half_error
 from lowering.conversion.composites import Composite
 from lowering.verification.original import Original
@@ -93,7 +93,9 @@ class Rewrite:
     @property
     def key(self) -> str:
         """See ``Task``."""
-        return text_digest("rewrite", code_digest(), self.source.digest, repr(self.pipeline))
+        return text_digest(
+            "rewrite", code_digest(), self.source.digest, passes_digest(self.pipeline)
+        )
 
     def run(self, subject: Subject) -> dict[str, Any]:
         """See ``Task``."""

@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from frontend.errors import AnePassesError
 from lowering.ablation.result import Ablation, VariantResult
-from lowering.ablation.sites import Sites, sites_of
+from lowering.ablation.sites import sites_of
 from lowering.ablation.sweep import Model, Settings, Sweep
-from lowering.ablation.variants import CHOICES, Variant, choices_of, variant_with
+from lowering.ablation.variants import Variant, choices_of, variant_with
 from lowering.verification.parity import Thresholds
 from passes.base import Pass
+from passes.forms import Sites, forms_in
+from passes.pipeline_text import to_text
 
 By = Literal["price", "latency"]
 # A variant must cost this much less than the default to be worth a departure from it.
@@ -61,7 +63,7 @@ class Tuning:
             "target": self.target,
             "by": self.by,
             "bound": self.bound,
-            "pipeline": [repr(step) for step in self.pipeline],
+            "pipeline": to_text(self.pipeline),
             "reasons": list(self.reasons),
             "ablation": self.ablation.to_json(),
         }
@@ -166,8 +168,8 @@ def _changes(
     pipeline: tuple[Pass, ...], deployment_target: str, variant: Variant
 ) -> Iterator[Variant]:
     """``variant`` with one setting changed, in every way."""
-    for option in CHOICES:
-        for choice in choices_of(option, deployment_target):
+    for option, forms in forms_in(pipeline).items():
+        for choice in choices_of(forms, deployment_target):
             yield variant_with(pipeline, {**variant.settings, option: choice})
 
 
@@ -175,8 +177,10 @@ def _site_changes(
     pipeline: tuple[Pass, ...], deployment_target: str, sites: Sites, variant: Variant
 ) -> Iterator[Variant]:
     """``variant`` with one setting changed at the sites of one size, in every way."""
+    known = forms_in(pipeline)
     for option, groups in sites.items():
-        for group, choice in itertools.product(groups, choices_of(option, deployment_target)):
+        choices = choices_of(known[option], deployment_target)
+        for group, choice in itertools.product(groups, choices):
             settings = {**variant.settings, f"{option} at {group}": choice}
             yield variant_with(pipeline, settings, sites)
 

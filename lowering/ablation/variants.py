@@ -4,50 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from frontend.errors import AnePassesError
 from lowering.ablation.result import Kind
-from lowering.ablation.sites import Sites
-from passes.at_sites import AtSites
-from passes.base import Pass
-from passes.layout.assign_layout import AssignLayout
-from passes.linear_to_conv1x1 import LinearToConv1x1
-from passes.rms_norm_form import RmsNormForm
-from passes.split_attention import SplitAttention
+from passes.base import Forms, Pass
+from passes.forms import Sites, formed, forms_in
 
 DEFAULT = "default"
-
-
-def _chunks(queries: int) -> dict[str, Any]:
-    return {"form": "split", "query_chunk": queries, "chunk_above": 0}
-
-
-# Option to choice to the pass it concerns and its options there; ``None`` leaves the pass out.
-# 256 queries a chunk is what the hand-written ports take.
-CHOICES: dict[str, dict[str, tuple[type[Any], dict[str, Any] | None]]] = {
-    "attention": {
-        "split": (SplitAttention, {"form": "split"}),
-        "chunks_of_256": (SplitAttention, _chunks(256)),
-        "chunks_of_512": (SplitAttention, _chunks(512)),
-        "batched": (SplitAttention, {"form": "batched"}),
-        "native": (SplitAttention, {"form": "native"}),
-    },
-    "rms_norm": {
-        name: (RmsNormForm, {"form": name}) for name in ("scaled", "layer_norm", "native")
-    },
-    "linear": {
-        "convolved": (LinearToConv1x1, {}),
-        "tied_convolved": (LinearToConv1x1, {"tied": "convert"}),
-        "kept": (LinearToConv1x1, None),
-    },
-    "layout": {"assigned": (AssignLayout, {}), "as_written": (AssignLayout, None)},
-}
-# Options that an ablation combines; the others are passes that it leaves out anyway.
-_GRID = ("attention", "rms_norm")
-# The first system with native attention.
-_NATIVE_SINCE = 18
 
 
 class VariantsError(AnePassesError):
@@ -122,9 +87,14 @@ def _prefixes(pipeline: tuple[Pass, ...]) -> list[Variant]:
 
 
 def forms_of(pipeline: tuple[Pass, ...], deployment_target: str) -> list[Variant]:
-    """Every combination of the forms of attention and of norms but the pipeline's own."""
+    """Every combination of the forms of its passes but the pipeline's own.
+
+    A pass that one of its forms leaves out is left out anyway: its forms are not combined.
+    """
     grid = [
-        [(option, choice) for choice in choices_of(option, deployment_target)] for option in _GRID
+        [(option, choice) for choice in choices_of(forms, deployment_target)]
+        for option, forms in forms_in(pipeline).items()
+        if all(choice.options is not None for choice in forms.choices.values())
     ]
     found: dict[str, Variant] = {}
     for settings in itertools.product(*grid):
@@ -133,12 +103,10 @@ def forms_of(pipeline: tuple[Pass, ...], deployment_target: str) -> list[Variant
     return [variant for name, variant in found.items() if name != DEFAULT]
 
 
-def choices_of(option: str, deployment_target: str) -> list[str]:
-    """The choices of an option of ``CHOICES`` that a system has."""
-    since = system_number(deployment_target) >= _NATIVE_SINCE
-    return [
-        choice for choice in CHOICES[option] if since or (option, choice) != ("attention", "native")
-    ]
+def choices_of(forms: Forms, deployment_target: str) -> list[str]:
+    """The forms that a system has."""
+    system = system_number(deployment_target)
+    return [name for name, choice in forms.choices.items() if choice.since <= system]
 
 
 def variant_with(
@@ -153,51 +121,22 @@ def variant_with(
     """
     changing: dict[str, str] = {}
     changed = pipeline
-    for option in CHOICES:
+    for option in forms_in(pipeline):
         general = settings.get(option)
-        at = {
-            group: settings.get(f"{option} at {group}") for group in (sites or {}).get(option, {})
-        }
-        formed = _formed(changed, option, general, {}, sites)
-        if general is not None and formed != changed:
+        groups = (sites or {}).get(option, {})
+        at = {group: settings.get(f"{option} at {group}") for group in groups}
+        everywhere = formed(changed, option, general)
+        if general is not None and everywhere != changed:
             changing[option] = general
         special = {
             group: choice
             for group, choice in at.items()
-            if choice is not None and _formed(changed, option, choice, {}, sites) != formed
+            if choice is not None and formed(changed, option, choice) != everywhere
         }
         changing |= {f"{option} at {group}": choice for group, choice in special.items()}
-        changed = _formed(changed, option, general, special, sites)
+        changed = formed(changed, option, general, special, groups)
     name = ", ".join(f"{option}={choice}" for option, choice in sorted(changing.items()))
     return Variant(name or DEFAULT, "form" if name else "default", changed, changing)
-
-
-def _formed(
-    pipeline: tuple[Pass, ...],
-    option: str,
-    general: str | None,
-    special: Mapping[str, str],
-    sites: Sites | None,
-) -> tuple[Pass, ...]:
-    """``pipeline`` with one choice everywhere, and others at some groups of sites."""
-    choices = CHOICES[option]
-    kind = next(iter(choices.values()))[0]
-    found: list[Pass] = []
-    for step in pipeline:
-        if not isinstance(step, kind):
-            found.append(step)
-            continue
-        taken: tuple[str, ...] = ()
-        for group, choice in special.items():
-            modules = (sites or {})[option][group]
-            taken += modules
-            if (options := choices[choice][1]) is not None:
-                found.append(AtSites(replace(step, **options), modules))
-        options = {} if general is None else choices[general][1]
-        if options is not None:
-            rest = replace(step, **options)
-            found.append(AtSites(rest, taken, elsewhere=True) if taken else rest)
-    return tuple(found)
 
 
 def system_number(deployment_target: str) -> int:

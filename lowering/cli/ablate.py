@@ -9,11 +9,13 @@ import click
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
+from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import (
     attention_option,
     chosen_passes,
     composite_arguments,
     composites_option,
+    form_option,
     pipeline_option,
 )
 from lowering.cli.sweep import sweep_options, sweeping
@@ -49,9 +51,13 @@ _FORMATS = ("table", "md", "csv", "json")
     metavar="NAME,NAME",
     help="Passes to leave out and to try alone; all by default.",
 )
-@click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option(
+    "--format", "output_format", type=click.Choice(_FORMATS), default="table", show_default=True
+)
 @attention_option
+@form_option
 @pipeline_option
+@with_pass_option
 @composites_option
 @sweep_options
 @json_option
@@ -60,9 +66,11 @@ def ablate(
     targets: tuple[str, ...],
     trust: bool,
     only: str | None,
-    form: str,
+    output_format: str,
     attention: str | None,
+    forms: tuple[str, ...],
     pipeline: Path | None,
+    own_passes: tuple[str, ...],
     composites: str | None,
     chips: tuple[str, ...],
     deployment_target: str,
@@ -73,12 +81,12 @@ def ablate(
     with step("Importing"):
         from lowering.ablation.sweep import Settings, ablate_models
     composite_options = composite_arguments(composites)
-    models = models_of(targets, chosen_passes(attention, pipeline), trust)
+    models = models_of(targets, chosen_passes(attention, pipeline, forms, own_passes), trust)
     names = [name.strip() for name in only.split(",")] if only else ()
     with sweeping(**where) as options:
         settings = Settings(chips, deployment_target, **composite_options, **options)
         found = ablate_models(models, settings, only=names)
-    form = "json" if as_json else form
+    form = "json" if as_json else output_format
     if form == "json":
         documents = [entry.to_json() for entry in found]
         print_json(documents[0] if len(documents) == 1 else documents)

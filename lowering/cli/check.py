@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -17,7 +18,8 @@ from lowering.cli.common import (
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
-from lowering.cli.pipeline import composites_option
+from lowering.cli.load_passes import with_pass_option
+from lowering.cli.pipeline import chosen_passes, composites_option, pipeline_option
 
 _LEVELS = ("fatal", "wrong", "off-ane", "slow")
 
@@ -59,6 +61,8 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 @deployment_target_option()
 @click.option("--chip", default="M4", show_default=True, help="Chip to predict placement for.")
 @click.option("--quick", is_flag=True, help="Do not lower the program for trial.")
+@pipeline_option
+@with_pass_option
 @composites_option
 @json_option
 @guarded
@@ -69,6 +73,8 @@ def check(
     deployment_target: str,
     chip: str,
     quick: bool,
+    pipeline: Path | None,
+    own_passes: tuple[str, ...],
     composites: str | None,
     as_json: bool,
 ) -> None:
@@ -88,6 +94,7 @@ def check(
             kwargs=loaded.kwargs,
             dynamic_shapes=loaded.dynamic_shapes,
             composites=lowerings,
+            pipeline=chosen_passes(None, pipeline, own_passes=own_passes),
             minimum_deployment_target=ct.target[deployment_target],
             chip=chip,
             trial=not quick,

@@ -15,7 +15,15 @@ from lowering.cli.compute_units import compute_units_option, constant_name
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, Target, load_target, trust_option
-from lowering.cli.pipeline import attention_option, composites_option, optimized, pipeline_option
+from lowering.cli.load_passes import with_pass_option
+from lowering.cli.pipeline import (
+    attention_option,
+    chosen_passes,
+    composites_option,
+    form_option,
+    optimized,
+    pipeline_option,
+)
 from lowering.cli.sizes import sizes_option
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ Examples:
   ane-passes convert model.py:tiny -o tiny.mlpackage
   ane-passes convert model.py:tiny -o tiny.mlpackage --deployment-target iOS18 --attention native
   ane-passes convert model.py:tiny -o tiny.mlpackage --sizes tokens=64,128
+  ane-passes convert model.py:tiny -o tiny.mlpackage --with-pass mine.py:MyPass
   ane-passes convert model.pt2 -o plain.mlpackage --no-optimize --json
 
 Exit codes: 0 converted, 2 the model or the call needs attention.
@@ -57,7 +66,9 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 @compute_units_option("What Core ML may use when the package is loaded here, on a Mac.")
 @click.option("--no-optimize", is_flag=True, help="Convert the model as it is, without passes.")
 @attention_option
+@form_option
 @pipeline_option
+@with_pass_option
 @composites_option
 @sizes_option
 @click.option(
@@ -76,7 +87,9 @@ def convert(
     compute_units: str,
     no_optimize: bool,
     attention: str | None,
+    forms: tuple[str, ...],
     pipeline: Path | None,
+    own_passes: tuple[str, ...],
     composites: str | None,
     sizes: tuple[tuple[str, list[int]], ...],
     allow_wide_integers: bool,
@@ -84,10 +97,14 @@ def convert(
 ) -> None:
     """See ``HELP``."""
     start = time.perf_counter()
+    if no_optimize and (attention or forms or pipeline or own_passes):
+        raise click.UsageError("With --no-optimize no passes run: leave out what chooses them.")
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
         loaded = load_target(target, trust)
-    model: Any = loaded if no_optimize else optimized(loaded, attention, pipeline)
+    model: Any = loaded
+    if not no_optimize:
+        model = optimized(loaded, chosen_passes(attention, pipeline, forms, own_passes))
     with step("Converting to an ML Program"):
         mlmodel = _converted(
             model,

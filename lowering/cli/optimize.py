@@ -14,7 +14,14 @@ from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
-from lowering.cli.pipeline import attention_option, optimized, pipeline_option
+from lowering.cli.load_passes import with_pass_option
+from lowering.cli.pipeline import (
+    attention_option,
+    chosen_passes,
+    form_option,
+    optimized,
+    pipeline_option,
+)
 
 HELP = f"""Rewrite a PyTorch model for the Neural Engine and report every pass.
 
@@ -37,7 +44,9 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 @trust_option
 @click.option("-o", "--output", metavar="PROGRAM.pt2", help="Save the rewritten program.")
 @attention_option
+@form_option
 @pipeline_option
+@with_pass_option
 @json_option
 @guarded
 def optimize(
@@ -45,13 +54,15 @@ def optimize(
     trust: bool,
     output: str | None,
     attention: str | None,
+    forms: tuple[str, ...],
     pipeline: Path | None,
+    own_passes: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """See ``HELP``."""
     with step("Loading the model"):
         loaded = load_target(target, trust)
-    model = optimized(loaded, attention, pipeline)
+    model = optimized(loaded, chosen_passes(attention, pipeline, forms, own_passes))
     saved = None if output is None else _saved(model.program, output)
     if as_json:
         print_json(

@@ -6,27 +6,72 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from frontend.errors import AnePassesError
 from lowering.cli.common import Command, step
 from lowering.cli.load_composites import composites_digest, load_composites
 from lowering.cli.load_model import Target
 
+if TYPE_CHECKING:
+    from passes.base import Pass
+    from passes.optimized_model import OptimizedModel
+
 
 class PipelineFileError(AnePassesError):
     """``--pipeline`` cannot be used."""
 
 
+class _Form(click.ParamType):
+    """A form of one option; torch is imported only to check one that is given."""
+
+    name = "form"
+
+    def __init__(self, option: str) -> None:
+        self.option = option
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """The form, if a default pass has it."""
+        choices = self._choices()
+        if value not in choices:
+            self.fail(f"{value!r} is not one of {', '.join(choices)}.", param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        """Forms that begin so."""
+        return [CompletionItem(name) for name in self._choices() if name.startswith(incomplete)]
+
+    def _choices(self) -> Sequence[str]:
+        from passes.default_pipeline import DEFAULT_PIPELINE
+        from passes.forms import forms_in
+
+        return tuple(forms_in(DEFAULT_PIPELINE)[self.option].choices)
+
+
 def attention_option(function: Command) -> Command:
-    """``--attention``: the form that attention takes."""
+    """``--attention``: short for ``--form attention=``."""
     return click.option(
         "--attention",
-        type=click.Choice(("split", "batched", "native")),
-        help="Form of attention: one softmax per head (split), all heads in 4-D ops (batched), or "
-        "Core ML's own operator (native, iOS18). Default: that of the default pipeline.",
+        type=_Form("attention"),
+        metavar="FORM",
+        help="Form of attention: one softmax per head (split), that in chunks (chunks_of_256, "
+        "chunks_of_512), all heads in 4-D ops (batched), or Core ML's own operator (native, "
+        "iOS18). Default: that of the default pipeline.",
+    )(function)
+
+
+def form_option(function: Command) -> Command:
+    """``--form``: the form that a pass gives its places."""
+    return click.option(
+        "--form",
+        "forms",
+        multiple=True,
+        metavar="OPTION=FORM",
+        help="Form that a pass chooses, such as rms_norm=layer_norm or linear=kept; `ablate` lists "
+        "them, and your own passes may declare more. May be repeated.",
     )(function)
 
 
@@ -40,27 +85,26 @@ def pipeline_option(function: Command) -> Command:
     )(function)
 
 
-def write_pipeline(pipeline: Sequence[Any], path: Path) -> Path:
+def write_pipeline(pipeline: Sequence[Pass], path: Path) -> Path:
     """A file for ``--pipeline``: the passes as text.
 
     Raises:
         SaveError: it cannot be written.
     """
     from lowering.support.text_file import write_text
+    from passes.pipeline_text import to_text
 
-    passes = [repr(entry) for entry in pipeline]
-    return write_text(json.dumps({"pipeline": passes}, indent=1) + "\n", path)
+    return write_text(json.dumps({"pipeline": to_text(pipeline)}, indent=1) + "\n", path)
 
 
-def read_pipeline(path: Path) -> tuple[Any, ...]:
+def read_pipeline(path: Path, known: Sequence[type[Pass]] = ()) -> tuple[Pass, ...]:
     """The passes that ``write_pipeline`` wrote.
 
     Raises:
         PipelineFileError: the file holds something else.
-        VerificationError: it names a pass that is not known.
+        PipelineTextError: it names a pass that is neither ours nor ``known``.
     """
-    from lowering.conversion.metadata import PREFIX
-    from lowering.verification.original import passes_named
+    from passes.pipeline_text import from_json
 
     try:
         spelled = json.loads(path.read_text(encoding="utf-8"))["pipeline"]
@@ -70,7 +114,7 @@ def read_pipeline(path: Path) -> tuple[Any, ...]:
             expected="what `ane-passes tune -o FILE.json` writes",
             found=f"{path}: {type(error).__name__}: {error}",
         ) from error
-    return passes_named({PREFIX + "pipeline": json.dumps(spelled)})
+    return from_json(json.dumps(spelled), known)
 
 
 def composites_option(function: Command) -> Command:
@@ -91,28 +135,55 @@ def composite_arguments(where: str | None) -> dict[str, Any]:
     return {"composites": load, "composites_digest": composites_digest(load())}
 
 
-def chosen_passes(attention: str | None, pipeline: Path | None = None) -> tuple[Any, ...]:
-    """The passes of ``--pipeline``, or the default ones with ``--attention``.
+def chosen_passes(
+    attention: str | None = None,
+    pipeline: Path | None = None,
+    forms: Sequence[str] = (),
+    own_passes: Sequence[str] = (),
+) -> tuple[Pass, ...]:
+    """The passes of ``--pipeline`` or the default ones, with your own and in the forms asked for.
 
     Raises:
-        PipelineFileError: both are given, or the file cannot be read.
+        PipelineFileError: options contradict each other, or the file cannot be read.
+        FormsError: there is no such form.
+        ModelLoadError: ``--with-pass`` names no pass.
     """
-    import passes
+    from lowering.cli.load_passes import known_passes, load_passes
+    from passes.default_pipeline import DEFAULT_PIPELINE
+    from passes.forms import with_forms
+    from passes.order import with_pass
 
-    if pipeline is None:
-        options: dict[str, Any] = {} if attention is None else {"attention": attention}
-        return passes.default_pipeline(**options)
-    if attention is not None:
+    if pipeline is not None and attention is not None:
         raise PipelineFileError(
-            "A pipeline says the form of attention already",
+            "a pipeline says the form of attention already",
             found=f"--pipeline {pipeline} --attention {attention}",
             hint="leave one of them out",
         )
-    return read_pipeline(pipeline)
+    settings = dict(map(_setting, forms))
+    if attention is not None:
+        settings["attention"] = attention
+    if pipeline is None:
+        steps = DEFAULT_PIPELINE
+    else:
+        steps = read_pipeline(pipeline, known_passes(own_passes))
+    named = {step.name for step in steps}
+    for own in load_passes(own_passes):
+        if own.name not in named:
+            steps = with_pass(steps, own)
+    return with_forms(steps, settings)
 
 
-def optimized(target: Target, attention: str | None, pipeline: Path | None = None) -> Any:
-    """The OptimizedModel of ``target``; see ``chosen_passes``."""
+def _setting(text: str) -> tuple[str, str]:
+    option, equals, form = text.partition("=")
+    if not (option and equals and form):
+        raise PipelineFileError(
+            "--form cannot be read", expected="OPTION=FORM, such as attention=batched", found=text
+        )
+    return option, form
+
+
+def optimized(target: Target, pipeline: Sequence[Pass]) -> OptimizedModel:
+    """What ``pipeline`` makes of ``target``."""
     with step("Optimizing for the Neural Engine"):
         import passes
 
@@ -121,5 +192,5 @@ def optimized(target: Target, attention: str | None, pipeline: Path | None = Non
             target.args,
             kwargs=target.kwargs,
             dynamic_shapes=target.dynamic_shapes,
-            pipeline=chosen_passes(attention, pipeline),
+            pipeline=pipeline,
         )

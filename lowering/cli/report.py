@@ -10,6 +10,7 @@ import click
 from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import guarded, json_option, print_json, step
 from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
+from lowering.cli.load_passes import known_passes, with_pass_option
 
 HELP = f"""Write a report about a package: where it runs, why, and how far it is from its original.
 
@@ -51,6 +52,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
     help="What `ane-passes ablate` wrote about this model.",
 )
 @inputs_option
+@with_pass_option
 @json_option
 @guarded
 def report(
@@ -62,6 +64,7 @@ def report(
     chip: str,
     ablation: Path | None,
     inputs: Path | None,
+    own_passes: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
@@ -78,7 +81,7 @@ def report(
 
     name = None if target is None else target.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
-    made = _collected(package, target, inputs, chip, ablated, trust)
+    made = _collected(package, target, inputs, own_passes, chip, ablated, trust)
     if output is None and (as_json or form != "html"):
         click.echo(written(made, "json" if as_json else form))
         return
@@ -111,6 +114,7 @@ def _collected(
     package: Path,
     target: str | None,
     inputs: Path | None,
+    own_passes: tuple[str, ...],
     chip: str,
     ablation: Any,
     trust: bool,
@@ -122,6 +126,7 @@ def _collected(
 
             return collect(package, chip=chip, ablation=ablation)
     with step("Loading the model"):
+        known = known_passes(own_passes)
         loaded = load_target(target, trust)
     with step("Planning, and running both"):
         from lowering.reporting import collect
@@ -133,6 +138,7 @@ def _collected(
             loaded.kwargs,
             dynamic_shapes=loaded.dynamic_shapes,
             inputs=None if inputs is None else read_arrays(inputs),
+            known_passes=known,
             chip=chip,
             ablation=ablation,
         )

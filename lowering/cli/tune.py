@@ -11,10 +11,12 @@ from rich.markup import escape
 from lowering.cli.ablate import models_of
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import MODEL_HELP, trust_option
+from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import (
     chosen_passes,
     composite_arguments,
     composites_option,
+    pipeline_option,
     write_pipeline,
 )
 from lowering.cli.sweep import sweep_options, sweeping
@@ -61,6 +63,8 @@ Exit codes: 0 done, 2 the model or the call needs attention.
     metavar="FILE",
     help="Save the chosen package (.mlpackage) or its passes (.json).",
 )
+@pipeline_option
+@with_pass_option
 @composites_option
 @sweep_options
 @json_option
@@ -71,6 +75,8 @@ def tune(
     by: Any,
     bound: float | None,
     output: Path | None,
+    pipeline: Path | None,
+    own_passes: tuple[str, ...],
     composites: str | None,
     chips: tuple[str, ...],
     deployment_target: str,
@@ -84,7 +90,7 @@ def tune(
         from lowering.ablation.sweep import Settings
         from lowering.ablation.tune import tune_model
     lowerings = composite_arguments(composites)
-    (model,) = models_of((target,), chosen_passes(None), trust)
+    (model,) = models_of((target,), chosen_passes(None, pipeline, own_passes=own_passes), trust)
     with sweeping(**where) as options:
         settings = Settings(chips, deployment_target, **lowerings, **options)
         found = tune_model(model, settings, by=by, bound=bound)

@@ -18,6 +18,7 @@ from lowering.cli.common import (
 )
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
+from lowering.cli.load_passes import known_passes, with_pass_option
 from lowering.cli.pipeline import composites_option
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ named with its module, line and passes. The passes that the package was made wit
 Examples:
   ane-passes verify tiny.mlpackage model.py:tiny
   ane-passes verify tiny.mlpackage model.py:tiny --inputs images.npz --threshold 0.01
+  ane-passes verify tiny.mlpackage model.py:tiny --with-pass mine.py:MyPass
   ane-passes verify tiny.mlpackage model.pt2 --json
 
 Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs attention.
@@ -66,6 +68,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
     help="Calls one after the other on the same state, on inputs that differ.",
 )
 @click.option("--no-locate", is_flag=True, help="Compare outputs only; do not look for the op.")
+@with_pass_option
 @composites_option
 @json_option
 @guarded
@@ -78,6 +81,7 @@ def verify(
     precision: str,
     steps: int,
     no_locate: bool,
+    own_passes: tuple[str, ...],
     composites: str | None,
     as_json: bool,
 ) -> None:
@@ -85,6 +89,7 @@ def verify(
     with step("Loading the model"):
         if composites is not None:
             load_composites(composites)  # defines the operators of a saved program
+        known = known_passes(own_passes)
         loaded = load_target(target, trust)
     with step("Repeating the passes"):
         from lowering.reference import load
@@ -96,6 +101,7 @@ def verify(
             loaded.args,
             loaded.kwargs,
             metadata=metadata,
+            known_passes=known,
             dynamic_shapes=loaded.dynamic_shapes,
         )
         if inputs is not None:

@@ -16,9 +16,12 @@ from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
 from lowering.conversion.stored_states import StoredState
 from lowering.package.source_table import SOURCES_KEY, SourceTable
+from passes.base import Pass
 from passes.pipeline import PassReport
+from passes.pipeline_text import to_json
 
 PREFIX = "com.ane-passes."
+PIPELINE_KEY = PREFIX + "pipeline"
 STATES_KEY = PREFIX + "states"
 # coremltools stamps the day of conversion, which would make equal packages differ.
 _DATE_KEY = "com.github.apple.coremltools.conversion_date"
@@ -27,12 +30,12 @@ _DATE_KEY = "com.github.apple.coremltools.conversion_date"
 def describe(
     mlmodel: ct.models.MLModel,
     prepared: Prepared,
-    pipeline: Sequence[Any],
+    pipeline: Sequence[Pass],
     reports: Sequence[PassReport],
 ) -> None:
     """Write versions, pipeline, pass counts and the sources table into ``mlmodel``.
 
-    Keys: ``com.ane-passes.version``, ``.torch``, ``.pipeline`` (JSON list of pass values),
+    Keys: ``com.ane-passes.version``, ``.torch``, ``.pipeline`` (see ``passes.pipeline_text``),
     ``.passes`` (JSON, pass name to rewrites and refusals), ``.states`` (JSON list of
     ``StoredState`` fields) and ``.sources``.
     """
@@ -43,7 +46,7 @@ def describe(
     described[PREFIX + "torch"] = metadata.version("torch")
     described[PREFIX + "coremltools"] = metadata.version("coremltools")
     if pipeline:
-        described[PREFIX + "pipeline"] = json.dumps([repr(entry) for entry in pipeline])
+        described[PIPELINE_KEY] = to_json(pipeline)
     if reports:
         counts = [
             {"name": r.name, "rewrites": r.rewrites, "declined": len(r.declined)} for r in reports

@@ -18,6 +18,7 @@ from lowering.reporting.accuracy import Accuracy, error_growth
 from lowering.reporting.block import repeated_block
 from lowering.reporting.result import PackageFacts, PassCount, Report
 from lowering.verification import Original, verify
+from passes.base import Pass
 from passes.pipeline import PassReport
 
 
@@ -29,6 +30,7 @@ def collect(
     *,
     dynamic_shapes: Any = None,
     inputs: Mapping[str, Any] | None = None,
+    known_passes: Sequence[type[Pass]] = (),
     chip: str = "M4",
     ablation: Ablation | None = None,
 ) -> Report:
@@ -42,6 +44,7 @@ def collect(
         kwargs: keyword example inputs of ``model``.
         dynamic_shapes: of ``model``, as for ``capture``.
         inputs: arrays by the names of the model's inputs, in place of the example inputs.
+        known_passes: classes of your own passes that the package may name.
         chip: to plan for.
         ablation: what ``ane-passes ablate`` wrote about the same model.
 
@@ -56,7 +59,12 @@ def collect(
     original = accuracy = None
     if model is not None:
         original = Original.of(
-            model, args, kwargs, metadata=program.metadata, dynamic_shapes=dynamic_shapes
+            model,
+            args,
+            kwargs,
+            metadata=program.metadata,
+            known_passes=known_passes,
+            dynamic_shapes=dynamic_shapes,
         )
         original = original.with_inputs(inputs or {})
         accuracy = _accuracy(path, original, program.ops)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from lowering.reporting.collect import collect
 from lowering.reporting.result import Report, ReportError
 from lowering.reporting.write import FORMATS, written
 from lowering.support.text_file import write_text
+from passes.base import Pass
 
 # What a file's suffix means where no format is given.
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json"}
@@ -24,6 +25,7 @@ def report(
     *,
     dynamic_shapes: object = None,
     inputs: Mapping[str, Any] | None = None,
+    known_passes: Sequence[type[Pass]] = (),
     chip: str = "M4",
     ablation: Ablation | None = None,
     output: str | Path | None = None,
@@ -39,6 +41,7 @@ def report(
         kwargs: keyword example inputs of ``model``.
         dynamic_shapes: of ``model``, as for ``torch.export.export``.
         inputs: arrays by the names of the model's inputs, in place of the example inputs.
+        known_passes: classes of your own passes that the package may name.
         chip: to plan for, such as ``"A17 Pro"``.
         ablation: what :func:`lowering.ablate` found of the same model.
         output: file to write, whole or not at all.
@@ -64,6 +67,7 @@ def report(
         kwargs,
         dynamic_shapes=dynamic_shapes,
         inputs=inputs,
+        known_passes=known_passes,
         chip=chip,
         ablation=ablation,
     )

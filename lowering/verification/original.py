@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,14 +18,14 @@ from frontend.capturing import capture
 from frontend.errors import AnePassesError
 from frontend.legalize import to_cpu_float32
 from frontend.structure import flatten
-from lowering.conversion.metadata import PREFIX
+from lowering.conversion.metadata import PIPELINE_KEY
 from lowering.verification import fx_values
-from passes.at_sites import AtSites
 from passes.base import Pass
-from passes.default_pipeline import DEFAULT_PIPELINE
+from passes.order import check_order
 from passes.patterns.nodes import is_tensor
 from passes.pipeline import PassReport
 from passes.pipeline import run as run_passes
+from passes.pipeline_text import from_json
 
 # What torch raises for operators that have no half-precision kernel, and for mixed dtypes.
 HALF_ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError)
@@ -69,6 +67,7 @@ class Original:
         *,
         pipeline: Sequence[Pass] | None = None,
         metadata: Mapping[str, str] | None = None,
+        known_passes: Sequence[type[Pass]] = (),
         dynamic_shapes: object = None,
     ) -> Original:
         """The original of a package.
@@ -81,10 +80,12 @@ class Original:
             pipeline: the passes the package was made with; by default those that ``metadata``
                 names.
             metadata: user-defined metadata of the package.
+            known_passes: classes of your own passes that it may name.
             dynamic_shapes: as for ``capture``, for a package whose sizes are not all fixed.
 
         Raises:
-            VerificationError: inputs do not fit, or the passes cannot be told from the metadata.
+            VerificationError: inputs do not fit.
+            PipelineTextError: the passes cannot be told from the metadata.
         """
         if isinstance(against, Original):
             return against
@@ -93,7 +94,11 @@ class Original:
             program = to_cpu_float32(optimized)
             return cls(program, None, None, (), _leaves(program, inputs, kwargs))
         captured = capture(against, inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
-        steps = tuple(pipeline) if pipeline is not None else passes_named(metadata or {})
+        steps = (
+            check_order(pipeline)
+            if pipeline is not None
+            else from_json((metadata or {}).get(PIPELINE_KEY, "[]"), known_passes)
+        )
         program, reports = run_passes(captured, steps) if steps else (captured, ())
         if isinstance(against, nn.Module):
             example = captured.example_inputs
@@ -190,36 +195,6 @@ class Original:
             return self.module_outputs(module)
         except HALF_ERRORS:
             return outputs
-
-
-def passes_named(metadata: Mapping[str, str]) -> tuple[Pass, ...]:
-    """The pipeline that a package's metadata names.
-
-    Raises:
-        VerificationError: it names a pass that is not among the default ones.
-    """
-    known: dict[str, type[Any]] = {type(step).__name__: type(step) for step in DEFAULT_PIPELINE}
-    known[AtSites.__name__] = AtSites
-
-    def value(spelled: ast.expr) -> Any:
-        if not isinstance(spelled, ast.Call):
-            return ast.literal_eval(spelled)
-        assert isinstance(spelled.func, ast.Name)
-        return known[spelled.func.id](**{k.arg: value(k.value) for k in spelled.keywords if k.arg})
-
-    steps = []
-    for spelled in json.loads(metadata.get(PREFIX + "pipeline", "[]")):
-        try:
-            call = ast.parse(spelled, mode="eval").body
-            assert isinstance(call, ast.Call)
-            steps.append(value(call))
-        except (SyntaxError, AssertionError, KeyError, ValueError, TypeError) as error:
-            raise VerificationError(
-                "the package was made with a pass that is not known here",
-                found=spelled,
-                hint="name the passes: verify(..., pipeline=...)",
-            ) from error
-    return tuple(steps)
 
 
 def _user_inputs(program: ExportedProgram) -> list[Any]:

@@ -54,6 +54,7 @@ def probe(
     kwargs: Mapping[str, Any] | None = None,
     precision: str | Precision = "fp16",
     pipeline: Sequence[Pass] | None = None,
+    known_passes: Sequence[type[Pass]] = (),
 ) -> list[Probe]:
     """Intermediate values of a package and of its original on the same inputs.
 
@@ -66,6 +67,7 @@ def probe(
         kwargs: keyword inputs.
         precision: how the package is computed, see :func:`lowering.load`.
         pipeline: the passes the package was made with, if it does not name them.
+        known_passes: classes of your own passes that it may name.
 
     Returns:
         One entry for each value, in the order of ``at``, those of a module in program order.
@@ -75,7 +77,14 @@ def probe(
         ExecutionError: the package cannot be run.
     """
     model = load(package, precision=precision)
-    original = Original.of(against, inputs, kwargs, pipeline=pipeline, metadata=model.metadata)
+    original = Original.of(
+        against,
+        inputs,
+        kwargs,
+        pipeline=pipeline,
+        metadata=model.metadata,
+        known_passes=known_passes,
+    )
     original = with_nearest_images(model, original)
     feed = package_values.feed_of(model, original.inputs())
     run = package_values.run(model, feed)

@@ -36,6 +36,7 @@ def verify(
     thresholds: Thresholds | None = None,
     precision: str | Precision = "fp16",
     pipeline: Sequence[Pass] | None = None,
+    known_passes: Sequence[type[Pass]] = (),
     dynamic_shapes: object = None,
     locate: bool = True,
     steps: int | Sequence[object] = 1,
@@ -53,6 +54,7 @@ def verify(
         thresholds: what is close enough, see :class:`Thresholds`.
         precision: how the package is computed, see :func:`lowering.load`.
         pipeline: the passes the package was made with, if it does not name them.
+        known_passes: classes of your own passes that it may name.
         dynamic_shapes: as for ``capture``, for a package whose sizes are not all fixed.
         locate: on failure, look for the op and the pass at fault.
         steps: how many calls to make one after the other, each side going on from what it wrote,
@@ -65,6 +67,7 @@ def verify(
 
     Raises:
         VerificationError: package and original do not belong together.
+        PipelineTextError: the package names a pass that is not known.
         PackageError, UnknownOpsError: the package cannot be loaded.
         CaptureError: the original cannot be captured.
     """
@@ -76,6 +79,7 @@ def verify(
         kwargs,
         pipeline=pipeline,
         metadata=model.metadata,
+        known_passes=known_passes,
         dynamic_shapes=dynamic_shapes,
     )
     rounds = [with_nearest_images(model, step) for step in step_inputs(original, steps)]

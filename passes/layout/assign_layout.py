@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 
 from torch import fx
 
-from passes.base import Pass
+from passes.base import Choice, Forms, Pass
 from passes.errors import LayoutError
 from passes.layout.costs import conversion_cost, image_cost, lengths, plain_cost
 from passes.layout.min_cut import (
@@ -60,6 +60,7 @@ class AssignLayout(Pass):
         "channel_norm": "norms must be free to change their axis",
         "rms_norm_form": "norms must be free to change their axis",
     }
+    forms: ClassVar[Forms] = Forms("layout", {"assigned": Choice({}), "as_written": Choice(None)})
     image_outputs: bool = False
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import coremltools as ct
 import pytest
@@ -18,8 +17,6 @@ from lowering.ablation.sites import MOST_GROUPS, sites_of
 from lowering.ablation.sweep import Model, Settings
 from lowering.ablation.tune import tune_model
 from lowering.ablation.variants import variant_with
-from lowering.conversion.metadata import PREFIX
-from lowering.verification.original import passes_named
 from passes import AtSites
 from passes.split_attention import SplitAttention
 
@@ -122,8 +119,6 @@ def test_a_package_names_its_sites(model, tmp_path):
             else (step,)
         )
     )
-    spelled = {PREFIX + "pipeline": json.dumps([repr(step) for step in steps])}
-    assert passes_named(spelled) == steps
     optimized = passes.optimize_for_ane(model, (X,), pipeline=steps)
     mlmodel = convert(optimized, skip_model_load=True)
     assert verify(mlmodel, model, (X,))  # repeats the passes that the package names

@@ -60,8 +60,8 @@ def test_only_some_passes():
 
 
 def test_choices():
-    assert "native" in choices_of("attention", "iOS18")
-    assert "native" not in choices_of("attention", "iOS17")
+    assert "native" in choices_of(SplitAttention.forms, "iOS18")
+    assert "native" not in choices_of(SplitAttention.forms, "iOS17")
     kept = variant_with(PIPELINE, {"linear": "kept", "attention": "split", "layout": "assigned"})
     assert kept.name == "linear=kept"
     assert LinearToConv1x1() not in kept.pipeline and len(kept.pipeline) == 3

@@ -14,6 +14,7 @@ import passes
 from benchmarks.fault_injection import campaign, summary
 from lowering.cli import main
 from lowering.verification import Original, Thresholds, VerificationError
+from passes.pipeline_text import PipelineTextError
 
 
 class Block(nn.Module):
@@ -143,7 +144,7 @@ def test_the_pass_at_fault_is_named():
     pipeline = (*passes.DEFAULT_PIPELINE[:9], GeluToTanh(), *passes.DEFAULT_PIPELINE[9:])
     optimized = passes.optimize_for_ane(model, inputs, pipeline=pipeline)
     made = lowering.convert(optimized, skip_model_load=True)
-    with pytest.raises(VerificationError, match="not known here"):
+    with pytest.raises(PipelineTextError, match="not known here"):
         lowering.verify(made, model, inputs)
     found = lowering.verify(made, model, inputs, pipeline=pipeline)
     assert not found
