@@ -201,9 +201,10 @@ def operators(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
 
 
 def _functional(name: str) -> str:
-    """``name``, or nothing for a variant that writes in place or to ``out``."""
-    packet = name.rpartition(".")[0]
-    return "" if packet.endswith("_") or "out" in name.rpartition(".")[2] else name
+    """``name``, or nothing for other libraries' operators, and variants that write to something."""
+    packet, _, overload = name.rpartition(".")
+    ours = packet.startswith("aten.") and not packet.endswith("_") and "out" not in overload
+    return name if ours else ""
 
 
 def differences(old: Snapshot, new: Snapshot) -> list[str]:
