@@ -48,6 +48,7 @@ ablation: .venv/test.stamp
 
 benchmarks: .venv/test.stamp
 	$(BIN)/python -m benchmarks.acceptance
+	$(BIN)/python -m benchmarks.path_cost
 	$(BIN)/python -m benchmarks.optimize_cost
 
 readme: .venv/test.stamp

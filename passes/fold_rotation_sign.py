@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from passes.base import Pass
 from passes.patterns.nodes import (
@@ -56,7 +57,7 @@ class FoldRotationSign(Pass):
                 break
 
 
-def _signs(joined: Any, factor: Any) -> tuple[list[fx.Node], tuple[int, ...], int] | None:
+def _signs(joined: Argument, factor: Argument) -> tuple[list[fx.Node], tuple[int, ...], int] | None:
     """The parts without their signs, the signs, and the axis; ``None`` where nothing is won."""
     if not is_call(joined, aten.cat.default) or only_user(joined) is None:
         return None

@@ -16,7 +16,7 @@ from passes.rewriter import Rewriter
 
 
 def _size(node: fx.Node) -> str:
-    outputs, inputs = shape(node.args[1])  # type: ignore[arg-type]
+    outputs, inputs = shape(input_of(node, 1))
     return f"{inputs} to {outputs}"
 
 

@@ -69,7 +69,7 @@ def from_json(text: str, known: Sequence[type[Pass]] = ()) -> tuple[Pass, ...]:
     return from_text(texts, known)
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     match value:
         case Pass():
             options = ", ".join(f"{k}={_spelled(v)}" for k, v in value.options().items())

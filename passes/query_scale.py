@@ -85,6 +85,7 @@ def _rows(linear: fx.Node, moves: list[fx.Node]) -> list[int] | None:
     numbers: Any = torch.arange(shape(linear)[-1], dtype=torch.int32).expand(shape(linear))
     tokens = math.prod(shape(linear)[:-1])
     for move in moves:
-        numbers = move.target(numbers, *move.args[1:], **move.kwargs)  # type: ignore[operator]
+        assert callable(move.target)  # it is a call
+        numbers = move.target(numbers, *move.args[1:], **move.kwargs)
     rows, counts = torch.unique(numbers, return_counts=True)
     return rows.tolist() if bool((counts == tokens).all()) else None

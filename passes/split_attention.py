@@ -13,7 +13,7 @@ from torch import fx
 from frontend.schema import arguments
 from passes.attention_mask import additive_mask, masks_nothing
 from passes.base import Choice, Forms, Pass
-from passes.patterns.nodes import aten, is_static, shape
+from passes.patterns.nodes import aten, input_of, is_static, shape
 from passes.query_scale import scaled_query
 from passes.rewriter import Rewriter
 
@@ -46,7 +46,7 @@ def _chunks(queries: int) -> dict[str, Any]:
 
 
 def _size(node: fx.Node) -> str:
-    query, key = (shape(argument) for argument in node.args[:2])  # type: ignore[arg-type]
+    query, key = (shape(input_of(node, position)) for position in (0, 1))
     heads = query[1] if len(query) == 4 else 1
     return f"{query[-2]} x {key[-2]} tokens, {heads} heads of {query[-1]}"
 

@@ -216,7 +216,8 @@ def _evaluator(rw: Rewriter, given: fx.Node, node: fx.Node) -> Callable[[int], t
                     (step.args, step.kwargs),
                     lambda n: values[n] if n in values else rw.value(n),
                 )
-                values[step] = step.target(*args, **kwargs)  # type: ignore[operator]
+                assert callable(step.target)  # it is a call
+                values[step] = step.target(*args, **kwargs)
         return values[node]
 
     return compute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,11 +81,11 @@ def _made(entry: Any, text: str) -> Pass:
     return made
 
 
-def _is_pass(value: Any) -> bool:
+def _is_pass(value: object) -> bool:
     from passes.base import Pass
 
     return isinstance(value, Pass) or (isinstance(value, type) and issubclass(value, Pass))
 
 
-def _is_defined_in(module: Any, value: Any) -> bool:
+def _is_defined_in(module: ModuleType, value: object) -> bool:
     return _is_pass(value) and isinstance(value, type) and value.__module__ == module.__name__

@@ -33,14 +33,18 @@ class _Form(click.ParamType):
     def __init__(self, option: str) -> None:
         self.option = option
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
         """The form, if a default pass has it."""
         choices = self._choices()
         if value not in choices:
             self.fail(f"{value!r} is not one of {', '.join(choices)}.", param, ctx)
         return str(value)
 
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
         """Forms that begin so."""
         return [CompletionItem(name) for name in self._choices() if name.startswith(incomplete)]
 

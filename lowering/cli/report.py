@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import guarded, json_option, print_json, step
 from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
+
+if TYPE_CHECKING:
+    from lowering.ablation.result import Ablation
 
 HELP = f"""Write a report about a package: where it runs, why, and how far it is from its original.
 
@@ -75,6 +78,7 @@ def report(
     if form is None:
         form = _SUFFIXES.get(output.suffix.lower(), "html") if output else "html"
     if package is None:
+        assert ablation is not None  # one of both is given
         _ablations(ablation, chip, form, output or Path("ablation.html"), as_json)
         return
     from lowering.reporting.write import read_ablation, written
@@ -101,7 +105,7 @@ def _write(text: str, path: Path, form: str, as_json: bool) -> None:
         click.echo(f"wrote {path} ({size / 1e6:.1f} MB)")
 
 
-def _ablations(file: Any, chip: str, form: str, output: Path, as_json: bool) -> None:
+def _ablations(file: Path, chip: str, form: str, output: Path, as_json: bool) -> None:
     if form != "html":
         raise click.UsageError("Ablations alone are a page; `ane-passes ablate` has other formats.")
     from lowering.reporting.page import ablations_page
@@ -116,7 +120,7 @@ def _collected(
     inputs: Path | None,
     own_passes: tuple[str, ...],
     chip: str,
-    ablation: Any,
+    ablation: Ablation | None,
     trust: bool,
 ) -> Any:
     """The report's data; the original is loaded only where one is named."""

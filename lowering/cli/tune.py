@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
@@ -21,6 +21,10 @@ from lowering.cli.pipeline import (
 )
 from lowering.cli.sweep import sweep_options, sweeping
 from lowering.errors import SaveError
+
+if TYPE_CHECKING:
+    from lowering.ablation.sweep import Model, Settings
+    from lowering.ablation.tune import By, Tuning
 
 HELP = f"""Choose the forms of attention, norms, linears and layout for one model.
 
@@ -72,7 +76,7 @@ Exit codes: 0 done, 2 the model or the call needs attention.
 def tune(
     target: str,
     trust: bool,
-    by: Any,
+    by: By,
     bound: float | None,
     output: Path | None,
     pipeline: Path | None,
@@ -121,7 +125,7 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _save(found: Any, model: Any, settings: Any, output: Path) -> Path:
+def _save(found: Tuning, model: Model, settings: Settings, output: Path) -> Path:
     """The chosen package, or its passes."""
     from lowering.package.saving import save
 

@@ -61,7 +61,7 @@ def _undo_epsilon(op: Operation) -> None:
     _replace(op, op.mean.val, op.variance.val, op.gamma.val * lost, op.beta.val)
 
 
-def _fits(op: Any) -> bool:
+def _fits(op: Operation) -> bool:
     """Float16 holds the statistics, and has all its bits for the variance."""
     if op.mean.val is None or op.variance.val is None:
         return True  # computed while the model runs
@@ -72,7 +72,7 @@ def _fits(op: Any) -> bool:
     )
 
 
-def _fold(op: Any) -> None:
+def _fold(op: Operation) -> None:
     """The same batch norm with a mean of zero and a variance of one, folded in float64."""
     channels = np.zeros_like(op.mean.val)
     gamma = 1.0 if op.gamma is None else op.gamma.val.astype(np.float64)
@@ -83,7 +83,7 @@ def _fold(op: Any) -> None:
     _replace(op, channels, channels + 1, scale * math.sqrt(1.0 + epsilon), shift)
 
 
-def _replace(op: Any, mean: Any, variance: Any, gamma: Any, beta: Any) -> None:
+def _replace(op: Operation, mean: object, variance: object, gamma: object, beta: object) -> None:
     block = op.enclosing_block
     kind = op.mean.val.dtype
     with block:

@@ -74,7 +74,7 @@ class Tokenizer:
         return on_token
 
 
-def _loaded(kind: str, folder: Path, **options: Any) -> Any:
+def _loaded(kind: str, folder: Path, **options: object) -> Any:
     if not is_available():
         raise GenerationError(
             "transformers is not installed, which reads this folder",

@@ -53,11 +53,11 @@ def argument(node: fx.Node, name: str) -> Any:
     return arguments(node)[name]
 
 
-def input_of(node: fx.Node) -> fx.Node:
-    """The first argument of a call, which is a node."""
-    first = node.args[0]
-    assert isinstance(first, fx.Node), node.format_node()
-    return first
+def input_of(node: fx.Node, position: int = 0) -> fx.Node:
+    """An argument of a call, by default the first, which is a node."""
+    found = node.args[position]
+    assert isinstance(found, fx.Node), node.format_node()
+    return found
 
 
 def axis(index: int, rank: int) -> int:

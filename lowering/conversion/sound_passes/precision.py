@@ -9,7 +9,6 @@ to int16 what is squeezed or gathered, whatever its values; here only indices ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from coremltools.converters.mil.mil import Operation, Var
@@ -58,7 +57,7 @@ def precision_guards() -> tuple[Guard, ...]:
     )
 
 
-def _is_no_data(theirs: Callable[..., bool], self: Any, op: Operation, name: str) -> bool:
+def _is_no_data(theirs: Callable[..., bool], self: object, op: Operation, name: str) -> bool:
     return name != "x" and bool(theirs(self, op, name))
 
 
@@ -99,7 +98,7 @@ def _is_tiny_factor(op: Operation) -> bool:
     return False
 
 
-def _is_float_constant(var: Any) -> bool:
+def _is_float_constant(var: object) -> bool:
     return (
         isinstance(var, Var)
         and var.op is not None
