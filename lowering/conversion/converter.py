@@ -130,11 +130,11 @@ def convert(
     program = program_of(model, example_inputs, kwargs, dynamic_shapes)
     check_states(program, minimum_deployment_target, states)
     _warn_of_written_inputs(program)
-    if not allow_wide_integers:
-        check_integers(program)
     table = lowering_table(composites)
     is_fp16 = compute_precision == ct.precision.FLOAT16
     prepared = prepare(program, fp16=is_fp16, states_given=[state.name for state in states])
+    if not allow_wide_integers:
+        check_integers(program)
     _warn_of_starts(prepared.stored)
     missing = unsupported_ops(prepared.program.graph, table)
     if missing:

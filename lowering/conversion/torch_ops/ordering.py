@@ -179,14 +179,18 @@ def _integers_behind(x: Var) -> Var | None:
 
 def _edges(bins: int, low: float, high: float) -> np.ndarray:
     """(bins,): the least float32 of each part, after torch's own arithmetic."""
-    edges = (low + (high - low) * np.arange(bins, dtype=np.float64) / bins).astype(np.float32)
+    width = (high - low) / bins
+    edges = [np.float32(low)]
     for index in range(1, bins):
-        while _part_of(edges[index], bins, low, high) < index:
-            edges[index] = np.nextafter(edges[index], np.float32(np.inf))
-        below = np.nextafter(edges[index], np.float32(-np.inf))
-        while _part_of(below, bins, low, high) >= index:
-            edges[index], below = below, np.nextafter(below, np.float32(-np.inf))
-    return edges
+        below, edge = (np.float32(low + width * (index + side)) for side in (-0.5, 0.5))
+        # The floats between them are halved, and there are no more than 2**32.
+        while below < (middle := np.float32((float(below) + float(edge)) / 2)) < edge:
+            if _part_of(middle, bins, low, high) < index:
+                below = middle
+            else:
+                edge = middle
+        edges.append(edge)
+    return np.array(edges, np.float32)
 
 
 def _part_of(value: np.float32, bins: int, low: float, high: float) -> int:

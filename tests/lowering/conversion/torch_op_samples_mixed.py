@@ -2,6 +2,8 @@
 
 import torch
 
+from tests.lowering.conversion.torch_op_samples import const, rand, whole
+
 aten = torch.ops.aten
 
 IMAGE = torch.linspace(-2, 2, 2 * 4 * 6 * 5).reshape(2, 4, 6, 5)
@@ -10,6 +12,20 @@ N = torch.arange(-6, 6).reshape(3, 4)
 B = torch.tensor([[True, False, False, True], [False] * 4, [True] * 4])
 
 SAMPLES = {
+    # products of integers, and slopes
+    aten.mm.default: [(whole(3, 4), whole(4, 5)), (rand(3, 4), rand(4, 5))],
+    aten.bmm.default: [(whole(2, 3, 4), whole(2, 4, 5))],
+    aten.mv.default: [(whole(3, 4), whole(4)), (rand(3, 4), rand(4))],
+    aten.addmm.default: [(whole(5), whole(3, 4), whole(4, 5)), (rand(5), rand(3, 4), rand(4, 5))],
+    aten.prelu.default: [(X, const(rand(4))), (IMAGE, const(rand(4))), (X, const(rand(1)))],
+    # resizes
+    aten.upsample_nearest2d.vec: [
+        (IMAGE, None, [1.7, 0.7]),
+        (IMAGE, [5, 7], None),
+        (IMAGE, None, [2.0, 2.0]),
+    ],
+    aten.upsample_nearest2d.default: [(IMAGE, [13, 5]), (IMAGE, [13, 5], 1.7, 0.55)],
+    aten.upsample_bilinear2d.default: [(IMAGE, [13, 5], False), (IMAGE, [5, 7], True)],
     aten.stack.default: [([X, N],), ([N, X, B], -1), ([X, X], 1)],
     aten.softmax.int: [(N, -1, torch.float32), (X, 0)],
     aten.max.dim: [(B, 1), (B, 0, True), (X, -1)],
