@@ -161,27 +161,3 @@ def test_long_files_are_found(tree: Path):
     assert long_files(tree) == []
     (tree / "passes/a.py").write_text("x = 1\n" * (MAX_LINES + 1))
     assert long_files(tree) == ["passes/a.py: 401 lines"]
-
-
-def repeated_names(root: Path) -> list[str]:
-    """Public classes of the library that share a name."""
-    places: dict[str, list[str]] = {}
-    for path in source_files(root):
-        if path.relative_to(root).parts[0] == "benchmarks":
-            continue
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(f"{path.relative_to(root)}:{node.lineno}")
-    return [f"{name}: {', '.join(at)}" for name, at in places.items() if len(at) > 1]
-
-
-def test_no_two_public_classes_share_a_name():
-    assert repeated_names(ROOT) == []
-
-
-def test_repeated_names_are_found(tree: Path):
-    (tree / "passes/a.py").write_text("class Plan: ...\nclass _Own: ...")
-    (tree / "frontend/a.py").write_text("class _Own: ...")
-    assert repeated_names(tree) == []
-    (tree / "frontend/b.py").write_text("class Plan: ...")
-    assert repeated_names(tree) == ["Plan: frontend/b.py:1, passes/a.py:1"]

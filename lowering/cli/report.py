@@ -37,8 +37,6 @@ Without PACKAGE the page shows the ablations alone, of as many models as the fil
 
 Exit codes: 0 written, 2 the package, the model or the call needs attention.
 """
-# What -o's suffix means where --format is not given.
-_SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json"}
 _FORMATS = ("html", "md", "csv", "json", "graph-json")
 
 
@@ -76,7 +74,9 @@ def report(
     if inputs is not None and target is None:
         raise click.UsageError("--inputs are the original's: give its MODEL too.")
     if form is None:
-        form = _SUFFIXES.get(output.suffix.lower(), "html") if output else "html"
+        from lowering.reporting.write import format_of
+
+        form = format_of(output)
     if package is None:
         assert ablation is not None  # one of both is given
         _ablations(ablation, chip, form, output or Path("ablation.html"), as_json)

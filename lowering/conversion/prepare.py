@@ -20,7 +20,8 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from lowering.conversion.softmax_masks import FP16_MAX, idle_bounds, is_large, saturating
+from frontend.fp16 import MAX as FP16_MAX
+from lowering.conversion.softmax_masks import idle_bounds, is_large, saturating
 from lowering.conversion.state_chains import mark_state_chains
 from lowering.conversion.stored_states import StoredState, stored_states
 from lowering.errors import LoweringError, NumberInputError

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from frontend import fp16
+
 _aten = torch.ops.aten
-FP16_MAX = torch.finfo(torch.float16).max
 
 _SOFTMAXES = frozenset(
     {_aten.softmax, _aten._softmax, _aten._safe_softmax, _aten.log_softmax, _aten._log_softmax}
@@ -88,10 +89,10 @@ def is_large(value: object) -> bool:
         if value.dtype is not torch.float32 or not value.numel():
             return False
         size = value.detach().abs()
-        return bool(((size > FP16_MAX) & size.isfinite()).any())
+        return bool(((size > fp16.MAX) & size.isfinite()).any())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) > FP16_MAX
+    return math.isfinite(value) and abs(value) > fp16.MAX
 
 
 def idle_bounds(node: fx.Node) -> frozenset[int]:

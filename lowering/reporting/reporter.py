@@ -9,12 +9,9 @@ from typing import Any
 from lowering.ablation.result import Ablation
 from lowering.reporting.collect import collect
 from lowering.reporting.result import Report, ReportError
-from lowering.reporting.write import FORMATS, written
+from lowering.reporting.write import FORMATS, format_of, written
 from lowering.support.text_file import write_text
 from passes.base import Pass
-
-# What a file's suffix means where no format is given.
-SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json"}
 
 
 def report(
@@ -55,7 +52,7 @@ def report(
         ReportError: the format is not known, or a page is asked for and its packages are missing.
         SaveError: ``output`` cannot be written.
     """
-    chosen = format or (SUFFIXES.get(Path(output).suffix.lower(), "html") if output else "html")
+    chosen = format or format_of(output)
     if chosen not in FORMATS:
         raise ReportError(
             "a report has no such format", expected=", ".join(FORMATS), found=repr(chosen)

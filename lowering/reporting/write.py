@@ -13,6 +13,12 @@ from lowering.reporting.text import csv_text, markdown
 from lowering.support.finite import finite
 
 FORMATS = ("html", "md", "csv", "json", "graph-json")
+_SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json"}
+
+
+def format_of(output: str | Path | None) -> str:
+    """What the suffix of ``output`` means where no format is given: a page if it says nothing."""
+    return "html" if output is None else _SUFFIXES.get(Path(output).suffix.lower(), "html")
 
 
 def written(report: Report, form: str) -> str:
