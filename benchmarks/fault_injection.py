@@ -95,7 +95,7 @@ class Sound:
     def run(self, package: Any) -> dict[str, torch.Tensor] | None:
         """Outputs of a package on the inputs, ``None`` when it cannot be run."""
         model = lowering.load(package)
-        done = values.run(model, values.feed_of(model, self.original.inputs()))
+        done = values.run(model, values.feed_of(model, self.original))
         if done.error is not None:
             return None
         return {item.name: done.values[item.name] for item in model.program.outputs}

@@ -28,9 +28,20 @@ if TYPE_CHECKING:
     from lowering.checking.result import Preflight as Preflight
     from lowering.checking.rules import Severity as Severity
     from lowering.checking.scan import check as check
+    from lowering.contract.contract import Acceptance as Acceptance
+    from lowering.contract.contract import ModelContract as ModelContract
+    from lowering.contract.errors import ContractError as ContractError
+    from lowering.contract.errors import PictureError as PictureError
+    from lowering.contract.export import export as export
+    from lowering.contract.folder import open_folder as open_folder
+    from lowering.contract.image import Image as Image
+    from lowering.contract.tasks.classify import Classify as Classify
+    from lowering.contract.verbs import convert as convert
+    from lowering.contract.verbs import plan as plan
+    from lowering.contract.verbs import predict as predict
+    from lowering.contract.verbs import verify as verify
     from lowering.conversion.composites import Composite as Composite
     from lowering.conversion.composites import composite as composite
-    from lowering.conversion.converter import convert as convert
     from lowering.errors import CompositeError as CompositeError
     from lowering.errors import LoweringError as LoweringError
     from lowering.errors import PackageError as PackageError
@@ -38,7 +49,6 @@ if TYPE_CHECKING:
     from lowering.errors import UnsupportedOpsError as UnsupportedOpsError
     from lowering.package.saving import save as save
     from lowering.planner.placement import ComputeUnitsError as ComputeUnitsError
-    from lowering.planner.placement import plan as plan
     from lowering.planner.result import Plan as Plan
     from lowering.planner.targets import UnknownChipError as UnknownChipError
     from lowering.reference import ExecutionError as ExecutionError
@@ -48,7 +58,6 @@ if TYPE_CHECKING:
     from lowering.reference import UnknownOpsError as UnknownOpsError
     from lowering.reference import load as load
     from lowering.reference import make_state as make_state
-    from lowering.reference import predict as predict
     from lowering.reporting.reporter import report as report
     from lowering.reporting.result import Report as Report
     from lowering.reporting.result import ReportError as ReportError
@@ -58,7 +67,6 @@ if TYPE_CHECKING:
     from lowering.verification import Verification as Verification
     from lowering.verification import VerificationError as VerificationError
     from lowering.verification import probe as probe
-    from lowering.verification import verify as verify
     from lowering.verification.check_composite import check_composite as check_composite
 
 hide_import_warnings()
@@ -67,20 +75,26 @@ __all__, __getattr__, __dir__ = lazily(
     __name__,
     {
         "Ablation": "lowering.ablation.result",
+        "Acceptance": "lowering.contract.contract",
         "AnePassesError": "frontend.errors",
         "CaptureError": "frontend.errors",
+        "Classify": "lowering.contract.tasks.classify",
         "Composite": "lowering.conversion.composites",
         "CompositeError": "lowering.errors",
         "ComputeUnitsError": "lowering.planner.placement",
+        "ContractError": "lowering.contract.errors",
         "ExecutionError": "lowering.reference",
         "Explained": "lowering.checking.explain",
+        "Image": "lowering.contract.image",
         "InputError": "frontend.errors",
         "LoadedModel": "lowering.reference",
         "LoweringError": "lowering.errors",
+        "ModelContract": "lowering.contract.contract",
         "PackageComparison": "lowering.ablation.compare",
         "PackageError": "lowering.errors",
         "PackageFigures": "lowering.ablation.compare",
         "Parity": "lowering.verification",
+        "PictureError": "lowering.contract.errors",
         "Plan": "lowering.planner.result",
         "Precision": "lowering.reference",
         "Preflight": "lowering.checking.result",
@@ -106,17 +120,19 @@ __all__, __getattr__, __dir__ = lazily(
         "check_composite": "lowering.verification.check_composite",
         "compare": "lowering.ablation.compare",
         "composite": "lowering.conversion.composites",
-        "convert": "lowering.conversion.converter",
+        "convert": "lowering.contract.verbs",
         "explain": "lowering.checking.explain",
+        "export": "lowering.contract.export",
         "load": "lowering.reference",
         "make_state": "lowering.reference",
-        "plan": "lowering.planner.placement",
-        "predict": "lowering.reference",
+        "open_folder": "lowering.contract.folder",
+        "plan": "lowering.contract.verbs",
+        "predict": "lowering.contract.verbs",
         "probe": "lowering.verification",
         "report": "lowering.reporting.reporter",
         "save": "lowering.package.saving",
         "tune": "lowering.ablation.verbs",
-        "verify": "lowering.verification",
+        "verify": "lowering.contract.verbs",
     },
     renamed={"preflight": "check"},
 )

@@ -84,7 +84,7 @@ def _error(
 ) -> tuple[float, float]:
     """Largest relative L2 and largest absolute error of the outputs."""
     model = load(mlmodel)
-    outputs = model(feed_of(model, original.inputs()), model.make_state())
+    outputs = model(feed_of(model, original), model.make_state())
     found = [
         parity("", value, want, math.inf)
         for value, want in zip(returned(model, original.program, outputs), expected, strict=True)

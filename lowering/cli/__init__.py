@@ -12,6 +12,7 @@ from lowering.cli.compare import compare
 from lowering.cli.completion import completion
 from lowering.cli.convert import convert
 from lowering.cli.explain import explain
+from lowering.cli.export import export
 from lowering.cli.export_llm import export_llm
 from lowering.cli.generate import generate
 from lowering.cli.optimize import optimize
@@ -33,6 +34,7 @@ COMMANDS: tuple[click.Command, ...] = (
     tune,
     compare,
     report,
+    export,
     export_llm,
     generate,
     explain,

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.compute_units import compute_units_option, constant_name
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import MODEL_HELP, Target, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, Target, is_folder, load_target, trust_option
 from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import (
     attention_option,
@@ -29,6 +30,7 @@ from lowering.cli.sizes import sizes_option
 if TYPE_CHECKING:
     import coremltools as ct
 
+    from passes.base import Pass
     from passes.pipeline import PassReport
 
 _PRECISIONS = ("float16", "float32")
@@ -45,6 +47,7 @@ Examples:
   ane-passes convert model.py:tiny -o tiny.mlpackage --deployment-target iOS18 --attention native
   ane-passes convert model.py:tiny -o tiny.mlpackage --sizes tokens=64,128
   ane-passes convert model.py:tiny -o tiny.mlpackage --with-pass mine.py:MyPass
+  ane-passes convert vit/ -o vit.mlpackage    # what `ane-passes export` wrote
   ane-passes convert model.pt2 -o plain.mlpackage --no-optimize --json
 
 Exit codes: 0 converted, 2 the model or the call needs attention.
@@ -97,6 +100,14 @@ def convert(
 ) -> None:
     """See ``HELP``."""
     start = time.perf_counter()
+    if is_folder(target):
+        _refuse_said(("deployment_target", "precision", "no_optimize", "sizes", "composites"))
+        with step("Converting to an ML Program"):
+            chosen = chosen_passes(attention, pipeline, forms, own_passes)
+            made = _of_folder(target, trust, chosen, compute_units, allow_wide_integers)
+            path = _saved(made, output)
+        _report(made, path, (), time.perf_counter() - start, as_json)
+        return
     if no_optimize and (attention or forms or pipeline or own_passes):
         raise click.UsageError("With --no-optimize no passes run: leave out what chooses them.")
     with step("Loading the model"):
@@ -116,11 +127,45 @@ def convert(
             allow_wide_integers=allow_wide_integers,
         )
     with step("Saving"):
-        from lowering.package.saving import save
-
-        path = save(mlmodel, output)
+        path = _saved(mlmodel, output)
     reports = getattr(model, "reports", ())
     _report(mlmodel, path, reports, time.perf_counter() - start, as_json)
+
+
+def _saved(mlmodel: object, output: str) -> Path:
+    from lowering.package.saving import save
+
+    return save(mlmodel, output)
+
+
+def _refuse_said(options: Sequence[str]) -> None:
+    """A folder's contract says these; another answer on the command line would be a second one."""
+    context = click.get_current_context()
+    given = [
+        name
+        for name in options
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        option = given[0].replace("_", "-")
+        raise click.UsageError(f"The folder's contract says this: leave out --{option}.")
+
+
+def _of_folder(
+    target: str, trust: bool, pipeline: Sequence[Pass], compute_units: str, wide: bool
+) -> object:
+    import coremltools as ct
+
+    from lowering.contract.converting import convert_folder
+    from lowering.contract.folder import open_folder
+
+    return convert_folder(
+        open_folder(target, trust=trust),
+        pipeline=pipeline,
+        compute_units=ct.ComputeUnit[constant_name(compute_units)],
+        skip_model_load=True,
+        allow_wide_integers=wide,
+    )
 
 
 def _converted(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lowering.contract.names import CONTRACT
 from lowering.errors import ModelLoadError
 from lowering.package.kinds import file_kind
 
@@ -29,6 +30,7 @@ MODEL names a function that returns the model and what to call it with, or a sav
   mypackage.models:tiny    function in a module on the Python path (or in this folder)
   model.py:tiny            function in a file
   model.pt2                what torch.export.save wrote
+  folder                   what `ane-passes export` wrote
 
 A function is code: its module is imported and run. A .pt2 file is read and runs nothing; one that
 asks for code is refused, unless it is your own and you say --trust.
@@ -90,6 +92,11 @@ def load_target(text: str, trust: bool = False) -> Target:
         from frontend.program_file import load_program
 
         return Target(PurePath(text).stem, load_program(text, trust=trust))
+    if is_folder(text):
+        from lowering.contract.folder import open_folder
+
+        folder = open_folder(text, trust=trust)
+        return Target(folder.contract.name, folder.composed(), None, dict(folder.example()))
     location, colon, function_name = text.rpartition(":")
     if not location and Path(text).exists():
         kind = file_kind(Path(text))
@@ -110,6 +117,11 @@ def load_target(text: str, trust: bool = False) -> Target:
             found=text,
         )
     return _unpacked(function_name, _called(function, text), text)
+
+
+def is_folder(text: str) -> bool:
+    """Whether MODEL is a folder that ``ane-passes export`` wrote."""
+    return (Path(text) / CONTRACT).is_file()
 
 
 def load_module(location: str) -> ModuleType:

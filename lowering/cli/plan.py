@@ -61,7 +61,7 @@ def plan(
 ) -> None:
     """See ``HELP``."""
     with step("Planning"):
-        from lowering.planner.placement import plan as plan_package
+        from lowering.contract.verbs import plan as plan_package
         from lowering.planner.planned import compare, read_compute_plan
 
         core_ml = None if planned is None else read_compute_plan(planned)

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from lowering.reference.watch import WatchFinding
 
 _EXIT_FOUND = 1
+# How many labels of a classifier are shown; --json and --output-dir have all.
+_LIKELIEST = 5
 
 HELP = """Run a Core ML package through the reference interpreter. Works on any OS.
 
 Inputs are given as NAME=FILE.npy, NAME=IMAGE (.png, .jpg), NAME=NUMBER, NAME=random or NAME=zeros;
-an input that is not given is drawn at random. Random values depend on --seed only.
+an input that is not given is drawn at random. Random values depend on --seed only. A package that
+was made from a contract takes pictures of any size and kind, as its contract says.
 
 \b
 Examples:
@@ -79,13 +82,14 @@ def predict(
 ) -> None:
     """See :data:`HELP`."""
     with step(f"Loading {package}"):
+        from lowering.contract.verbs import with_pictures
         from lowering.package.source_table import SourceTable
         from lowering.reference import load
         from lowering.reference.inputs import given_inputs
         from lowering.reference.watch import Watch
 
         model = load(package, function=function, precision=precision)
-    inputs = given_inputs(model, assignments, seed)
+    inputs = with_pictures(model, given_inputs(model, assignments, seed))
     table = SourceTable.from_metadata(model.metadata)
     watcher = Watch(table.lookup) if watch else None
     if watcher is not None:
@@ -158,7 +162,7 @@ def _print(
             numbers = [f"{row[key]:.6g}" if key in row else "" for key in ("min", "max", "mean")]
             table.add_row(escape(name), row["dtype"], escape(str(tuple(row["shape"]))), *numbers)
         else:
-            table.add_row(escape(name), escape(str(row)), "", "", "", "")
+            table.add_row(escape(name), escape(_shown(value)), "", "", "", "")
     console.print(table)
     for name, value in outputs.items():
         console.print(*_not_finite(name, value, findings is not None), sep="\n", end="")
@@ -175,6 +179,18 @@ def _print(
                 f"({item.type} {item.op}), range {item.low:.6g} to {item.high:.6g}; {item.source}"
             )
         )
+
+
+def _shown(value: object) -> str:
+    """A label, an image, or the likeliest of a classifier's labels."""
+    if isinstance(value, dict):
+        best = sorted(value.items(), key=lambda item: -item[1])[:_LIKELIEST]
+        return ", ".join(f"{label} {score:.3g}" for label, score in best)
+    return (
+        f"{value.mode} image, {value.size}"
+        if hasattr(value, "mode") and hasattr(value, "size")
+        else str(value)
+    )
 
 
 def _not_finite(name: str, value: Any, watched: bool) -> Iterator[str]:

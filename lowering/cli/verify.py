@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,15 @@ from lowering.cli.common import (
     step,
 )
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, is_folder, load_target, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
 from lowering.cli.pipeline import composites_option
 
 if TYPE_CHECKING:
-    from lowering.verification import Thresholds
+    from lowering.verification import Thresholds, Verification
+
+# The names of the metrics, so that --help needs no imports; a test holds them to the table.
+METRIC_NAMES = ("top1", "cosine")
 
 HELP = f"""Run a package on any OS and compare its outputs with the original's.
 
@@ -36,6 +40,7 @@ Examples:
   ane-passes verify tiny.mlpackage model.py:tiny
   ane-passes verify tiny.mlpackage model.py:tiny --inputs images.npz --threshold 0.01
   ane-passes verify tiny.mlpackage model.py:tiny --with-pass mine.py:MyPass
+  ane-passes verify vit.mlpackage vit/ --pictures cat.png --metric top1
   ane-passes verify tiny.mlpackage model.pt2 --json
 
 Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs attention.
@@ -67,6 +72,22 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
     show_default=True,
     help="Calls one after the other on the same state, on inputs that differ.",
 )
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="A picture, or a folder of them, for MODELs that `ane-passes export` wrote.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(METRIC_NAMES),
+    help="How far both agree as the task sees it, beside the errors.",
+)
+@click.option(
+    "--at-least",
+    type=click.FloatRange(0, 1),
+    help="What the metric's mean must reach; 0.99 by default.",
+)
 @click.option("--no-locate", is_flag=True, help="Compare outputs only; do not look for the op.")
 @with_pass_option
 @composites_option
@@ -80,12 +101,35 @@ def verify(
     threshold: float | None,
     precision: str,
     steps: int,
+    pictures: tuple[Path, ...],
+    metric: str | None,
+    at_least: float | None,
     no_locate: bool,
     own_passes: tuple[str, ...],
     composites: str | None,
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
+    if is_folder(target):
+        if steps > 1:
+            raise click.UsageError("--steps is for models; a folder's pictures are its steps.")
+        found = _against_folder(
+            package,
+            target,
+            trust,
+            pictures=pictures,
+            metric=metric,
+            at_least=at_least,
+            precision=precision,
+            thresholds=_thresholds(threshold),
+            known_passes=known_passes(own_passes),
+            locate=not no_locate,
+            inputs=None if inputs is None else read_arrays(inputs),
+        )
+        _say(package, found, as_json)
+        return
+    if pictures:
+        raise click.UsageError("--pictures needs a folder that `ane-passes export` wrote.")
     with step("Loading the model"):
         if composites is not None:
             load_composites(composites)  # defines the operators of a saved program
@@ -108,6 +152,7 @@ def verify(
             original = original.with_inputs(read_arrays(inputs))
     with step("Running both"):
         from lowering.verification import verify as verify_package
+        from lowering.verification.metrics import AT_LEAST
 
         found = verify_package(
             package,
@@ -116,7 +161,22 @@ def verify(
             precision=precision,
             locate=not no_locate,
             steps=steps,
+            metric=metric,
+            at_least=AT_LEAST if at_least is None else at_least,
         )
+    _say(package, found, as_json)
+
+
+def _against_folder(package: Path, target: str, trust: bool, **options: object) -> Verification:
+    with step("Running both"):
+        from lowering.contract.folder import open_folder
+        from lowering.contract.verifying import verify_folder
+
+        call: Callable[..., Verification] = verify_folder
+        return call(package, open_folder(target, trust=trust), **options)
+
+
+def _say(package: Path, found: Verification, as_json: bool) -> None:
     if as_json:
         print_json({"package": str(package), **found.to_json()})
     else:

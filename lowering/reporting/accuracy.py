@@ -81,7 +81,7 @@ def error_growth(
         The points, and how many values were left out (see :class:`Accuracy`).
     """
     original = with_nearest_images(model, original)
-    feed = package_values.feed_of(model, original.inputs())
+    feed = package_values.feed_of(model, original)
     run = package_values.run(model, feed)
     matched = package_values.matches(model, original.program)
     points: list[Point] = []

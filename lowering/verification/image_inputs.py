@@ -21,8 +21,8 @@ def with_nearest_images(model: LoadedModel, original: Original) -> Original:
     inputs = original.inputs()
     arrays = {}
     for name, own in zip(model.inputs, inputs, strict=False):
-        if model.inputs[name].image is not None:
-            key = name if name in inputs else own
+        key = name if name in inputs else own
+        if model.inputs[name].image is not None and key not in original.images:
             scale, bias = _preprocessing(model, name)
             arrays[key] = _pixels(inputs[key], scale, bias) * scale + bias
     return original.with_inputs(arrays) if arrays else original

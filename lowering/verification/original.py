@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ from passes.patterns.nodes import is_tensor
 from passes.pipeline import PassReport
 from passes.pipeline import run as run_passes
 from passes.pipeline_text import from_json
+
+# From both sides' outputs by name to two tensors that are close where the output is as good: the
+# numbers of the best classes, for one, may change places where two are equally good.
+Judge: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 # What torch raises for operators that have no half-precision kernel, and for mixed dtypes.
 HALF_ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError)
@@ -48,6 +52,9 @@ class Original:
         reports: what each of these passes did.
         buffers: values of written buffers before the call, where they are not those the model
             starts with; by qualified name.
+        images: what the package is given for inputs that it takes as pictures: images of PIL, by
+            name. Without one the package gets the picture that comes nearest to the tensor.
+        judges: outputs whose own numbers must not be compared, by name; see ``Judge``.
     """
 
     program: ExportedProgram
@@ -57,6 +64,8 @@ class Original:
     leaves: tuple[Any, ...]
     reports: tuple[PassReport, ...] = ()
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    images: Mapping[str, object] = field(default_factory=dict)
+    judges: Mapping[str, Judge] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -113,7 +122,8 @@ class Original:
         Raises:
             VerificationError: an input is unknown or of another shape.
         """
-        return replace(self, leaves=_replaced(self.program, self.leaves, arrays))
+        images = {name: image for name, image in self.images.items() if name not in arrays}
+        return replace(self, leaves=_replaced(self.program, self.leaves, arrays), images=images)
 
     def called(self, inputs: object) -> Original:
         """The same on other inputs: positional ones, or a mapping by name.
@@ -123,7 +133,7 @@ class Original:
         """
         if isinstance(inputs, Mapping):
             return self.with_inputs(inputs)
-        return replace(self, leaves=_leaves(self.first, inputs, None))
+        return replace(self, leaves=_leaves(self.first, inputs, None), images={})
 
     @property
     def first(self) -> ExportedProgram:

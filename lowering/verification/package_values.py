@@ -20,7 +20,7 @@ from lowering.reference.program import Op, Value
 from lowering.reference.states import State
 from lowering.verification import fx_values
 from lowering.verification.image_inputs import image_of
-from lowering.verification.original import VerificationError
+from lowering.verification.original import Original, VerificationError
 
 # What coremltools' casting passes append to the name of a value they give another type.
 _CAST_SUFFIX = re.compile(r"(_cast_(to_)?(fp16|fp32|bool|u?int\d+))+$")
@@ -86,14 +86,16 @@ def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
     )
 
 
-def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The program's inputs as the package takes them: by name, else by position.
+def feed_of(model: LoadedModel, original: Original) -> dict[str, Any]:
+    """The original's inputs as the package takes them: by name, else by position.
 
-    Where the package takes an image, the nearest one is made, see ``image_inputs``.
+    Where the package takes an image, it gets the original's, or the nearest one is made, see
+    ``image_inputs``.
 
     Raises:
         VerificationError: the package takes other inputs.
     """
+    inputs = original.inputs()
     names = list(model.inputs)
     if len(names) != len(inputs):
         raise VerificationError(
@@ -106,9 +108,17 @@ def feed_of(model: LoadedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     for name, (own, tensor) in zip(names, inputs.items(), strict=True):
         feature = model.inputs[name]
         given = inputs[name] if by_name else tensor
+        image = original.images.get(name if by_name else own)
         if feature.image is not None:
-            feed[name] = image_of(model, name, given)
+            feed[name] = image_of(model, name, given) if image is None else image
             continue
+        if image is not None:
+            raise VerificationError(
+                f"input {name!r} of the package takes numbers, and is to be given a picture",
+                expected="an image input",
+                found=f"an array of {feature.dtype.name}",
+                hint="convert the model's folder, which has the form of its pictures",
+            )
         if feature.ranges is not None and len(feature.ranges) not in (given.ndim, given.ndim or 1):
             raise VerificationError(
                 f"input {name!r} of the package does not fit the model's {own!r}",

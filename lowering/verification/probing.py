@@ -86,7 +86,7 @@ def probe(
         known_passes=known_passes,
     )
     original = with_nearest_images(model, original)
-    feed = package_values.feed_of(model, original.inputs())
+    feed = package_values.feed_of(model, original)
     run = package_values.run(model, feed)
     if isinstance(run.error, ExecutionError):
         raise run.error

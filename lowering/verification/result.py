@@ -11,6 +11,7 @@ from rich.table import Table
 
 from frontend.source import Source
 from lowering.support.finite import finite
+from lowering.verification.metrics import Agreement
 from lowering.verification.parity import Parity
 from lowering.verification.yardstick import LISTED, Loosening
 
@@ -114,6 +115,8 @@ class Verification:
         steps: how many calls one after the other were asked for.
         loosened: places at which the original is useless in half precision, where that made a
             threshold loose.
+        agreement: what the metric that was asked for says.
+        labels: a name for each step, such as its picture's; may be empty.
         kind: ``logic`` when the package is wrong without any rounding too, ``rounding`` when
             only its fp16 values make it wrong, ``None`` when it passed or was not located.
     """
@@ -127,11 +130,14 @@ class Verification:
     step: int = 1
     steps: int = 1
     loosened: tuple[Loosening, ...] = ()
+    agreement: Agreement | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether the package ran and every output is within its threshold."""
-        return self.error is None and all(output.passed for output in self.outputs)
+        """Whether the package ran, every output is within its threshold, and the metric reached."""
+        agrees = self.agreement is None or self.agreement.passed
+        return self.error is None and agrees and all(output.passed for output in self.outputs)
 
     def __bool__(self) -> bool:
         return self.passed
@@ -150,6 +156,8 @@ class Verification:
             "divergence": self.divergence.to_json() if self.divergence else None,
             "step": self.step,
             "steps": self.steps,
+            "agreement": finite(self.agreement.to_json()) if self.agreement else None,
+            "labels": list(self.labels),
             "loosened": [place.to_json() for place in self.loosened],
             "pass_fault": self.pass_fault.to_json() if self.pass_fault else None,
         }
@@ -173,12 +181,26 @@ class Verification:
         lines += [f"  {place}" for place in self.loosened[:LISTED]]
         if len(self.loosened) > LISTED:
             lines.append(f"  and {len(self.loosened) - LISTED} more places")
-        if self.steps > 1:
+        if self.labels:
+            seen = self.labels[: self.step]
+            lines.append(
+                f"pictures, each through torch and the package: {', '.join(seen)}"
+                if self.passed
+                else f"differs on {self.labels[self.step - 1]}"
+            )
+        elif self.steps > 1:
             kept = "each starting where the one before ended"
             lines.append(
                 f"{self.steps} steps, {kept}"
                 if self.passed
                 else f"step {self.step} of {self.steps} differs, {kept}"
+            )
+        if self.agreement:
+            agreed = self.agreement
+            verdict = "" if agreed.passed else ", too little"
+            lines.append(
+                f"{agreed.metric}: {agreed.mean:.4f} over {len(agreed.values)} "
+                f"(at least {agreed.at_least:g}){verdict}"
             )
         if self.error:
             lines.append(f"could not be run to its end: {self.error}")
@@ -201,7 +223,9 @@ class Verification:
             if found.growth:
                 steps = ", ".join(f"{name} {error:.1e}" for name, error in found.growth)
                 lines.append(f"  error from there: {steps}")
-        if not self.passed and not (self.divergence or self.pass_fault):
+        if not all(item.passed for item in self.outputs) and not (
+            self.divergence or self.pass_fault
+        ):
             lines.append("no single op or pass explains the difference")
         if self.kind == "rounding":
             lines.append("computed without fp16 rounding the package passes")

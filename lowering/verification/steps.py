@@ -21,7 +21,8 @@ def step_inputs(original: Original, steps: int | Sequence[object]) -> list[Origi
 
     Args:
         original: with the inputs of the first step.
-        steps: how many, or the inputs of each: positional ones or a mapping by name. Where only
+        steps: how many, or the inputs of each: positional ones, a mapping by name, or the whole
+            original with them. Where only
             the number is given, the numbers of each input are shuffled anew in each step, which
             keeps their range; an integer alone, such as a position, counts up as long as the
             original takes it. Booleans and marks of masked places stay.
@@ -30,7 +31,9 @@ def step_inputs(original: Original, steps: int | Sequence[object]) -> list[Origi
         VerificationError: no step is asked for, or the inputs of one do not fit.
     """
     if not isinstance(steps, int):
-        found = [original.called(given) for given in steps]
+        found = [
+            given if isinstance(given, Original) else original.called(given) for given in steps
+        ]
         if found:
             return found
     elif steps >= 1:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lowering.conversion.metadata import stored_in
 from lowering.reference import LoadedModel, ModelLike, Precision, load
 from lowering.verification import package_values
 from lowering.verification.divergence import Walk
+from lowering.verification.first_product import FirstProducts
 from lowering.verification.image_inputs import with_nearest_images
-from lowering.verification.original import Original
+from lowering.verification.metrics import AT_LEAST, Agreement, Metric, metric_of
+from lowering.verification.original import Judge, Original
 from lowering.verification.package_values import PackageRun, declares_fp16, feed_of
 from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
 from lowering.verification.pass_bisect import faulty_pass
@@ -40,6 +42,8 @@ def verify(
     dynamic_shapes: object = None,
     locate: bool = True,
     steps: int | Sequence[object] = 1,
+    metric: str | Metric | None = None,
+    at_least: float = AT_LEAST,
 ) -> Verification:
     """Run a package on any OS and hold it against its original.
 
@@ -60,6 +64,9 @@ def verify(
         steps: how many calls to make one after the other, each side going on from what it wrote,
             or the inputs of each: see :func:`lowering.verification.steps.step_inputs`. A package
             with states starts from what it starts from on a device.
+        metric: how far both agree as the task sees it, beside the errors: the name of one, see
+            ``lowering.verification.metrics``, or a function of both sides' outputs by name.
+        at_least: what its mean over the steps must reach.
 
     Returns:
         Errors of each output, and on failure the first diverging op and the pass at fault, in the
@@ -83,7 +90,8 @@ def verify(
         dynamic_shapes=dynamic_shapes,
     )
     rounds = [with_nearest_images(model, step) for step in step_inputs(original, steps)]
-    comparison = _Comparison(model, original, thresholds or Thresholds())
+    measure = None if metric is None else metric_of(metric)
+    comparison = _Comparison(model, original, thresholds or Thresholds(), rounds[0].images, measure)
     for step in rounds:
         before = comparison.before(step)
         run = comparison.of(step)
@@ -97,8 +105,9 @@ def verify(
         step=comparison.calls,
         steps=len(rounds),
         loosened=tuple(comparison.loosened.values()),
+        agreement=comparison.agreement(metric, at_least),
     )
-    if found.passed or not locate:
+    if not locate or (found.error is None and comparison.passed):
         return found
     return _located(found, package, model, before, run)
 
@@ -120,8 +129,18 @@ class _Comparison:
         loosened: places that make the yardstick useless, by name of the node.
     """
 
-    def __init__(self, model: LoadedModel, original: Original, thresholds: Thresholds) -> None:
-        self._model, self._thresholds = model, thresholds
+    def __init__(
+        self,
+        model: LoadedModel,
+        original: Original,
+        thresholds: Thresholds,
+        images: Iterable[str],
+        metric: Metric | None,
+    ) -> None:
+        self._model, self._thresholds, self._metric = model, thresholds, metric
+        self._judges = original.judges
+        self._first = FirstProducts(model, original.program, list(images))
+        self._agreed: list[float] = []
         self._is_fp16 = declares_fp16(model)
         self._exact = Session(original)
         self._half = Session(original, half=True) if self._is_fp16 else None
@@ -158,27 +177,50 @@ class _Comparison:
         expected = self._exact.call(step)
         assert expected is not None
         half = self._half.call(step) if self._half is not None else None
-        run = package_values.run(self._model, feed_of(self._model, step.inputs()), self._state)
+        run = package_values.run(self._model, feed_of(self._model, step), self._state)
         self.calls += 1
         names = package_values.output_values(self._model, self._program)
-        yardsticks = [None] * len(expected) if half is None else list(map(rel_l2, half, expected))
+        sides = _Sides([name for name, _ in names], expected, half, self._judges)
+        found = sides.named([run.values.get(value) for _, value in names])
+        yardsticks = sides.yardsticks()
         overflowed = self._trace(exact, yardsticks)
-        for (name, value), want, yardstick in zip(names, expected, yardsticks, strict=True):
+        for name, yardstick in zip(sides.expected, yardsticks, strict=True):
             allowed = self._thresholds.allowed(self._is_fp16, yardstick, overflowed)
             loose = self._thresholds.looseness(yardstick, overflowed) if self._is_fp16 else ""
-            computed = run.values.get(value)
+            computed, want = sides.judged(name, found)
             self._note(
                 Parity(name, math.inf, math.inf, 0.0, yardstick, allowed, loose)
                 if computed is None
                 else replace(parity(name, computed, want, allowed, yardstick), loose=loose)
             )
+        self._see_first(exact, run)
+        if self._metric is not None:
+            whole = len(found) == len(names)
+            self._agreed.append(float(self._metric(found, sides.expected)) if whole else 0.0)
         for stored in stored_in(self._model.metadata, self._exact.buffers):
             if stored.name in run.states:
-                want = self._exact.buffers[stored.buffer]
+                kept = self._exact.buffers[stored.buffer]
                 allowed = self._thresholds.allowed(self._is_fp16, None)
-                found = stored.value(run.states, want)
-                self._note(parity(f"state {stored.buffer}", found, want, allowed))
+                value = stored.value(run.states, kept)
+                self._note(parity(f"state {stored.buffer}", value, kept, allowed))
         return run
+
+    def _see_first(self, step: Original, run: PackageRun) -> None:
+        """Compares what the package makes of pictures first, see ``FirstProducts``."""
+        allowed = self._thresholds.allowed(self._is_fp16, None)
+        for name, (found, want) in self._first.compared(step, run.values).items():
+            label = f"picture {name}"
+            if found is None:
+                self._note(Parity(label, math.inf, math.inf, 0.0, None, allowed))
+            else:
+                self._note(parity(label, found, want, allowed))
+
+    def agreement(self, metric: str | Metric | None, at_least: float) -> Agreement | None:
+        """What the metric says of the steps made; ``None`` without one."""
+        if metric is None:
+            return None
+        name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+        return Agreement(name, tuple(self._agreed), at_least)
 
     def _trace(self, exact: Original, yardsticks: Sequence[float | None]) -> bool:
         """Notes what makes the yardstick loose, if it is; whether that is an overflow."""
@@ -203,6 +245,50 @@ class _Comparison:
             self.worst[found.name] = found
 
 
+class _Sides:
+    """The outputs of one step by their public names.
+
+    Args:
+        names: in the order of the outputs.
+        expected: of the original.
+        half: of the original in half precision, where it has them.
+        judges: see ``Original``.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        expected: Sequence[Tensor],
+        half: Sequence[Tensor] | None,
+        judges: Mapping[str, Judge],
+    ) -> None:
+        self.expected = dict(zip(names, expected, strict=True))
+        self._half = None if half is None else dict(zip(names, half, strict=True))
+        self._judges = judges
+
+    def named(self, values: Sequence[Tensor | None]) -> dict[str, Tensor]:
+        """The package's outputs as far as it got, in the shapes of the original's."""
+        return {
+            name: value.reshape(want.shape) if value.numel() == want.numel() else value
+            for (name, want), value in zip(self.expected.items(), values, strict=True)
+            if value is not None
+        }
+
+    def judged(self, name: str, found: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor]:
+        """What is to be compared of an output."""
+        judge = self._judges.get(name)
+        if judge is None or len(found) != len(self.expected):
+            return found.get(name), self.expected[name]
+        return judge(found, self.expected)
+
+    def yardsticks(self) -> list[float | None]:
+        """The error of the original itself in half precision, of each output."""
+        if self._half is None:
+            return [None] * len(self.expected)
+        pairs = [self.judged(name, self._half) for name in self.expected]
+        return [None if ours is None else rel_l2(ours, theirs) for ours, theirs in pairs]
+
+
 def _share(item: Parity) -> float:
     return item.rel_l2 / item.threshold if item.threshold else math.inf
 
@@ -223,7 +309,7 @@ def _located(
         state = exact.make_state()
         for name in state:
             state[name] = before.states[name]
-        exact_run = package_values.run(exact, feed_of(exact, original.inputs()), state)
+        exact_run = package_values.run(exact, feed_of(exact, original), state)
     rounded = declares_fp16(model)
     walk = Walk(exact, original, exact_run, rounded, threshold)
     kind = "logic"

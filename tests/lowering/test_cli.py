@@ -54,6 +54,7 @@ WRONG = {
     "tune": ["missing.py:model"],
     "compare": ["missing.mlpackage", "missing.mlpackage"],
     "report": ["missing.mlpackage"],
+    "export": ["missing.py:model", "-o", "out"],
     "export-llm": ["missing.py:model", "-o", "out.mlpackage", "--context", "64"],
     "generate": ["missing.mlpackage", "--ids", "1"],
     "explain": ["no-such-rule"],

@@ -1,0 +1,1 @@
+"""A model with what it takes and returns in words: one folder that every verb reads."""

@@ -1,0 +1,161 @@
+"""A contract: what a model takes and returns, what it is for, and how it is made a package of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lowering.contract.image import Image
+from lowering.contract.tasks.base import OutputTask
+
+SCHEMA = 1
+PRECISIONS = ("float16", "float32")
+TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+DTYPES = ("float32", "int32", "int64", "bool", "float16", "int16", "int8", "uint8", "float64")
+
+
+@dataclass(frozen=True)
+class ProgramFile:
+    """The model itself.
+
+    Attributes:
+        file: its name in the folder.
+        sha256: of its bytes.
+        torch: the release that wrote it.
+    """
+
+    file: str
+    sha256: str
+    torch: str
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of the model.
+
+    Attributes:
+        name: its name in program and package.
+        shape: of the tensor that the model takes.
+        dtype: torch's name of its type.
+        image: how a picture becomes this tensor; ``None`` where it is no picture.
+        range: smallest and largest value that it may have, where that is known.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    image: Image | None = None
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output of the package.
+
+    Attributes:
+        name: its name in the package.
+        shape: of its tensor.
+        dtype: torch's name of its type.
+        meaning: what it is, in a sentence; may be empty.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """A buffer that the model writes, which Core ML keeps between calls.
+
+    Attributes:
+        name: of the buffer in the program.
+        shape: of its tensor.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """When a package is good enough, see ``lowering.verify``.
+
+    Attributes:
+        metric: name of a measure of agreement, 1.0 at best.
+        at_least: what its mean over the pictures must reach.
+    """
+
+    metric: str
+    at_least: float
+
+
+@dataclass(frozen=True)
+class ModelContract:
+    """What stands in ``contract.json``.
+
+    Attributes:
+        name: of the model; packages are called so.
+        program: the model's file.
+        inputs: in the order of the call.
+        outputs: of the package, in order, the task's where there is one.
+        states: buffers that the model writes.
+        task: what is done with the model's own outputs.
+        target: minimum deployment target, such as ``iOS17``.
+        precision: of weights and arithmetic, ``float16`` or ``float32``.
+        accept: when a package is good enough, beside the errors of its outputs.
+        made_with: releases of the tools that wrote it, by name.
+    """
+
+    name: str
+    program: ProgramFile
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    states: tuple[StateSpec, ...] = ()
+    task: OutputTask | None = None
+    target: str = "iOS17"
+    precision: str = "float16"
+    accept: Acceptance | None = None
+    made_with: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def images(self) -> dict[str, Image]:
+        """The inputs that take pictures, by name."""
+        return {entry.name: entry.image for entry in self.inputs if entry.image is not None}
+
+    def to_json(self) -> dict[str, object]:
+        """As plain JSON values."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "program": vars(self.program),
+            "inputs": [
+                {
+                    "name": entry.name,
+                    "shape": list(entry.shape),
+                    "dtype": entry.dtype,
+                    "range": None if entry.range is None else list(entry.range),
+                    "image": None if entry.image is None else entry.image.to_json(),
+                }
+                for entry in self.inputs
+            ],
+            "outputs": [{**vars(entry), "shape": list(entry.shape)} for entry in self.outputs],
+            "states": [{**vars(entry), "shape": list(entry.shape)} for entry in self.states],
+            "task": None if self.task is None else self.task.to_json(),
+            "target": self.target,
+            "precision": self.precision,
+            "accept": None if self.accept is None else vars(self.accept),
+            "made_with": dict(self.made_with),
+        }
+
+    def to_text(self) -> str:
+        """The bytes of ``contract.json``; the same for equal contracts."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def digest(self) -> str:
+        """Of what it says, however its file is laid out."""
+        plain = json.dumps(self.to_json(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(plain.encode()).hexdigest()

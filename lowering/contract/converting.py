@@ -1,0 +1,102 @@
+"""A package from the folder of a contract."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import coremltools as ct
+
+import passes
+from lowering.contract.contract import ModelContract
+from lowering.contract.errors import ContractError
+from lowering.contract.folder import ModelFolder, open_folder
+from lowering.contract.names import CONTRACT_KEY, DIGEST_KEY
+from lowering.conversion.converter import convert
+from passes.base import Pass
+from passes.default_pipeline import DEFAULT_PIPELINE
+
+_COLOURS = {
+    "RGB": ct.colorlayout.RGB,
+    "BGR": ct.colorlayout.BGR,
+    "GRAY": ct.colorlayout.GRAYSCALE,
+}
+
+
+def convert_folder(
+    folder: ModelFolder | str | os.PathLike[str],
+    *,
+    pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
+    **options: object,
+) -> ct.models.MLModel:
+    """The package that a contract asks for, rewritten by ``pipeline`` before.
+
+    The contract and its digest stand in the package's metadata, and meanings in its description.
+
+    Args:
+        folder: what ``lowering.export`` wrote.
+        pipeline: the passes.
+        options: those of ``lowering.convert`` that the contract leaves open.
+
+    Raises:
+        ContractError: the folder cannot be used, or an option is the contract's to say.
+        LoweringError: the program cannot be a Core ML model.
+    """
+    if not isinstance(folder, ModelFolder):
+        folder = open_folder(folder)
+    contract = folder.contract
+    said = {
+        "minimum_deployment_target": ct.target[contract.target],
+        "compute_precision": ct.precision[contract.precision.upper()],
+        "inputs": _image_types(contract) or None,
+        "classifier_config": None if contract.task is None else contract.task.classifier(),
+    }
+    twice = [name for name in said if name in options]
+    if twice:
+        raise ContractError(
+            "options are given that the contract says already",
+            [f"{name}: {options[name]}" for name in twice],
+            hint="leave them out, or export the model with others",
+        )
+    optimized = passes.optimize_for_ane(
+        folder.composed(), kwargs=folder.example(), pipeline=pipeline
+    )
+    call: Callable[..., ct.models.MLModel] = convert
+    mlmodel = call(optimized, **said, **options)
+    _describe(mlmodel, contract)
+    return mlmodel
+
+
+def digest_in(metadata: Mapping[str, str]) -> str | None:
+    """The digest of the contract that a package was made from, where it says so."""
+    return metadata.get(DIGEST_KEY)
+
+
+def _image_types(contract: ModelContract) -> list[ct.TensorType | ct.ImageType]:
+    found: list[ct.TensorType | ct.ImageType] = []
+    for name, image in contract.images.items():
+        scale, biases, _ = image.split()
+        found.append(
+            ct.ImageType(
+                name=name,
+                scale=scale,
+                bias=biases[0] if image.layout == "GRAY" else list(biases),
+                color_layout=_COLOURS[image.layout],
+            )
+        )
+    return found
+
+
+def _describe(mlmodel: ct.models.MLModel, contract: ModelContract) -> None:
+    mlmodel.user_defined_metadata[CONTRACT_KEY] = contract.to_text()
+    mlmodel.user_defined_metadata[DIGEST_KEY] = contract.digest()
+    described = mlmodel.output_description
+    present = set(described)
+    for entry in contract.outputs:
+        if entry.meaning and entry.name in present:
+            described[entry.name] = entry.meaning
+    for name, image in contract.images.items():
+        height, width = image.size
+        mlmodel.input_description[name] = (
+            f"picture, {width} x {height} pixels; its numbers are scaled in the package"
+        )

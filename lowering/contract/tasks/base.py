@@ -1,0 +1,82 @@
+"""What every task is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from lowering.verification.original import Judge
+
+if TYPE_CHECKING:
+    import coremltools as ct
+
+# Names of outputs and their tensors, or what stands for tensors.
+Named = Mapping[str, Tensor]
+
+
+class Wanted(NamedTuple):
+    """What a task needs of a model.
+
+    Attributes:
+        outputs: shape of each of the model's outputs, by name.
+        inputs: shape of each of its inputs, by name.
+    """
+
+    outputs: Mapping[str, tuple[int, ...]]
+    inputs: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class OutputTask(ABC):
+    """What is done with the outputs of a model, inside its package.
+
+    A task is a frozen dataclass of plain values, and stands in a contract under its ``kind``.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def problems(self, model: Wanted) -> Sequence[str]:
+        """What keeps the task from fitting ``model``; empty where it fits."""
+
+    @abstractmethod
+    def __call__(self, outputs: Named) -> dict[str, Tensor]:
+        """The outputs of the package, from those of the model."""
+
+    @abstractmethod
+    def meanings(self) -> dict[str, str]:
+        """What each output of the package is, by name."""
+
+    def classifier(self) -> ct.ClassifierConfig | None:
+        """Labels for Core ML, where there is one for each score."""
+        return None
+
+    def judges(self) -> dict[str, Judge]:
+        """How outputs are compared whose own numbers say little, by name."""
+        return {}
+
+    def to_json(self) -> dict[str, object]:
+        """As plain JSON values, with ``kind``."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+def shown(outputs: Mapping[str, tuple[int, ...]]) -> str:
+    """Outputs by name and shape, for messages."""
+    return ", ".join(f"{name} {list(shape)}" for name, shape in outputs.items()) or "none"
+
+
+def label_problems(labels: object) -> list[str]:
+    """What is wrong with the names of classes."""
+    if not isinstance(labels, tuple | list) or not labels:
+        return ["labels are missing: give one text for each class"]
+    if not all(isinstance(label, str) and label for label in labels):
+        return ["labels must be texts, none of them empty"]
+    twice = [label for label, count in Counter(labels).items() if count > 1]
+    if twice:
+        return [f"labels stand there twice: {', '.join(twice[:5])}"]
+    return []

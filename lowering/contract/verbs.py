@@ -1,0 +1,156 @@
+"""``convert``, ``verify``, ``predict`` and ``plan`` of models, packages and contracts' folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import coremltools as ct
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from lowering.package.open import ModelLike
+    from lowering.planner.result import Plan
+    from lowering.reference import LoadedModel, Precision, State
+    from lowering.verification.original import Original
+    from lowering.verification.result import Verification
+
+from lowering.contract.names import CONTRACT, CONTRACT_KEY
+
+# What each verb needs is imported where it is called: predict and plan start without a converter.
+
+
+def convert(
+    model: nn.Module | ExportedProgram | str | os.PathLike[str],
+    example_inputs: object = None,
+    **options: object,
+) -> ct.models.MLModel:
+    """Convert a program, or the folder that :func:`lowering.export` wrote, to an ML Program.
+
+    Args:
+        model: as for :func:`lowering.conversion.converter.convert`, or a folder, whose contract
+            says inputs, labels, target and precision; its model is rewritten by the passes.
+        example_inputs: positional inputs for capturing an ``nn.Module``.
+        options: as there, and for a folder ``pipeline``.
+
+    Raises:
+        ContractError: the folder cannot be used.
+        LoweringError: the program cannot be a Core ML model.
+        UnsupportedOpsError: operators without a lowering, all of them at once.
+    """
+    from lowering.conversion import converter
+
+    if isinstance(model, str | os.PathLike):
+        from lowering.contract.converting import convert_folder
+
+        make: Callable[..., ct.models.MLModel] = convert_folder
+        return make(model, **options)
+    call: Callable[..., ct.models.MLModel] = converter.convert
+    return call(model, example_inputs, **options)
+
+
+def verify(
+    package: ModelLike,
+    against: nn.Module | ExportedProgram | Original | str | os.PathLike[str],
+    inputs: object = None,
+    kwargs: Mapping[str, Any] | None = None,
+    **options: object,
+) -> Verification:
+    """Run a package on any OS and hold it against its original, or its contract's folder.
+
+    Args:
+        package: an MLModel, the path of a ``.mlpackage``, or a MIL program.
+        against: as for :func:`lowering.verification.verifier.verify`, or a folder.
+        inputs: positional inputs; of a folder a mapping by name.
+        kwargs: keyword inputs.
+        options: as there; for a folder those of
+            :func:`lowering.contract.verifying.verify_folder`, ``pictures`` among them.
+
+    Raises:
+        ContractError: the folder cannot be used, or is not the package's.
+        VerificationError: package and original do not belong together.
+    """
+    from lowering.verification import verifier
+
+    if isinstance(against, str | os.PathLike):
+        from lowering.contract.verifying import verify_folder
+
+        hold: Callable[..., Verification] = verify_folder
+        return hold(package, against, inputs=inputs, **options)
+    call: Callable[..., Verification] = verifier.verify
+    return call(package, against, inputs, kwargs, **options)
+
+
+def predict(
+    model: ModelLike | LoadedModel,
+    inputs: Mapping[str, Any],
+    *,
+    state: State | None = None,
+    function: str = "main",
+    precision: str | Precision = "fp16",
+) -> dict[str, Any]:
+    """Run a package, or a contract's folder, once; a picture may be given as its file.
+
+    Args:
+        model: a package, as for :func:`lowering.reference.predict`, or a folder.
+        inputs: by name; a file of a picture is brought into the form that the contract says.
+        state: from ``make_state``.
+        function: the function to run.
+        precision: how it is computed.
+
+    Raises:
+        ContractError: the folder cannot be used.
+        PictureError: a picture cannot be read.
+        InputError: inputs do not fit.
+    """
+    from lowering.reference import LoadedModel, load
+
+    if isinstance(model, LoadedModel):
+        loaded = model
+    else:
+        loaded = load(_package_of(model), function=function, precision=precision)
+    return loaded.run(with_pictures(loaded, inputs), state)
+
+
+def with_pictures(model: LoadedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """``inputs`` with pictures in the form that the contract in the package says."""
+    if CONTRACT_KEY not in model.metadata:
+        return dict(inputs)
+    from lowering.contract.pictures import prepared
+    from lowering.contract.reading import package_contract
+
+    contract = package_contract(model.metadata, model.label)
+    images = {} if contract is None else contract.images
+    return {
+        name: prepared(images[name], value) if name in images else value
+        for name, value in inputs.items()
+    }
+
+
+def plan(model: ModelLike, **options: object) -> Plan:
+    """Where each operator of a package, or of a folder's package, would run; *predicted*.
+
+    Args:
+        model: as for :func:`lowering.planner.placement.plan`, or a folder.
+        options: as there.
+
+    Raises:
+        ContractError: the folder cannot be used.
+        PackageError: there is no ML Program.
+    """
+    from lowering.planner import placement
+
+    call: Callable[..., Plan] = placement.plan
+    return call(_package_of(model), **options)
+
+
+def _package_of(model: ModelLike) -> ModelLike:
+    """``model``, or the package of the folder that it names."""
+    if not isinstance(model, str | os.PathLike) or not (Path(model) / CONTRACT).is_file():
+        return model
+    from lowering.contract.converting import convert_folder
+
+    return convert_folder(model, skip_model_load=True)

@@ -1,0 +1,221 @@
+"""A package against the folder of its contract, from the same raw pictures on both sides."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from frontend.capturing import capture
+from frontend.legalize import to_cpu_float32
+from lowering.contract.composed import PlainTruth, as_image_input
+from lowering.contract.contract import ModelContract
+from lowering.contract.converting import digest_in
+from lowering.contract.errors import ContractError, PictureError
+from lowering.contract.folder import ModelFolder, open_folder
+from lowering.contract.pictures import Picture, picture_files, pixels, prepared, telling_picture
+from lowering.contract.reading import package_contract
+from lowering.conversion.metadata import PIPELINE_KEY
+from lowering.reference import ModelLike, load
+from lowering.reference.model import LoadedModel
+from lowering.verification.metrics import AT_LEAST, Metric
+from lowering.verification.original import Original
+from lowering.verification.parity import Thresholds
+from lowering.verification.result import Verification
+from lowering.verification.verifier import verify
+from passes.base import Pass
+from passes.pipeline import run as run_passes
+from passes.pipeline_text import from_json
+
+
+class OtherContractWarning(UserWarning):
+    """A package was made from another contract than it is used with."""
+
+
+def verify_folder(
+    package: ModelLike,
+    folder: ModelFolder | str | os.PathLike[str],
+    *,
+    pictures: Sequence[Picture] = (),
+    metric: str | Metric | None = None,
+    at_least: float | None = None,
+    precision: str = "fp16",
+    thresholds: Thresholds | None = None,
+    known_passes: Sequence[type[Pass]] = (),
+    locate: bool = True,
+    inputs: Mapping[str, object] | None = None,
+) -> Verification:
+    """Run a package and its contract's model on the same pictures, and compare.
+
+    Each picture goes two ways from its file: through PIL, as the contract says, and plain formulas
+    in torch; and as the package's own contract says into the package, in the interpreter. One more
+    picture is looked at whose colours, edges and noise show every difference. Beside the outputs,
+    the first product of the pixels is compared, which wrong numbers cannot hide from.
+
+    Args:
+        package: an MLModel, or the path of a ``.mlpackage``.
+        folder: what ``lowering.export`` wrote.
+        pictures: files, folders of them, or images of PIL; for a model with one image input.
+        metric: as for ``verify``; the contract's by default.
+        at_least: what its mean must reach.
+        precision: how the package is computed.
+        thresholds: what is close enough.
+        known_passes: classes of your own passes that the package may name.
+        locate: on failure, look for the operator.
+        inputs: the inputs that are no pictures, by name; the program's own by default.
+
+    Raises:
+        ContractError: folder and package do not belong together.
+        PictureError: a picture cannot be read.
+        VerificationError: package and model do not belong together.
+
+    Warns:
+        OtherContractWarning: the package was made from another contract.
+    """
+    if not isinstance(folder, ModelFolder):
+        folder = open_folder(folder)
+    contract = folder.contract
+    model = load(package, precision=precision)
+    check_package(model, contract)
+    original = original_of(folder, model.metadata, known_passes).with_inputs(inputs or {})
+    steps, labels = _steps(original, contract, _own_contract(model), pictures)
+    accept = contract.accept
+    if metric is None and accept is not None:
+        metric, at_least = accept.metric, accept.at_least if at_least is None else at_least
+    found = verify(
+        package,
+        original,
+        thresholds=thresholds,
+        precision=precision,
+        locate=locate,
+        steps=steps,
+        metric=metric,
+        at_least=AT_LEAST if at_least is None else at_least,
+    )
+    return replace(found, labels=labels)
+
+
+def original_of(
+    folder: ModelFolder, metadata: Mapping[str, str], known_passes: Sequence[type[Pass]] = ()
+) -> Original:
+    """What a package of ``folder`` is held against; its passes are those that ``metadata`` names.
+
+    The program is the composed one after these passes; results are expected from plain torch.
+    """
+    example = folder.example()
+    captured = capture(folder.composed(), kwargs=example)
+    steps = from_json(metadata.get(PIPELINE_KEY, "[]"), known_passes)
+    program, reports = run_passes(captured, steps) if steps else (captured, ())
+    return Original(
+        to_cpu_float32(program),
+        captured,
+        PlainTruth(folder.program, folder.contract),
+        steps,
+        tuple(example.values()),
+        reports,
+        judges={} if folder.contract.task is None else folder.contract.task.judges(),
+    )
+
+
+def check_package(model: LoadedModel, contract: ModelContract) -> None:
+    """Warn of a package that was made from another contract, and refuse one that cannot be its.
+
+    Raises:
+        ContractError: inputs are others; all differences at once.
+    """
+    problems = [
+        f"inputs: the package lacks {entry.name!r}"
+        for entry in contract.inputs
+        if entry.name not in model.inputs
+    ]
+    known = {entry.name for entry in contract.inputs}
+    problems += [f"inputs: the package takes {n!r} too" for n in model.inputs if n not in known]
+    for entry in contract.inputs:
+        feature = model.inputs.get(entry.name)
+        if feature is None:
+            continue
+        if entry.image is None and feature.image is not None:
+            problems.append(f"inputs.{entry.name}: the package takes a picture")
+        elif entry.image is not None and feature.image is None:
+            problems.append(f"inputs.{entry.name}: the package takes numbers, no picture")
+        elif entry.image is not None and feature.image is not None:
+            size = (feature.image.height, feature.image.width)
+            if size != entry.image.size:
+                problems.append(
+                    f"inputs.{entry.name}: the package takes pictures of height and width {size}, "
+                    f"and the contract says {entry.image.size}"
+                )
+    if problems:
+        raise ContractError(
+            "the package is none of this contract",
+            problems,
+            found=model.label,
+            hint="convert the folder again",
+        )
+    digest = digest_in(model.metadata)
+    if digest is not None and digest != contract.digest():
+        warnings.warn(
+            f"{model.label} was made from another contract than {contract.name!r} has now; "
+            "convert the folder again",
+            OtherContractWarning,
+            stacklevel=3,
+        )
+
+
+def _own_contract(model: LoadedModel) -> ModelContract | None:
+    return package_contract(model.metadata, model.label)
+
+
+def _steps(
+    original: Original,
+    contract: ModelContract,
+    own: ModelContract | None,
+    pictures: Sequence[Picture],
+) -> tuple[list[Original], tuple[str, ...]]:
+    """The original on each picture, and what each is called."""
+    images = contract.images
+    if not images:
+        if pictures:
+            raise PictureError(
+                "the model takes no pictures",
+                expected="an input with an image in the contract",
+                found=", ".join(entry.name for entry in contract.inputs),
+            )
+        return [original], ()
+    theirs = {name: (own.images if own else images).get(name, images[name]) for name in images}
+    # Only resizing brings the telling picture to the model's size.
+    resizes = all(image.resize != "none" for image in [*images.values(), *theirs.values()])
+    given = list(_listed(pictures))
+    if not resizes and not given:
+        raise PictureError(
+            "pictures are needed: the contract does not say how one is resized",
+            hint="give pictures of the model's size",
+        )
+    named = [(_name(picture), picture) for picture in given]
+    if resizes:
+        size = next(iter(images.values())).size
+        named.append(("a picture that shows every difference", telling_picture(*size)))
+    steps = []
+    for _, picture in named:
+        arrays: dict[str, Tensor] = {}
+        handed: dict[str, object] = {}
+        for name, image in images.items():
+            arrays[name] = as_image_input(image, pixels(image, prepared(image, picture)))
+            handed[name] = prepared(theirs[name], picture)
+        steps.append(replace(original.with_inputs(arrays), images=handed))
+    return steps, tuple(name for name, _ in named)
+
+
+def _listed(pictures: Sequence[Picture]) -> Iterator[Picture]:
+    for picture in pictures:
+        if isinstance(picture, str | os.PathLike):
+            yield from picture_files([picture])
+        else:
+            yield picture
+
+
+def _name(picture: Picture) -> str:
+    return os.path.basename(picture) if isinstance(picture, str | os.PathLike) else "an image"
