@@ -7,8 +7,10 @@ import traceback
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from torch import fx
+if TYPE_CHECKING:
+    from torch import fx
 
 # FX writes frames as 'File "path", line N, in function' followed by the code line.
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import coremltools as ct
-from coremltools import proto
 from coremltools.converters.mil.mil import types
 from google.protobuf.message import Message
 
 from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
 from lowering.errors import LoweringError
+from lowering.package import proto
 
 _ARRAY = proto.FeatureTypes_pb2.ArrayFeatureType
 _DTYPES = {

@@ -8,11 +8,16 @@ in a wider integer.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from coremltools import proto
+
+from lowering.package import proto
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -23,20 +28,28 @@ class DType:
         name: as MIL spells it in ``cast`` and in text form, such as ``fp16``.
         bits: width of one stored element.
         storage: numpy dtype of stored elements; sub-byte types are unpacked to it.
-        carrier: torch dtype that holds values of this type while a program runs.
+        carried_as: name of the torch dtype that holds values of this type while a program runs.
         blob_code: the type's code in a weights file, ``None`` when it cannot be stored there.
     """
 
     name: str
     bits: int
     storage: np.dtype
-    carrier: torch.dtype
+    carried_as: str
     blob_code: int | None = None
+
+    @functools.cached_property
+    def carrier(self) -> torch.dtype:
+        """The torch dtype of :attr:`carried_as`; reading a package does without torch."""
+        import torch
+
+        carrier: torch.dtype = getattr(torch, self.carried_as)
+        return carrier
 
     @property
     def is_float(self) -> bool:
         """Whether elements are floating-point numbers."""
-        return self.carrier.is_floating_point
+        return self.storage.kind == "f"
 
     @property
     def is_sub_byte(self) -> bool:
@@ -49,33 +62,31 @@ class DType:
         return self.storage.kind in "if"
 
 
-def _dtype(
-    name: str, bits: int, storage: str, carrier: torch.dtype, code: int | None = None
-) -> DType:
+def _dtype(name: str, bits: int, storage: str, carrier: str, code: int | None = None) -> DType:
     return DType(name, bits, np.dtype(storage), carrier, code)
 
 
-FP16 = _dtype("fp16", 16, "float16", torch.float32, 1)
-FP32 = _dtype("fp32", 32, "float32", torch.float32, 2)
-FP64 = _dtype("fp64", 64, "float64", torch.float64)
-BOOL = _dtype("bool", 8, "bool", torch.bool)
-INT4 = _dtype("int4", 4, "int8", torch.int8, 8)
-INT8 = _dtype("int8", 8, "int8", torch.int8, 4)
-INT16 = _dtype("int16", 16, "int16", torch.int16, 6)
-INT32 = _dtype("int32", 32, "int32", torch.int32, 14)
-INT64 = _dtype("int64", 64, "int64", torch.int64)
-UINT1 = _dtype("uint1", 1, "uint8", torch.uint8, 9)
-UINT2 = _dtype("uint2", 2, "uint8", torch.uint8, 10)
-UINT3 = _dtype("uint3", 3, "uint8", torch.uint8, 12)
-UINT4 = _dtype("uint4", 4, "uint8", torch.uint8, 11)
-UINT6 = _dtype("uint6", 6, "uint8", torch.uint8, 13)
-UINT8 = _dtype("uint8", 8, "uint8", torch.uint8, 3)
+FP16 = _dtype("fp16", 16, "float16", "float32", 1)
+FP32 = _dtype("fp32", 32, "float32", "float32", 2)
+FP64 = _dtype("fp64", 64, "float64", "float64")
+BOOL = _dtype("bool", 8, "bool", "bool")
+INT4 = _dtype("int4", 4, "int8", "int8", 8)
+INT8 = _dtype("int8", 8, "int8", "int8", 4)
+INT16 = _dtype("int16", 16, "int16", "int16", 6)
+INT32 = _dtype("int32", 32, "int32", "int32", 14)
+INT64 = _dtype("int64", 64, "int64", "int64")
+UINT1 = _dtype("uint1", 1, "uint8", "uint8", 9)
+UINT2 = _dtype("uint2", 2, "uint8", "uint8", 10)
+UINT3 = _dtype("uint3", 3, "uint8", "uint8", 12)
+UINT4 = _dtype("uint4", 4, "uint8", "uint8", 11)
+UINT6 = _dtype("uint6", 6, "uint8", "uint8", 13)
+UINT8 = _dtype("uint8", 8, "uint8", "uint8", 3)
 # torch's uint16 and uint32 lack most kernels.
-UINT16 = _dtype("uint16", 16, "uint16", torch.int32, 7)
-UINT32 = _dtype("uint32", 32, "uint32", torch.int64, 15)
-UINT64 = _dtype("uint64", 64, "uint64", torch.int64)
+UINT16 = _dtype("uint16", 16, "uint16", "int32", 7)
+UINT32 = _dtype("uint32", 32, "uint32", "int64", 15)
+UINT64 = _dtype("uint64", 64, "uint64", "int64")
 # Strings are carried as Python str; the carrier below is never used.
-STRING = _dtype("string", 8, "object", torch.uint8)
+STRING = _dtype("string", 8, "object", "uint8")
 
 _MIL = proto.MIL_pb2
 BY_PROTO: dict[int, DType] = {

@@ -7,15 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import coremltools as ct
-from coremltools import proto
-from coremltools.converters.mil.backend.mil.load import MILProtoExporter
-from coremltools.converters.mil.mil import Program
 from google.protobuf.message import DecodeError
 
 from lowering.errors import PackageError
+from lowering.package import proto
 from lowering.package.blocks import walk
 from lowering.package.folder import WEIGHTS, inside, is_package, model_file
 from lowering.package.kinds import (
@@ -28,6 +25,10 @@ from lowering.package.kinds import (
 from lowering.package.pipeline import merged, stages_of
 from lowering.package.weights import Weights
 from lowering.support.temporary import not_written
+
+if TYPE_CHECKING:
+    import coremltools as ct
+    from coremltools.converters.mil.mil import Program
 
 # What every function takes that reads a package.
 ModelLike: TypeAlias = "ct.models.MLModel | Program | str | Path"
@@ -88,13 +89,17 @@ def open_package(model: ModelLike) -> Package:
     Raises:
         PackageError: there is none, or it is corrupt.
     """
+    if isinstance(model, str | Path):
+        return _from_path(Path(model).expanduser())
+    # A path is read without coremltools, whose import takes longer than any plan.
+    import coremltools as ct
+    from coremltools.converters.mil.mil import Program
+
     if isinstance(model, Program):
         return _from_program(model)
     if isinstance(model, ct.models.MLModel):
         directory = model.weights_dir
         return _from_spec(model._spec, Path(directory) if directory else None, "the model")
-    if isinstance(model, str | Path):
-        return _from_path(Path(model).expanduser())
     raise PackageError(
         "this is not a package",
         expected="an MLModel, the path of a .mlpackage, or a MIL program",
@@ -106,6 +111,9 @@ def open_package(model: ModelLike) -> Package:
 def _from_program(program: Program) -> Package:
     # Serialized as coremltools' own backend does it: one path for programs and packages, and what
     # runs is what would ship.
+    import coremltools as ct
+    from coremltools.converters.mil.backend.mil.load import MILProtoExporter
+
     with _temporary_folder() as directory:
         version = max(
             [function.opset_version or ct.target.iOS15 for function in program.functions.values()]

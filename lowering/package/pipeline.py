@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from coremltools import proto
-
 from lowering.errors import PackageError
+from lowering.package import proto
 from lowering.package.blocks import walk
 from lowering.package.kinds import damaged, model_kind
 

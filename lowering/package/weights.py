@@ -1,4 +1,4 @@
-"""Constants of a program: immediate values and the weights file, decoded once.
+"""Constants of a program: immediate values and the weights file.
 
 Layout of a weights file, version 2 (little endian, every record aligned to 64 bytes; *seen* in
 files written by coremltools 9.0): a 64-byte header with the blob count and the version, then per
@@ -11,17 +11,14 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-import torch
-from coremltools import proto
 from google.protobuf.message import Message
 
 from lowering.errors import PackageError
-from lowering.package.dtypes import BY_PROTO, FP16, STRING, DType
+from lowering.package import proto
+from lowering.package.dtypes import BY_PROTO, STRING, DType
 from lowering.package.folder import inside, stored_bytes
 from lowering.package.kinds import damaged, git_lfs_pointer
 
@@ -122,7 +119,7 @@ class BlobFile:
 
 
 class Weights:
-    """The weights files below one directory, opened on first use; fp16 decoded once per blob.
+    """The weights files below one directory, opened on first use.
 
     Args:
         directory: the package's weights directory, ``None`` when it has none.
@@ -134,7 +131,6 @@ class Weights:
         self._directory = directory
         self._package = package
         self._files: dict[str, BlobFile] = {}
-        self._carried: dict[tuple[str, int, str], torch.Tensor] = {}
 
     def open_all(self) -> None:
         """Maps every weights file now, so that the directory may go away."""
@@ -145,10 +141,6 @@ class Weights:
     def stored_bytes(self) -> int:
         """Bytes of the weights files; 0 for a program without large constants."""
         return 0 if self._directory is None else stored_bytes(self._directory)
-
-    def forget(self) -> None:
-        """Drops the decoded constants; those in use live on with their users."""
-        self._carried.clear()
 
     def check(self, value: proto.MIL_pb2.Value) -> None:
         """That the blob of a ``Value``, if it is kept in one, is there; its data is not read.
@@ -170,43 +162,27 @@ class Weights:
             return self._file(blob.fileName).read(blob.offset, dtype, count).reshape(shape)
         return _immediate(value.immediateValue.tensor, dtype, shape)
 
-    def carried(self, value: Message) -> object:
-        """A MIL ``Value`` in the form it has while a program runs.
-
-        Tensors become torch tensors in their carrier dtype, strings ``str``, lists ``list``.
-        """
+    def plain(self, value: Message) -> object:
+        """A MIL ``Value`` as Python's own: ``str``, numbers, lists of them."""
         kind = value.type.WhichOneof("type")
         if kind == "listType":
-            return [self._list_item(item) for item in value.immediateValue.list.values]
+            return [self.plain(item) for item in value.immediateValue.list.values]
         if kind != "tensorType":
             raise damaged("a tensor or a list as a constant", str(kind or "no type"))
         dtype, shape = tensor_type(value.type)
-        if dtype is STRING:
-            strings = value.immediateValue.tensor.strings.values
-            return str(strings[0]) if shape == () else [str(item) for item in strings]
-        if value.WhichOneof("value") != "blobFileValue":
-            return carry(self.stored(value), dtype)
-        blob = value.blobFileValue
-        key = (blob.fileName, blob.offset, dtype.name)
-        if key not in self._carried:
-            stored = self.stored(value).reshape(-1)
-            self._carried[key] = carry(stored, dtype)
-            if self._carried[key].data_ptr() != stored.ctypes.data:
-                self._file(blob.fileName).release(blob.offset, stored.nbytes)
-        return self._carried[key].reshape(shape)
+        if dtype is not STRING:
+            return self.stored(value).tolist()
+        strings = value.immediateValue.tensor.strings.values
+        return str(strings[0]) if shape == () else [str(item) for item in strings]
 
-    def as_stored(self, value: Message) -> torch.Tensor | None:
-        """fp16 numbers of a weights file as they lie there, never decoded; ``None`` for others."""
-        if value.type.WhichOneof("type") != "tensorType":
-            return None
-        dtype, _ = tensor_type(value.type)
-        if dtype is not FP16 or value.WhichOneof("value") != "blobFileValue":
-            return None
-        return torch.from_numpy(self.stored(value))
-
-    def _list_item(self, value: object) -> object:
-        item = self.carried(value)
-        return item.item() if isinstance(item, torch.Tensor) and item.ndim == 0 else item
+    def release(self, value: Message) -> None:
+        """Lets the pages go of a constant in a weights file that has been decoded."""
+        if value.WhichOneof("value") == "blobFileValue":
+            dtype, shape = tensor_type(value.type)
+            blob = value.blobFileValue
+            file = self._file(blob.fileName)
+            place = file.place(blob.offset, dtype, math.prod(shape))
+            file.release(blob.offset, place.stop - place.start)
 
     def _file(self, name: str) -> BlobFile:
         if name not in self._files:
@@ -231,13 +207,6 @@ class Weights:
             )
         file = self._directory / path.name
         return file if self._package is None else inside(self._package, file)
-
-
-def carry(array: np.ndarray, dtype: DType) -> torch.Tensor:
-    """``array`` of ``dtype.storage`` as a tensor of ``dtype.carrier``; a view if it can be."""
-    if dtype.storage.kind == "u" and dtype.bits > 8:
-        return torch.from_numpy(array.astype(np.int64)).to(dtype.carrier)
-    return torch.from_numpy(np.ascontiguousarray(array)).to(dtype.carrier).reshape(array.shape)
 
 
 def tensor_type(value_type: Message) -> tuple[DType, tuple[int, ...]]:
@@ -287,10 +256,3 @@ def _immediate(tensor: Message, dtype: DType, shape: tuple[int, ...]) -> np.ndar
     if array.size != count:
         raise damaged(f"a constant of {count} x {dtype.name}", f"{array.size} values")
     return array.reshape(shape)
-
-
-def attributes(operation: Message, weights: Weights) -> Mapping[str, Any]:
-    """An operation's attributes besides its name, carried."""
-    return {
-        key: weights.carried(value) for key, value in operation.attributes.items() if key != "name"
-    }

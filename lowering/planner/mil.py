@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from coremltools import proto
-from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
-
+from lowering.package import proto
 from lowering.package.blocks import walk
 from lowering.package.kinds import damaged, undefined
 from lowering.package.open import MAIN, ModelLike, open_package
 from lowering.package.source_table import SourceTable
 from lowering.package.weights import Weights, tensor_type
 from lowering.planner.facts import UNKNOWN_DIM, OpFacts, TensorFacts
+from lowering.planner.targets import load_data
 
 Operation: TypeAlias = proto.MIL_pb2.Operation
 _Named: TypeAlias = proto.MIL_pb2.NamedValueType
@@ -207,9 +206,7 @@ class _Reader:
     def _plain(self, item: _Operand) -> object:
         """A short constant as plain Python values."""
         assert item.value is not None
-        if item.tensor.dtype == "string" or item.value.type.WhichOneof("type") == "listType":
-            return self._weights.carried(item.value)
-        return self._weights.stored(item.value).tolist()
+        return self._weights.plain(item.value)
 
 
 @functools.cache
@@ -218,12 +215,8 @@ def _declared_order(op_type: str) -> dict[str, int]:
 
     A file keeps arguments by name, in no order.
     """
-    versions = SSAOpRegistry.core_ops.get(op_type, {})
-    names: dict[str, int] = {}
-    for version in sorted(versions, reverse=True):
-        for name in versions[version].input_spec.input_types:
-            names.setdefault(name, len(names))
-    return names
+    names = load_data("parameter_order.json")["parameters"].get(op_type, ())
+    return {name: place for place, name in enumerate(names)}
 
 
 def _is_constant(operation: Operation) -> bool:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from coremltools import proto
 from google.protobuf.message import Message
 from torch import Tensor
 
 from frontend.errors import InputError
+from lowering.package import proto
 from lowering.reference.errors import ExecutionError
 
 _IMAGE = proto.FeatureTypes_pb2.ImageFeatureType

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from coremltools import proto
 from google.protobuf.message import Message
 from torch import Tensor
 
 from frontend.errors import InputError
+from lowering.package import proto
 from lowering.package.dtypes import BOOL, FP16, FP32, FP64, INT8, INT32, DType
 from lowering.reference.images import from_image, to_image
 from lowering.reference.precision import round_to_fp16

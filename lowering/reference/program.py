@@ -18,8 +18,9 @@ from lowering.package.blocks import walk
 from lowering.package.dtypes import DType
 from lowering.package.kinds import damaged, undefined
 from lowering.package.open import Package
-from lowering.package.weights import attributes, tensor_type
+from lowering.package.weights import tensor_type
 from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
+from lowering.reference.constants import Constants
 from lowering.reference.errors import UnknownOpsError
 from lowering.reference.kept import kept_as_stored
 from lowering.reference.precision import Precision, needs_rounding, settle
@@ -127,9 +128,7 @@ def compile_function(package: Package, name: str, precision: Precision) -> Funct
     """
     spec, body = package.function(name)
     _check_supported(body)
-    function = _Compiler(package, precision).function(spec, body)
-    package.weights.forget()
-    return function
+    return _Compiler(package, precision).function(spec, body)
 
 
 def declared(named_type: Message) -> Value:
@@ -184,7 +183,7 @@ class _Scope:
 
 class _Compiler:
     def __init__(self, package: Package, precision: Precision) -> None:
-        self._weights = package.weights
+        self._known = Constants(package.weights)
         self._precision = precision
         self._registers = 0
         self._kept: set[str] = set()
@@ -226,8 +225,8 @@ class _Compiler:
             spec = operation.attributes["val"]
         else:
             spec = operation.inputs["val"].arguments[0].value
-        kept = self._weights.as_stored(spec) if output.name in self._kept else None
-        value = self._weights.carried(spec) if kept is None else kept
+        kept = self._known.as_stored(spec) if output.name in self._kept else None
+        value = self._known.carried(spec) if kept is None else kept
         scope.names[output.name] = (Constant(value), declared(output))
 
     def _constexpr(self, operation: Message, scope: _Scope) -> None:
@@ -281,13 +280,13 @@ class _Compiler:
 
     def _bind(self, operation: Message, scope: _Scope) -> BoundCall:
         arguments: dict[str, list[Reference]] = {
-            key: [Constant(value)] for key, value in attributes(operation, self._weights).items()
+            key: [Constant(value)] for key, value in self._known.attributes(operation).items()
         }
         for key, argument in operation.inputs.items():
             arguments[key] = [
                 scope.find(item.name)
                 if item.HasField("name")
-                else Constant(self._weights.carried(item.value))
+                else Constant(self._known.carried(item.value))
                 for item in argument.arguments
             ]
         function = CONTROL_FLOW.get(operation.type) or SEMANTICS[operation.type]

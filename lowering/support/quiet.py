@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 
 @contextmanager
@@ -17,6 +16,8 @@ def quiet_coremltools(*, progress: bool = False) -> Iterator[None]:
     Args:
         progress: leave coremltools' progress bars on.
     """
+    from unittest import mock  # it brings asyncio, and this module is imported by every command
+
     logger = logging.getLogger("coremltools")
     level = logger.level
     # Errors are raised as exceptions as well, and we word those ourselves.

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import coremltools as ct
 import pytest
+import torch
 
 import frontend
 import lowering
@@ -17,6 +19,7 @@ import passes
 from frontend.deprecated import renamed_arguments
 from lowering import generation
 from lowering.cli import COMMANDS
+from lowering.package import proto
 
 
 def python(code):
@@ -29,6 +32,50 @@ def test_the_command_line_starts_light():
         "print(sorted({'torch', 'coremltools', 'numpy', 'passes'} & set(sys.modules)))"
     )
     assert done.stdout == "[]\n"
+
+
+# What takes a second or more to import, or half of one, and where reading a package needs none.
+HEAVY = ("torch", "coremltools.converters", "transformers", "sympy", "networkx", "scipy", "sklearn")
+PREDICTS = ("torch", "torch.export")  # `import torch` brings the second
+HEAVY_OF_TORCH = ("torch._dynamo", "torch._inductor", "torch.onnx")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    made = lowering.convert(torch.nn.Conv2d(3, 4, 1).eval(), (torch.zeros(1, 3, 8, 8),))
+    return lowering.save(made, tmp_path_factory.mktemp("light") / "conv.mlpackage")
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("lowering.plan(PACKAGE)", ()),
+        ("main(['plan', PACKAGE])", ()),
+        ("main(['plan', PACKAGE, '--json'])", ()),
+        ("lowering.predict(PACKAGE, {'input': numpy.zeros((1, 3, 8, 8))})", PREDICTS),
+        ("lowering.load(PACKAGE, precision='strict')", PREDICTS),
+        ("main(['predict', PACKAGE, '--watch'])", PREDICTS),
+    ],
+)
+def test_what_reads_packages_leaves_the_converter_alone(package, code, allowed):
+    done = python(
+        f"import sys, numpy, lowering\nfrom lowering.cli import main\nPACKAGE = {str(package)!r}\n"
+        f"try:\n    {code}\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('\\n', *sorted(sys.modules))"
+    )
+    imported = set(done.stdout.split("\n")[-2].split())
+    assert "lowering.package.open" in imported
+    assert imported.isdisjoint({*HEAVY, *HEAVY_OF_TORCH} - set(allowed))
+
+
+def test_messages_are_those_of_coremltools():
+    """A spec of a loaded model and one that was read here are of one kind."""
+    for ours, theirs in (
+        (proto.Model_pb2.Model, ct.proto.Model_pb2.Model),
+        (proto.MIL_pb2.Program, ct.proto.MIL_pb2.Program),
+        (proto.FeatureTypes_pb2.ArrayFeatureType, ct.proto.FeatureTypes_pb2.ArrayFeatureType),
+    ):
+        assert ours is theirs
 
 
 def test_imports_are_quiet():
