@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,16 @@ from lowering.cli.common import (
     step,
 )
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import MODEL_HELP, is_folder, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, Target, is_folder, load_target, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
 from lowering.cli.pipeline import composites_option
 
 if TYPE_CHECKING:
-    from lowering.verification import Thresholds, Verification
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from lowering.verification import Original, Thresholds, Verification
+    from passes.base import Pass
 
 # The names of the metrics, so that --help needs no imports; a test holds them to the table.
 METRIC_NAMES = ("top1", "cosine")
@@ -135,28 +139,21 @@ def verify(
             load_composites(composites)  # defines the operators of a saved program
         known = known_passes(own_passes)
         loaded = load_target(target, trust)
-    with step("Repeating the passes"):
-        from lowering.reference import load
-        from lowering.verification import Original
-
-        metadata = load(package, precision=precision).metadata
-        original = Original.of(
-            loaded.model,
-            loaded.args,
-            loaded.kwargs,
-            metadata=metadata,
-            known_passes=known,
-            dynamic_shapes=loaded.dynamic_shapes,
-        )
-        if inputs is not None:
-            original = original.with_inputs(read_arrays(inputs))
+    against: nn.Module | ExportedProgram | Original = loaded.model
+    if inputs is not None:
+        with step("Repeating the passes"):
+            against = _on(read_arrays(inputs), package, loaded, known)
     with step("Running both"):
         from lowering.verification import verify as verify_package
         from lowering.verification.metrics import AT_LEAST
 
         found = verify_package(
             package,
-            original,
+            against,
+            loaded.args,
+            loaded.kwargs,
+            known_passes=known,
+            dynamic_shapes=loaded.dynamic_shapes,
             thresholds=_thresholds(threshold),
             precision=precision,
             locate=not no_locate,
@@ -165,6 +162,23 @@ def verify(
             at_least=AT_LEAST if at_least is None else at_least,
         )
     _say(package, found, as_json)
+
+
+def _on(
+    arrays: Mapping[str, object], package: Path, loaded: Target, known: Sequence[type[Pass]]
+) -> Original:
+    """The original with ``arrays`` in the place of its own inputs of these names."""
+    from lowering.reference import load
+    from lowering.verification import Original
+
+    return Original.of(
+        loaded.model,
+        loaded.args,
+        loaded.kwargs,
+        metadata=load(package).metadata,
+        known_passes=known,
+        dynamic_shapes=loaded.dynamic_shapes,
+    ).with_inputs(arrays)
 
 
 def _against_folder(package: Path, target: str, trust: bool, **options: object) -> Verification:

@@ -103,11 +103,7 @@ class Original:
             program = to_cpu_float32(optimized)
             return cls(program, None, None, (), _leaves(program, inputs, kwargs))
         captured = capture(against, inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
-        steps = (
-            check_order(pipeline)
-            if pipeline is not None
-            else from_json((metadata or {}).get(PIPELINE_KEY, "[]"), known_passes)
-        )
+        steps = passes_of(pipeline, metadata, known_passes)
         program, reports = run_passes(captured, steps) if steps else (captured, ())
         if isinstance(against, nn.Module):
             example = captured.example_inputs
@@ -165,12 +161,7 @@ class Original:
 
     def private_module(self, *, half: bool = False) -> nn.Module | None:
         """A copy of the module for inference on the CPU; calls leave the user's buffers alone."""
-        if self.module is None:
-            return None
-        copied = copy.deepcopy(self.module).float().cpu()
-        for inner in copied.modules():
-            inner.training = False  # not eval(): models override it with effects of their own
-        return copied.half() if half else copied
+        return None if self.module is None else private_copy(self.module, half=half)
 
     def results(self, *, half: bool = False) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Written buffers by name and tensor outputs, of the program."""
@@ -185,13 +176,7 @@ class Original:
 
     def module_outputs(self, module: nn.Module, *, half: bool = False) -> list[Tensor]:
         """The tensors that a copy of the module returns; it keeps what it writes to itself."""
-        dtype = torch.half if half else torch.float32
-        # Copies: a model may write to its inputs.
-        leaves = [_cast(leaf, dtype, fresh=True) for leaf in self.leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self.first.call_spec.in_spec)
-        with torch.no_grad():
-            result = module(*args, **kwargs)
-        return [leaf for leaf in flatten(result).leaves if isinstance(leaf, Tensor)]
+        return tensor_outputs(module, self.leaves, self.first.call_spec.in_spec, half=half)
 
     def called_module(self, module: nn.Module | None, outputs: list[Tensor]) -> list[Tensor]:
         """What a float32 copy of the module returns; ``outputs``, the program's, without one.
@@ -205,6 +190,49 @@ class Original:
             return self.module_outputs(module)
         except HALF_ERRORS:
             return outputs
+
+
+def passes_of(
+    pipeline: Sequence[Pass] | None,
+    metadata: Mapping[str, str] | None,
+    known_passes: Sequence[type[Pass]] = (),
+) -> tuple[Pass, ...]:
+    """The passes a package was made with: ``pipeline``, or else those that its metadata names.
+
+    Raises:
+        OrderError: they stand in an order that cannot work.
+        PipelineTextError: they cannot be told from the metadata.
+    """
+    if pipeline is not None:
+        return check_order(pipeline)
+    return from_json((metadata or {}).get(PIPELINE_KEY, "[]"), known_passes)
+
+
+def private_copy(module: nn.Module, *, half: bool = False) -> nn.Module:
+    """A copy of ``module`` for inference on the CPU; calls leave the user's buffers alone."""
+    copied = copy.deepcopy(module).float().cpu()
+    for inner in copied.modules():
+        inner.training = False  # not eval(): models override it with effects of their own
+    return copied.half() if half else copied
+
+
+def tensor_outputs(
+    module: nn.Module, leaves: Sequence[object], spec: pytree.TreeSpec, *, half: bool = False
+) -> list[Tensor]:
+    """The tensors that a copy of a module returns; it keeps what it writes to itself.
+
+    Args:
+        module: from :func:`private_copy`.
+        leaves: the flattened call.
+        spec: of the call, positional and keyword arguments.
+        half: as for the copy.
+    """
+    dtype = torch.half if half else torch.float32
+    # Copies: a model may write to its inputs.
+    args, kwargs = pytree.tree_unflatten([_cast(leaf, dtype, fresh=True) for leaf in leaves], spec)
+    with torch.no_grad():
+        result = module(*args, **kwargs)
+    return [leaf for leaf in flatten(result).leaves if isinstance(leaf, Tensor)]
 
 
 def _user_inputs(program: ExportedProgram) -> list[Any]:

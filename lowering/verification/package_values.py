@@ -67,16 +67,17 @@ def run(model: LoadedModel, feed: Mapping[str, object], state: State | None = No
     try:
         for name, value in model.run(feed, state, observe).items():
             if isinstance(value, np.ndarray):  # a constant is computed by no op
-                done.values.setdefault(name, torch.from_numpy(value).to(_carrier(value)))
+                done.values.setdefault(name, in_float32(value))
     except ExecutionError as error:
         done.error = error
     done.states = {name: state.cells[name].value.clone() for name in state}
     return done
 
 
-def _carrier(array: np.ndarray) -> torch.dtype:
-    """How the interpreter holds ``array``: every float in float32, see :class:`PackageRun`."""
-    return torch.float32 if array.dtype.kind == "f" else torch.from_numpy(array).dtype
+def in_float32(array: np.ndarray) -> Tensor:
+    """``array`` as the interpreter holds it: every float in float32, see :class:`PackageRun`."""
+    tensor = torch.from_numpy(array)
+    return tensor.float() if array.dtype.kind == "f" else tensor
 
 
 def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
@@ -95,7 +96,13 @@ def feed_of(model: LoadedModel, original: Original) -> dict[str, Any]:
     Raises:
         VerificationError: the package takes other inputs.
     """
-    inputs = original.inputs()
+    return feed(model, original.inputs(), original.images)
+
+
+def feed(
+    model: LoadedModel, inputs: Mapping[str, Tensor], images: Mapping[str, object]
+) -> dict[str, Any]:
+    """See :func:`feed_of`; ``images`` has pictures that stand for inputs, by the inputs' names."""
     names = list(model.inputs)
     if len(names) != len(inputs):
         raise VerificationError(
@@ -104,13 +111,13 @@ def feed_of(model: LoadedModel, original: Original) -> dict[str, Any]:
             found=", ".join(names) or "none",
         )
     by_name = set(names) == set(inputs)
-    feed: dict[str, Any] = {}
+    fed: dict[str, Any] = {}
     for name, (own, tensor) in zip(names, inputs.items(), strict=True):
         feature = model.inputs[name]
         given = inputs[name] if by_name else tensor
-        image = original.images.get(name if by_name else own)
+        image = images.get(name if by_name else own)
         if feature.image is not None:
-            feed[name] = image_of(model, name, given) if image is None else image
+            fed[name] = image_of(model, name, given) if image is None else image
             continue
         if image is not None:
             raise VerificationError(
@@ -128,8 +135,8 @@ def feed_of(model: LoadedModel, original: Original) -> dict[str, Any]:
         # Core ML has no inputs of rank 0.
         given = given.detach().float() if given.dtype is torch.bfloat16 else given.detach()
         array = given.reshape(1) if feature.ranges is not None and not given.ndim else given
-        feed[name] = array.numpy().astype(feature.dtype.storage)
-    return feed
+        fed[name] = array.numpy().astype(feature.dtype.storage)
+    return fed
 
 
 def declares_fp16(model: LoadedModel) -> bool:

@@ -44,6 +44,10 @@ class Thresholds:
         ceiling = min(self.fp16_ceiling, self.fp16_alone) if overflowed else self.fp16_ceiling
         return min(max(self.fp16_floor, self.fp16_factor * yardstick), ceiling)
 
+    def is_tight(self, yardstick: float | None) -> bool:
+        """Whether ``yardstick`` needs no explanation: it allows no more than no yardstick would."""
+        return yardstick is not None and self.fp16_factor * yardstick <= self.fp16_alone
+
     def looseness(self, yardstick: float | None, overflowed: bool = False) -> str:
         """Why the threshold of an fp16 output says little, ``""`` where it does not."""
         if yardstick is None:

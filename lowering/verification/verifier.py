@@ -16,10 +16,11 @@ from lowering.conversion.metadata import stored_in
 from lowering.reference import LoadedModel, ModelLike, Precision, load
 from lowering.verification import package_values
 from lowering.verification.divergence import Walk
+from lowering.verification.first_look import passes_at_once
 from lowering.verification.first_product import FirstProducts
 from lowering.verification.image_inputs import with_nearest_images
 from lowering.verification.metrics import AT_LEAST, Agreement, Metric, metric_of
-from lowering.verification.original import Judge, Original
+from lowering.verification.original import Judge, Original, passes_of
 from lowering.verification.package_values import PackageRun, declares_fp16, feed_of
 from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
 from lowering.verification.pass_bisect import faulty_pass
@@ -27,6 +28,7 @@ from lowering.verification.result import Verification
 from lowering.verification.steps import Session, step_inputs
 from lowering.verification.yardstick import Loosening, loosenings, not_run
 from passes.base import Pass
+from passes.optimized_model import OptimizedModel
 
 
 def verify(
@@ -76,10 +78,17 @@ def verify(
         VerificationError: package and original do not belong together.
         PipelineTextError: the package names a pass that is not known.
         PackageError, UnknownOpsError: the package cannot be loaded.
-        CaptureError: the original cannot be captured.
+        CaptureError: the original cannot be captured; not asked of a module whose outputs agree.
     """
     precision = Precision.of(precision)
     model = load(package, precision=precision)
+    thresholds = thresholds or Thresholds()
+    module = None if isinstance(against, OptimizedModel) else against
+    if isinstance(module, nn.Module) and steps == 1 and metric is None:
+        passes_of(pipeline, model.metadata, known_passes)
+        outputs = passes_at_once(model, module, inputs, kwargs, thresholds)
+        if outputs is not None:
+            return Verification(outputs, precision.value)
     original = Original.of(
         against,
         inputs,
@@ -91,7 +100,7 @@ def verify(
     )
     rounds = [with_nearest_images(model, step) for step in step_inputs(original, steps)]
     measure = None if metric is None else metric_of(metric)
-    comparison = _Comparison(model, original, thresholds or Thresholds(), rounds[0].images, measure)
+    comparison = _Comparison(model, original, thresholds, rounds[0].images, measure)
     for step in rounds:
         before = comparison.before(step)
         run = comparison.of(step)
@@ -224,12 +233,9 @@ class _Comparison:
 
     def _trace(self, exact: Original, yardsticks: Sequence[float | None]) -> bool:
         """Notes what makes the yardstick loose, if it is; whether that is an overflow."""
-        limit = self._thresholds.fp16_alone
-        if not self._is_fp16 or all(
-            yardstick is not None and self._thresholds.fp16_factor * yardstick <= limit
-            for yardstick in yardsticks
-        ):
+        if not self._is_fp16 or all(map(self._thresholds.is_tight, yardsticks)):
             return False
+        limit = self._thresholds.fp16_alone
         places = loosenings(exact, limit / max(self._thresholds.fp16_factor, 1.0))
         if self._half is not None and self._half.failure:
             places = (not_run(self._half.failure), *places)
