@@ -1,11 +1,13 @@
 """Turns published latencies into rows that the latency model can be fitted on.
 
-    python -m benchmarks.latency_rows CALIBRATION.json benchmarks/data/measured_latency.json
+    python -m benchmarks.latency_rows benchmarks/data/measured_latency.json CALIBRATION.json...
 
-Only rows of kind ``measured`` are taken, of whole programs run through Core ML with the ANE. What
-a program asks of the device is found from the operators of the same architecture: image models are
+Only rows of kind ``measured`` are taken, of whole programs run through Core ML with the ANE, and
+private calls of the ANE that were timed beside such a row. What a program asks of the device is
+found from the operators of the same architecture in the form that was measured: image models are
 built with transformers and converted, the others are written down layer by layer. A row whose
-architecture or input size is not published is left out, with the reason.
+architecture or input size is not published, or whose placement is in doubt, is left out, with the
+reason.
 """
 
 from __future__ import annotations
@@ -13,13 +15,22 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lowering.planner import OpFacts, TensorFacts, chip_names
-from lowering.planner.features import Features, Layers, features_of, is_notched
+from benchmarks.latency_programs import (
+    IMAGE_MODELS,
+    TRANSFORMERS,
+    Form,
+    Transformer,
+    chain,
+    image_model,
+    transformer,
+)
+from lowering.planner import chip_names
+from lowering.planner.features import Features, Layers
 
 # The later gpt2 rows say so; the earlier ones come from the same models.
 _KV_CACHE = 512
@@ -28,182 +39,6 @@ _KV_CACHE = 512
 # model code). Its base gpt2 keeps layer_norm in fp32, so part of it runs on the CPU. These rows are
 # predicted and shown, but neither fitted on nor scored.
 _PROMPT_WINDOW = 128
-
-
-@dataclass(frozen=True)
-class Transformer:
-    """Sizes of a transformer.
-
-    Attributes:
-        layers: blocks.
-        width: model width.
-        heads: attention heads.
-        hidden: width of the feed-forward layer.
-        vocabulary: rows of the output head, 0 for none.
-        gated: the feed-forward layer has a gate.
-        attention: width of the concatenated heads; the model width by default.
-    """
-
-    layers: int
-    width: int
-    heads: int
-    hidden: int
-    vocabulary: int = 0
-    gated: bool = False
-    attention: int = 0
-
-
-TRANSFORMERS = {
-    "distilbert": Transformer(6, 768, 12, 3072),
-    "gpt2": Transformer(12, 768, 12, 3072, 50257),
-    "gpt2-medium": Transformer(24, 1024, 16, 4096, 50257),
-    "gpt2-large": Transformer(36, 1280, 20, 5120, 50257),
-    "gpt2-xl": Transformer(48, 1600, 25, 6400, 50257),
-    "pythia-70m": Transformer(6, 512, 8, 2048, 50304),
-    "pythia-160m": Transformer(12, 768, 12, 3072, 50304),
-    "pythia-410m": Transformer(24, 1024, 16, 4096, 50304),
-    "pythia-1b": Transformer(16, 2048, 8, 8192, 50304),
-    "pythia-1.4b": Transformer(24, 2048, 16, 8192, 50304),
-    "pythia-2.8b": Transformer(32, 2560, 32, 10240, 50304),
-    "opt-1.3b": Transformer(24, 2048, 32, 8192, 50272),
-    "qwen3-0.6b": Transformer(28, 1024, 16, 3072, 0, True, 2048),
-    "whisper-tiny": Transformer(4, 384, 6, 1536),
-    "whisper-base": Transformer(6, 512, 8, 2048),
-    "whisper-small": Transformer(12, 768, 12, 3072),
-    "whisper-medium": Transformer(24, 1024, 16, 4096),
-    "whisper-large": Transformer(32, 1280, 20, 5120),
-}
-# transformers' configuration class, model class and image size.
-IMAGE_MODELS = {
-    "mobilenetv2-1.0": ("MobileNetV2Config", "MobileNetV2ForImageClassification", 224),
-    "resnet50": ("ResNetConfig", "ResNetForImageClassification", 224),
-    "mobilevitv2-1.0": ("MobileViTV2Config", "MobileViTV2ForImageClassification", 256),
-}
-# MobileNetV3-small (Howard et al., 2019, table 2): kernel, expansion, output, squeeze, stride.
-MOBILENETV3_SMALL = (
-    (3, 16, 16, True, 2),
-    (3, 72, 24, False, 2),
-    (3, 88, 24, False, 1),
-    (5, 96, 40, True, 2),
-    (5, 240, 40, True, 1),
-    (5, 240, 40, True, 1),
-    (5, 120, 48, True, 1),
-    (5, 144, 48, True, 1),
-    (5, 288, 96, True, 2),
-    (5, 576, 96, True, 1),
-    (5, 576, 96, True, 1),
-)
-
-
-def _op(op_type: str, output: tuple[int, ...], *inputs: tuple[int, ...], **extra: Any) -> OpFacts:
-    weight = extra.pop("weight", None)
-    constants = (TensorFacts(weight, "fp16", "weight", True),) if weight else ()
-    return OpFacts(
-        op_type,
-        tuple(TensorFacts(shape, "fp16") for shape in inputs),
-        (TensorFacts(output, "fp16"),),
-        constants,
-        extra,
-    )
-
-
-def block(size: Transformer, tokens: int, keys: int) -> list[OpFacts]:
-    """One block on ``(1, tokens, width)`` that attends to ``keys`` positions."""
-    x = (1, tokens, size.width)
-    inner = size.attention or size.width
-    head = inner // size.heads
-    query, scores = (1, size.heads, tokens, head), (1, size.heads, tokens, keys)
-    key = (1, size.heads, keys, head)
-    hidden = (1, tokens, size.hidden)
-    projected = (1, tokens, inner)
-    ops = [_op("layer_norm", x, x)]
-    ops += [_op("linear", projected, x, weight=(inner, size.width)) for _ in range(3)]
-    ops += [_op("transpose", query, projected) for _ in range(3)]
-    ops.append(_op("matmul", scores, query, key, transpose_y=True))
-    ops.append(_op("add", scores, scores))
-    ops.append(_op("softmax", scores, scores))
-    ops.append(_op("matmul", query, scores, key))
-    ops.append(_op("transpose", projected, query))
-    ops.append(_op("linear", x, projected, weight=(size.width, inner)))
-    ops += [_op("add", x, x, x), _op("layer_norm", x, x)]
-    up = 2 if size.gated else 1
-    ops += [_op("linear", hidden, x, weight=(size.hidden, size.width)) for _ in range(up)]
-    ops.append(_op("gelu", hidden, hidden))
-    if size.gated:
-        ops.append(_op("mul", hidden, hidden, hidden))
-    ops.append(_op("linear", x, hidden, weight=(size.width, size.hidden)))
-    ops.append(_op("add", x, x, x))
-    return ops
-
-
-def transformer(name: str, tokens: int, keys: int = 0) -> Features:
-    """What the named transformer asks of the device for one call."""
-    size = TRANSFORMERS[name]
-    ops = block(size, tokens, keys or tokens) * size.layers
-    if name.startswith("whisper"):
-        frames = 2 * tokens
-        wide = (1, size.width, 1, frames)
-        ops.append(_op("conv", wide, (1, 80, 1, frames), weight=(size.width, 80, 1, 3)))
-        ops.append(_op("conv", (1, size.width, 1, tokens), wide, weight=(size.width,) * 2 + (1, 3)))
-    if size.vocabulary:
-        last = (1, 1, size.width)
-        head = (size.vocabulary, size.width)
-        ops.append(_op("linear", (1, 1, size.vocabulary), last, weight=head))
-    return features_of(ops, ["ane"] * len(ops))
-
-
-def image_model(name: str) -> Features:
-    """What the named image model asks of the device."""
-    ops = mobilenetv3_small() if name == "mobilenetv3-small" else _converted(*IMAGE_MODELS[name])
-    return features_of(ops, ["ane"] * len(ops))
-
-
-def _converted(config: str, model_class: str, size: int) -> list[OpFacts]:
-    import coremltools as ct
-    import torch
-    import transformers
-
-    from lowering.planner.mil import read_program
-    from lowering.support.quiet import quiet_coremltools
-
-    settings = getattr(transformers, config)(num_labels=1000, return_dict=False)
-    model = getattr(transformers, model_class)(settings).eval()
-    program = torch.export.export(model, (torch.zeros(1, 3, size, size),)).run_decompositions({})
-    with quiet_coremltools():
-        converted = ct.convert(program, minimum_deployment_target=ct.target.iOS17)
-    return [op.facts for op in read_program(converted).ops]
-
-
-def mobilenetv3_small() -> list[OpFacts]:
-    """Its operators, activations that fuse with their convolution left out."""
-    ops: list[OpFacts] = []
-    side, channels = 224, 3
-
-    def conv(out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        nonlocal side, channels
-        before = (1, channels, side, side)
-        side //= stride
-        weight = (out, channels // groups, kernel, kernel)
-        ops.append(_op("conv", (1, out, side, side), before, weight=weight))
-        channels = out
-
-    def hard_swish() -> None:
-        ops.append(_op("mul", (1, channels, side, side), (1, channels, side, side)))
-
-    conv(16, 3, 2)
-    hard_swish()
-    for kernel, expansion, out, squeeze, stride in MOBILENETV3_SMALL:
-        conv(expansion, 1)
-        conv(expansion, kernel, stride, expansion)
-        if squeeze:
-            image = (1, channels, side, side)
-            ops += [_op("reduce_mean", (1, channels, 1, 1), image), _op("mul", image, image)]
-        conv(out, 1)
-    conv(576, 1)
-    hard_swish()
-    ops.append(_op("linear", (1, 1024), (1, 576), weight=(1024, 576)))
-    ops.append(_op("linear", (1, 1000), (1, 1024), weight=(1000, 1024)))
-    return ops
 
 
 def _stored(features: Features, share: float) -> Features:
@@ -241,47 +76,61 @@ def _palettized(features: Features, group: int) -> Features:
     return replace(features, layers=layers)
 
 
-def chain(layers: int, channels: tuple[int, int], positions: int) -> Features:
-    """1×1 convolutions one after the other."""
-    wide, narrow = channels
-    flops, stored = 2.0 * wide * narrow * positions, 2.0 * wide * narrow
-    notched = stored if is_notched((narrow, wide)) else 0.0
-    layer = Layers(flops, stored, float(narrow * positions), 0.0, notched, layers)
-    return Features((layer,), 0.0, 0.0)
+# Rows that could be described and are left out all the same, by name.
+_OVERFLOWING = (
+    "suspected of mixed placement: 1.9 and 1.7 times what the smaller encoders of its series take "
+    "for their work, where the others agree"
+)
+_ONE_TOKEN = (
+    "each call takes one token (its NOTES of 17 April 2023); the length in its table is the "
+    "cache's, which is copied in and out, and no term describes that"
+)
+LEFT_OUT = {
+    "c0455": _OVERFLOWING,
+    "c0456": _OVERFLOWING,
+}
+_CONFORMERS = ("parakeet", "gigaam")
 
 
 # Row of the calibration file to the features of its program, or the reason it has none.
 def features_for(row: Mapping[str, Any], images: Callable[[str], Features]) -> Features | str:
     """What the measured program of ``row`` asks of the device, or why that is not known."""
     model, variant = row["model"].lower(), row["variant"]
+    if row.get("geometry") or row.get("form"):
+        return _described(row)
     shape = row["input_shapes"]
     first = model.split(" ")[0]
     if "85% ops" in variant:
         return "part of it ran on the CPU, which part is not told"
+    if "KV-cache variant, query length" in variant:
+        return _ONE_TOKEN
     if first in (*IMAGE_MODELS, "mobilenetv3-small"):
         features = _stored(images(first), weight_share(variant))
         return replace(features, int8="W8A8" in variant)
     if first == "distilbert":
-        return transformer("distilbert", shape[1])
+        # Apple's port: channels first, an einsum for each head.
+        return transformer(TRANSFORMERS[first], shape[1], form=Form("split", masked=True))
     if first.startswith("whisper") and shape:
-        # The turbo model has the large one's encoder.
-        return transformer(re.sub(r"-v\d.*", "", first), shape[2] // 2)
+        # The turbo model has the large one's encoder; a naive export is the stock graph.
+        size = TRANSFORMERS[re.sub(r"-v\d.*", "", first)]
+        return transformer(size, shape[2] // 2, form=Form(masked=False))
     if first.startswith("opt-1.3b"):
-        features = _stored(transformer("opt-1.3b", 1, shape["prompt"]), weight_share(variant))
-        return _palettized(features, palette_group(variant))
+        whole = transformer(TRANSFORMERS["opt-1.3b"], 1, shape["prompt"])
+        return _palettized(_stored(whole, weight_share(variant)), palette_group(variant))
     if first in TRANSFORMERS:
+        size = TRANSFORMERS[first]
         if "next-token" in variant:
             cached = first.startswith("gpt2")
-            return transformer(first, _PROMPT_WINDOW if cached else _KV_CACHE, _KV_CACHE)
+            return transformer(size, _PROMPT_WINDOW if cached else _KV_CACHE, _KV_CACHE)
         if not shape:
             return "its sequence length is not published"
-        return transformer(first, shape[1], max(shape[1], _KV_CACHE))
+        return transformer(size, shape[1], max(shape[1], _KV_CACHE))
     if "qwen3-0.6b" in model and shape:
-        return transformer("qwen3-0.6b", shape[1])
+        return transformer(TRANSFORMERS["qwen3-0.6b"], shape[1])
     if first.startswith("llama-1b"):
         # 16 blocks of 7 matrices and the head; a token is bound by its weights.
         each = row["weight_bytes"] / (16 * 7 + 1)
-        return Features((Layers(each, each, 2048.0, count=16 * 7 + 1),), 0.0, 0.0)
+        return Features((Layers(each, each, 2048.0, count=16 * 7 + 1),), 0.0, 0.0, ())
     found = re.match(r"(\d+)x conv1x1 (\d+)ch (\d+)x(\d+)", model)
     if found:
         count, channels, height, width = map(int, found.groups())
@@ -298,7 +147,50 @@ def features_for(row: Mapping[str, Any], images: Callable[[str], Features]) -> F
     return "its architecture or input size is not published with the figure"
 
 
-def measured_rows(calibration: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def _described(row: Mapping[str, Any]) -> Features | str:
+    """Features of a row that tells its own form and sizes."""
+    geometry, form = row.get("geometry") or {}, row.get("form") or {}
+    model = row["model"].lower()
+    if any(name in model for name in _CONFORMERS):
+        return "a conformer: its relative positions and convolution modules are not described"
+    sizes = [geometry.get(key) for key in ("layers", "width", "heads", "hidden", "tokens")]
+    if geometry.get("kind") != "transformer" or not all(isinstance(n, int) for n in sizes):
+        return "its architecture or input size is not published with the figure"
+    layers, width, heads, hidden, tokens = sizes
+    size = Transformer(
+        layers,
+        width,
+        heads,
+        hidden,
+        gated=bool(geometry.get("gated")),
+        attention=heads * geometry["head_dim"],
+        key_heads=geometry["kv_heads"],
+        audio="stem" in form,
+    )
+    attention = str(form.get("attention"))
+    parts = re.search(r"query_tiled_(\d+)", attention)
+    written = Form(
+        "split" if attention.startswith("split") else "batched",
+        int(parts.group(1)) if parts else 1,
+        masked="mask" in form,
+        open_norms=str(form.get("norm")).startswith("rms"),
+    )
+    programs = re.search(r"(\d+) parts", row["variant"])
+    return transformer(
+        size, tokens, geometry["keys"], written, int(programs.group(1)) if programs else 1
+    )
+
+
+def family(row: Mapping[str, Any]) -> str:
+    """What rows of one model share: one architecture at one set of sizes, whatever its name."""
+    geometry = row.get("geometry") or {}
+    keys = ("layers", "width", "heads", "kv_heads", "head_dim", "hidden")
+    if geometry.get("kind") != "transformer":
+        return str(row["model"])
+    return "transformer " + " ".join(str(geometry.get(key)) for key in keys)
+
+
+def measured_rows(calibration: Iterable[Path]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Rows to fit on, and rows left out with the reason."""
     cache: dict[str, Features] = {}
 
@@ -307,37 +199,53 @@ def measured_rows(calibration: Path) -> tuple[list[dict[str, Any]], list[dict[st
             cache[name] = image_model(name)
         return cache[name]
 
+    rows = [row for path in calibration for row in json.loads(path.read_text("utf-8"))["rows"]]
+    public = {row.get("pair") for row in rows if _through_core_ml(row)} - {None}
     taken, left = [], []
-    for row in json.loads(calibration.read_text("utf-8"))["rows"]:
-        units = row["compute_units"] or ""
-        through_core_ml = "private" not in units and "Core AI" not in units
-        on_ane = "NE" in units or units.startswith("ALL")
-        if row["kind"] != "measured" or not row["chip"] or not on_ane or not through_core_ml:
+    for row in rows:
+        # A private call of the ANE tells of forms only where Core ML was timed beside it.
+        if not (_through_core_ml(row) or (_private(row) and row.get("pair") in public)):
             continue
-        chip = row["chip"].removesuffix(" Air")
-        if chip not in chip_names():
+        chip = (row["chip"] or "").removesuffix(" Air")
+        if row["kind"] != "measured" or chip not in chip_names():
             continue
-        features = features_for(row, images)
+        features = LEFT_OUT.get(row["id"]) or features_for(row, images)
         if row.get("flag", "") and "suspicious" in row["flag"]:
             features = "flagged as suspicious by its source"
         about = {"id": row["id"], "model": row["model"], "variant": row["variant"], "chip": chip}
         if isinstance(features, str):
             left.append({**about, "reason": features})
             continue
-        entry = {**about, "ms": row["latency_ms"], "source": f"{row['source']}, {row['ref']}"}
-        if "next-token" in row["variant"] and not row["input_shapes"]:
+        entry = {
+            **about,
+            "family": family(row),
+            "ms": row["latency_ms"],
+            "source": f"{row['source']}, {row['ref']}",
+        }
+        no_length = "next-token" in row["variant"] and not row["input_shapes"]
+        if no_length or re.search("length.*assumed", row.get("note") or ""):
             entry["assumed"] = "input length"
         taken.append({**entry, "features": features.to_json()})
     return taken, left
 
 
-def main(calibration: str, destination: str) -> None:
-    """Write the rows of ``calibration`` to ``destination``."""
-    taken, left = measured_rows(Path(calibration))
+def _through_core_ml(row: Mapping[str, Any]) -> bool:
+    units = row["compute_units"] or ""
+    on_ane = "NE" in units or units.startswith("ALL")
+    return on_ane and not _private(row) and "Core AI" not in units
+
+
+def _private(row: Mapping[str, Any]) -> bool:
+    return "private" in (row["compute_units"] or "")
+
+
+def main(destination: str, *calibration: str) -> None:
+    """Write the rows of the calibration files to ``destination``."""
+    taken, left = measured_rows(map(Path, calibration))
     data = {
-        "about": "Published latencies of whole programs run through Core ML with the ANE, and what "
-        "each program asks of the device (benchmarks/latency_rows.py). layers: [operations, weight "
-        "bytes, output elements, palette loads, notched bytes, count].",
+        "about": "Published latencies of whole programs on the ANE, and what each program asks of "
+        "the device (benchmarks/latency_rows.py). layers: [operations, weight bytes, output "
+        "elements, palette loads, notched bytes, count]; traffic: [bytes of a tensor, bytes].",
         "rows": taken,
         "left_out": left,
     }

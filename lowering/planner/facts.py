@@ -153,7 +153,12 @@ class OpFacts:
 
 
 # The dumps' generator abbreviates some attribute names.
-_MIL_NAMES = {"stride": "strides", "dilation": "dilations", "kernel": "kernel_sizes"}
+_MIL_NAMES = {
+    "stride": "strides",
+    "dil": "dilations",
+    "dilation": "dilations",
+    "kernel": "kernel_sizes",
+}
 # One number for each spatial axis; a row may give a single one for all.
 _PER_AXIS = {"strides", "dilations", "kernel_sizes"}
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lowering.planner.facts import OpFacts
-from lowering.planner.figures import ON_CHIP_BYTES
-from lowering.planner.work import contraction
+from lowering.planner.products import PRODUCTS, is_activation_product, product_flops, spelled_out
 
 # *Assumed*: what one CPU core complex sustains in a Core ML program.
 _CPU_GFLOPS = 656.0
@@ -20,17 +19,17 @@ _NOTCH_PERIOD = 2**20
 _NOTCH_WIDTH = 2**14
 # Operators that only rename elements.
 _VIEWS = frozenset({"reshape", "squeeze", "expand_dims", "identity", "flatten2d"})
-_STREAMED = frozenset({"conv", "conv_transpose", "linear"})
-_MATRIX = _STREAMED | {"matmul"}
 # Functions that are applied while the result of a matrix operator is written out.
 _FUSED = frozenset(
     {"relu", "relu6", "leaky_relu", "sigmoid", "silu", "tanh", "batch_norm", "clip", "sigmoid_hard"}
 )
+# What masks and scales attention scores.
+_ON_SCORES = frozenset({"add", "sub", "mul", "real_div", "select"})
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Matrix operators of equal size.
+    """Products with weights, of equal size: projections, whether convolution or linear.
 
     Attributes:
         flops: operations of one, two per multiply-add.
@@ -50,42 +49,69 @@ class Layers:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """Attention scores and their like, of one size, that operators read or write.
+
+    Projections stream their tensors while they compute, and pointwise operators work on what
+    streams past; a product of two activations and a softmax need whole tiles.
+
+    Attributes:
+        tile_bytes: bytes of one of them.
+        bytes: bytes of all of them, each counted once for every operator that touches it.
+    """
+
+    tile_bytes: float
+    bytes: float
+
+
+@dataclass(frozen=True)
 class Features:
     """What a program asks of the device.
 
     Attributes:
-        layers: its matrix operators on the ANE.
+        layers: its products with weights on the ANE.
+        product_flops: operations of its products of two activations, as in attention.
         elements: output elements of all other operators on the ANE.
-        spill_bytes: bytes of intermediates that do not fit on the chip, written and read.
-            Convolutions and linears stream theirs while they compute, and have none.
-        segments: runs of operators on the ANE.
+        traffic: what its products of activations and softmaxes touch, by size; what is too large
+            to stay on the chip is written to memory and read again.
+        segments: runs of operators on the ANE, over all programs where there are several.
         cpu_ms: work left on the CPU, milliseconds.
         int8: the matrix operators multiply int8 by int8.
     """
 
     layers: tuple[Layers, ...]
+    product_flops: float
     elements: float
-    spill_bytes: float
+    traffic: tuple[Traffic, ...]
     segments: int = 1
     cpu_ms: float = 0.0
     int8: bool = False
 
     @property
     def flops(self) -> float:
-        """Operations of all matrix operators."""
-        return sum(layer.flops * layer.count for layer in self.layers)
+        """Operations of all products."""
+        return self.product_flops + sum(layer.flops * layer.count for layer in self.layers)
 
     @property
     def weight_bytes(self) -> float:
         """Bytes of all weights."""
         return sum(layer.weight_bytes * layer.count for layer in self.layers)
 
+    def spilled_bytes(self, on_chip_bytes: float) -> float:
+        """Bytes written to and read from memory where ``on_chip_bytes`` stay on the chip.
+
+        A tensor stays if two of its size do: what an operator reads, and what it makes of it
+        (*measured*: attention scores of 1500 x 1500 fp16, 4.5 MB, cost traffic beside 4.7 MB).
+        """
+        return sum(t.bytes for t in self.traffic if 2 * t.tile_bytes > on_chip_bytes)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``Features.from_json`` reads them back."""
         return {
             "layers": [list(vars(layer).values()) for layer in self.layers],
+            "product_flops": self.product_flops,
             "elements": self.elements,
-            "spill_bytes": self.spill_bytes,
+            "traffic": [[tile.tile_bytes, tile.bytes] for tile in self.traffic],
             "segments": self.segments,
             "cpu_ms": self.cpu_ms,
             "int8": self.int8,
@@ -95,48 +121,72 @@ class Features:
     def from_json(cls, raw: Mapping[str, Any]) -> Features:
         """The features that ``to_json`` wrote."""
         layers = tuple(Layers(*entry) for entry in raw["layers"])
-        return cls(**{**raw, "layers": layers})
+        traffic = tuple(Traffic(*entry) for entry in raw["traffic"])
+        return cls(**{**raw, "layers": layers, "traffic": traffic})
 
 
 def features_of(ops: Sequence[OpFacts], devices: Sequence[str]) -> Features:
     """What ``ops`` ask of the device when they run on ``devices``."""
-    layers: Counter[Layers] = Counter()
-    elements = spills = cpu_ms = 0.0
-    segments, before = 0, "cpu"
-    after_matrix = int8 = False
+    counted = _Counted()
+    segments, before, cpu_ms = 0, "cpu", 0.0
     for facts, device in zip(ops, devices, strict=True):
         segments += device == "ane" and before != "ane"
         before = device
-        if device != "ane":
-            cpu_ms += _cpu_ms(facts)
-            after_matrix = False
-            continue
+        for part in spelled_out(facts):
+            if device == "ane":
+                counted.add(part)
+            else:
+                cpu_ms += _cpu_ms(part)
+                counted.after_product = False
+    return counted.features(segments, cpu_ms)
+
+
+class _Counted:
+    """The operators on the ANE so far."""
+
+    def __init__(self) -> None:
+        self.layers: Counter[Layers] = Counter()
+        self.traffic: Counter[float] = Counter()
+        self.product_flops = self.elements = 0.0
+        self.after_product = self.on_scores = self.int8 = False
+
+    def add(self, facts: OpFacts) -> None:
         if facts.op_type in _VIEWS:
-            continue
-        if facts.op_type in _MATRIX:
-            layers[_layer(facts)] += 1
-        fused = after_matrix and facts.op_type in _FUSED and len(facts.runtime) == 1
-        after_matrix = facts.op_type in _MATRIX or fused
-        int8 = int8 or facts.op_type == "quantize"
-        if facts.op_type not in _MATRIX and not fused:
-            elements += facts.output.elements
-        if facts.op_type not in _STREAMED and not fused:
-            spills += _spilled(facts)
-    return Features(
-        tuple(replace(layer, count=count) for layer, count in layers.items()),
-        elements,
-        spills,
-        segments,
-        cpu_ms,
-        int8,
-    )
+            return
+        is_product = facts.op_type in PRODUCTS
+        between = is_product and is_activation_product(facts)
+        if between:
+            self.product_flops += product_flops(facts)
+        elif is_product:
+            self.layers[_layer(facts)] += 1
+        fused = self.after_product and facts.op_type in _FUSED and len(facts.runtime) == 1
+        self.after_product = is_product or fused
+        self.int8 = self.int8 or facts.op_type == "quantize"
+        if not is_product and not fused:
+            self.elements += facts.output.elements
+        # What stands between a product of activations and its softmax works on the scores.
+        self.on_scores = between or (self.on_scores and facts.op_type in _ON_SCORES)
+        if self.on_scores or facts.op_type == "softmax":
+            for tensor in (*facts.runtime, facts.output):
+                self.traffic[tensor.bytes] += tensor.bytes
+
+    def features(self, segments: int, cpu_ms: float) -> Features:
+        return Features(
+            tuple(replace(layer, count=count) for layer, count in self.layers.items()),
+            self.product_flops,
+            self.elements,
+            tuple(Traffic(tile, total) for tile, total in sorted(self.traffic.items()) if total),
+            segments,
+            cpu_ms,
+            self.int8,
+        )
 
 
 def _layer(facts: OpFacts) -> Layers:
     stored = weight_bytes(facts)
     dense = facts.weight is not None and stored >= facts.weight.bytes
     return Layers(
-        matrix_flops(facts),
+        product_flops(facts),
         stored,
         float(facts.output.elements),
         float(facts.attributes.get("palette_loads", 0.0)),
@@ -155,18 +205,6 @@ def is_notched(weight: tuple[int, ...]) -> bool:
     return share >= _NOTCH_PERIOD - _NOTCH_WIDTH and distance < _NOTCH_WIDTH
 
 
-def matrix_flops(facts: OpFacts) -> float:
-    """True operations of a matrix operator, two per multiply-add."""
-    if facts.op_type in ("matmul", "linear"):
-        return 2.0 * facts.output.elements * contraction(facts)
-    weight = facts.weight
-    if weight is None:
-        return 0.0
-    if facts.op_type == "conv_transpose":
-        return 2.0 * facts.inputs[0].elements * math.prod(weight.shape[1:])
-    return 2.0 * facts.output.elements * math.prod(weight.shape[1:])
-
-
 def weight_bytes(facts: OpFacts) -> float:
     """Bytes of constants a matrix operator streams, as the package stores them."""
     stored = facts.attributes.get("stored_bytes")
@@ -175,17 +213,12 @@ def weight_bytes(facts: OpFacts) -> float:
     return sum(tensor.bytes for tensor in facts.operands if tensor.const)
 
 
-def _spilled(facts: OpFacts) -> float:
-    tensors = (*facts.runtime, facts.output)
-    return sum(tensor.bytes for tensor in tensors if tensor.bytes > ON_CHIP_BYTES)
-
-
 def _cpu_ms(facts: OpFacts) -> float:
     if facts.op_type in _VIEWS:
         return 0.0
-    work = matrix_flops(facts) if facts.op_type in _MATRIX else float(facts.output.elements)
+    work = product_flops(facts) if facts.op_type in PRODUCTS else float(facts.output.elements)
     # A gather touches the rows it takes, whatever the dispatcher charges for its table.
     touched = sum(tensor.bytes for tensor in facts.runtime) + facts.output.bytes
-    if facts.op_type in _MATRIX:
+    if facts.op_type in PRODUCTS:
         touched += weight_bytes(facts)
     return max(work / _CPU_GFLOPS / 1e9, touched / _CPU_GB_S / 1e9) * 1e3

@@ -1,9 +1,14 @@
 """*Predicted* milliseconds on the device; not the dispatcher's price.
 
-    T = host + (ANE segments - 1) * 0.125 + max(compute, streaming, palettes)
-        + serial * min(compute, streaming) + elementwise engine + spills + work on the CPU
+    T = host + (ANE regions - 1) * region + max(projections, weights, palettes)
+        + products of activations + elementwise engine + score traffic + work on the CPU
 
-The rates behind the terms and a factor per chip are fitted on published measurements
+Projections cost the same as convolution and as linear (*measured*: five pairs that differ in
+nothing else are within 2 %, john-rocky/CoreML-LLM, 2026-04-26); that a convolution's *price* is
+5.3 times lower is the dispatcher's estimate, by which it decides placement. There is no cost per
+operator (*measured*: 119 operators of 4,435 less change nothing, same source, 2026-04-24).
+
+The rates behind the terms and factors per generation and chip are fitted on published measurements
 (``latency.json``; ``benchmarks.latency_fit`` makes it). A chip without measured rows, of its own
 or of a chip with the same ANE, gets no figure at all.
 """
@@ -18,9 +23,6 @@ from typing import Any
 from lowering.planner.facts import OpFacts
 from lowering.planner.features import Features, features_of
 from lowering.planner.targets import chips, load_data
-
-# *Measured* (dispatcher dumps): what the dispatcher itself reckons for one change of device.
-SEGMENT_MS = 0.125
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,32 @@ class Rates:
 
     Attributes:
         host_ms: fixed time of a call, milliseconds.
-        compute: share of a chip's published fp16 peak that layers reach.
-        streaming: share of a chip's published weight bandwidth that layers reach.
-        serial: share of the shorter of compute and streaming that the longer does not hide.
+        region_ms: each further run of operators on the ANE, in one program or the next one.
+        compute: share of a chip's published fp16 peak that projections reach.
+        products: share of that again which products of two activations reach.
+        streaming: share of a chip's published weight bandwidth that weights reach.
         elements_per_s: elements through the elementwise engine per second.
-        spill_bytes_per_s: bytes per second of intermediates that leave the chip.
+        traffic_bytes_per_s: bytes per second of scores that do not stay on the chip.
         palette_loads_per_s: palettes fetched per second, one for each weight and palette group.
     """
 
     host_ms: float
+    region_ms: float
     compute: float
+    products: float
     streaming: float
-    serial: float
     elements_per_s: float
-    spill_bytes_per_s: float
+    traffic_bytes_per_s: float
     palette_loads_per_s: float
 
-    def terms(self, features: Features, chip: Chip) -> dict[str, float]:
-        """Milliseconds of each term."""
+    def terms(self, features: Features, chip: Chip, traffic: float = 1.0) -> dict[str, float]:
+        """Milliseconds of each term.
+
+        Args:
+            features: what the program asks for.
+            chip: the chip's published speeds.
+            traffic: how much faster than ``traffic_bytes_per_s`` the generation's memory is.
+        """
         speed_up = chip.int8_speed_up if features.int8 else 1.0
         peak = self.compute * chip.fp16_flops * speed_up
         bandwidth = self.streaming * chip.weight_bytes_per_s
@@ -82,21 +92,21 @@ class Rates:
             streamed += layer.count * layer.weight_bytes
             streamed += layer.count * layer.notched_bytes if chip.has_notch else 0.0
             loads += layer.count * layer.palette_loads
-        streaming = streamed / bandwidth
-        matrix = max(compute, streaming, loads / self.palette_loads_per_s)
-        matrix += self.serial * min(compute, streaming)
+        projections = max(compute, streamed / bandwidth, loads / self.palette_loads_per_s)
+        scores = features.spilled_bytes(chip.on_chip_bytes)
         return {
             "host": self.host_ms,
-            "segments": SEGMENT_MS * max(features.segments - 1, 0),
-            "layers": matrix * 1e3,
+            "regions": self.region_ms * max(features.segments - 1, 0),
+            "projections": projections * 1e3,
+            "products": features.product_flops / (self.products * peak) * 1e3,
             "elementwise": width * features.elements / self.elements_per_s * 1e3,
-            "spills": width * features.spill_bytes / self.spill_bytes_per_s * 1e3,
+            "scores": width * scores / (traffic * self.traffic_bytes_per_s) * 1e3,
             "cpu": features.cpu_ms,
         }
 
-    def milliseconds(self, features: Features, chip: Chip) -> float:
+    def milliseconds(self, features: Features, chip: Chip, traffic: float = 1.0) -> float:
         """Predicted milliseconds before the chip's own factor."""
-        return sum(self.terms(features, chip).values())
+        return sum(self.terms(features, chip, traffic).values())
 
 
 @dataclass(frozen=True)
@@ -108,12 +118,14 @@ class Chip:
         weight_bytes_per_s: bandwidth at which it reads weights.
         int8_speed_up: how much faster int8 by int8 is.
         has_notch: weights of some sizes stream at half the speed.
+        on_chip_bytes: intermediates up to this size together stay on the chip.
     """
 
     fp16_flops: float
     weight_bytes_per_s: float
     int8_speed_up: float
     has_notch: bool
+    on_chip_bytes: float
 
 
 def chip_speeds(name: str) -> Chip | None:
@@ -126,6 +138,7 @@ def chip_speeds(name: str) -> Chip | None:
         speeds["weight_gb_s"] * 1e9,
         speeds["int8_speed_up"],
         speeds.get("has_notch", False),
+        speeds["on_chip_mb"] * 1e6,
     )
 
 
@@ -146,7 +159,8 @@ def predict_features(features: Features, chip_name: str) -> Latency | None:
     chip = chip_speeds(chip_name)
     if fit is None or chip is None:
         return None
-    terms = {name: ms * fit["factor"] for name, ms in rates().terms(features, chip).items()}
+    found = rates().terms(features, chip, fit["traffic"])
+    terms = {name: ms * fit["factor"] for name, ms in found.items()}
     ms = sum(terms.values())
     spread = fit["interval_factor"]
     return Latency(ms, ms / spread, ms * spread, fitted()["coverage"], terms)
