@@ -47,7 +47,7 @@ _STEPS = 40
 _LONGEST_STEP = 0.5
 _NUDGE = 1e-4
 # The interval aims at covering this share of left-out rows.
-_COVERAGE_AIM = 0.9
+_COVERAGE_AIM = 0.95
 # A chip with fewer rows borrows the spread of all chips.
 _ENOUGH_ROWS = 8
 

@@ -77,19 +77,17 @@ def _palettized(features: Features, group: int) -> Features:
 
 
 # Rows that could be described and are left out all the same, by name.
-_OVERFLOWING = (
-    "suspected of mixed placement: 1.9 and 1.7 times what the smaller encoders of its series take "
-    "for their work, where the others agree"
+_SLOWER = (
+    "suspected of mixed placement: for its work it takes {} times as long as the small encoder"
 )
 _ONE_TOKEN = (
     "each call takes one token (its NOTES of 17 April 2023); the length in its table is the "
     "cache's, which is copied in and out, and no term describes that"
 )
-LEFT_OUT = {
-    "c0455": _OVERFLOWING,
-    "c0456": _OVERFLOWING,
-}
+LEFT_OUT = {"c0455": _SLOWER.format(1.6), "c0456": _SLOWER.format(2.4)}
 _CONFORMERS = ("parakeet", "gigaam")
+# What a row must tell of a transformer.
+_SIZES = {"layers", "width", "heads", "head_dim", "kv_heads", "hidden", "tokens", "keys"}
 
 
 # Row of the calibration file to the features of its program, or the reason it has none.
@@ -153,18 +151,17 @@ def _described(row: Mapping[str, Any]) -> Features | str:
     model = row["model"].lower()
     if any(name in model for name in _CONFORMERS):
         return "a conformer: its relative positions and convolution modules are not described"
-    sizes = [geometry.get(key) for key in ("layers", "width", "heads", "hidden", "tokens")]
-    if geometry.get("kind") != "transformer" or not all(isinstance(n, int) for n in sizes):
+    known = {key: value for key, value in geometry.items() if isinstance(value, int)}
+    if geometry.get("kind") != "transformer" or not known.keys() >= _SIZES:
         return "its architecture or input size is not published with the figure"
-    layers, width, heads, hidden, tokens = sizes
     size = Transformer(
-        layers,
-        width,
-        heads,
-        hidden,
-        gated=bool(geometry.get("gated")),
-        attention=heads * geometry["head_dim"],
-        key_heads=geometry["kv_heads"],
+        known["layers"],
+        known["width"],
+        known["heads"],
+        known["hidden"],
+        gated=bool(known.get("gated")),
+        attention=known["heads"] * known["head_dim"],
+        key_heads=known["kv_heads"],
         audio="stem" in form,
     )
     attention = str(form.get("attention"))
@@ -177,7 +174,7 @@ def _described(row: Mapping[str, Any]) -> Features | str:
     )
     programs = re.search(r"(\d+) parts", row["variant"])
     return transformer(
-        size, tokens, geometry["keys"], written, int(programs.group(1)) if programs else 1
+        size, known["tokens"], known["keys"], written, int(programs[1]) if programs else 1
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,7 +146,7 @@ class _Counted:
 
     def __init__(self) -> None:
         self.layers: Counter[Layers] = Counter()
-        self.traffic: Counter[float] = Counter()
+        self.traffic: dict[float, float] = defaultdict(float)
         self.product_flops = self.elements = 0.0
         self.after_product = self.on_scores = self.int8 = False
 
