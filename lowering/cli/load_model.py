@@ -17,7 +17,7 @@ import click
 
 from lowering.contract.names import CONTRACT
 from lowering.errors import ModelLoadError
-from lowering.package.kinds import file_kind
+from lowering.support.model_files import described
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,10 +50,6 @@ trust_option = click.option(
     help="Run the code that a .pt2 MODEL asks for. For files of your own only.",
 )
 
-_HINTS = {
-    ".py": "name the function in it: FILE.py:FUNCTION",
-    ".mlpackage": "give the model that the package was made from",
-}
 _FORMS = "module:function, path/to/file.py:function or program.pt2"
 _RETURNS = "(model, example_inputs), (model, args, kwargs[, dynamic_shapes]) or a model"
 
@@ -99,12 +95,9 @@ def load_target(text: str, trust: bool = False) -> Target:
         return Target(folder.contract.name, folder.composed(), None, dict(folder.example()))
     location, colon, function_name = text.rpartition(":")
     if not location and Path(text).exists():
-        kind = file_kind(Path(text))
+        what, hint = described(Path(text))
         raise ModelLoadError(
-            f"MODEL is {kind.what}, which cannot be captured",
-            expected=_FORMS,
-            found=text,
-            hint=_HINTS.get(Path(text).suffix, "give a function that builds the model in PyTorch"),
+            f"MODEL is {what}, which cannot be captured", expected=_FORMS, found=text, hint=hint
         )
     if not colon or not location or not function_name.isidentifier():
         raise ModelLoadError("MODEL cannot be read", expected=_FORMS, found=text)

@@ -18,6 +18,7 @@ from lowering.contract.errors import ContractError
 from lowering.contract.names import CONTRACT
 from lowering.contract.reading import contract_of
 from lowering.contract.tasks.base import Wanted
+from lowering.support.model_files import described
 from lowering.verification import fx_values
 
 
@@ -62,6 +63,13 @@ def open_folder(path: str | os.PathLike[str], *, trust: bool = False) -> ModelFo
     """
     folder = Path(path).expanduser()
     file = folder / CONTRACT
+    if folder.exists() and not file.is_file():
+        what, hint = described(folder)
+        raise ContractError(
+            f"a model with a contract was expected, and this is {what}",
+            found=str(folder),
+            hint=hint if folder.is_file() else "write the folder with `ane-passes export`",
+        )
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

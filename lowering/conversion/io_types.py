@@ -12,6 +12,7 @@ import torch
 from coremltools.converters.mil.mil import types
 from torch.export import ExportedProgram
 
+from lowering.conversion.image_scale import with_channel_scale
 from lowering.conversion.input_shapes import InputShapes, Sizes
 from lowering.conversion.prepare import Prepared
 from lowering.errors import ComplexError, LoweringError
@@ -57,6 +58,8 @@ def input_types(
             name=name, shape=shape, dtype=_package_type(name, values[name].dtype, float_type)
         )
         found.append(default if override is None else _completed(override, default))
+        if isinstance(found[-1], ct.ImageType):
+            with_channel_scale(found[-1], values[name].shape)
     return found
 
 

@@ -70,6 +70,11 @@ def shown(outputs: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in outputs.items()) or "none"
 
 
+def as_labels(given: object) -> object:
+    """A list of labels as a tuple; a text alone stays one, and is refused later."""
+    return tuple(given) if isinstance(given, list) else given
+
+
 def label_problems(labels: object) -> list[str]:
     """What is wrong with the names of classes."""
     if not isinstance(labels, tuple | list) or not labels:

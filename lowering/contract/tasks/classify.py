@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowering.contract.tasks.base import Named, OutputTask, Wanted, label_problems, shown
+from lowering.contract.tasks.base import Named, OutputTask, Wanted, as_labels, label_problems, shown
 from lowering.verification.original import Judge
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Classify(OutputTask):
     output: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "labels", as_labels(self.labels))
 
     def problems(self, model: Wanted) -> Sequence[str]:
         """What keeps the task from fitting ``model``."""

@@ -1,0 +1,33 @@
+"""Files that hold models and cannot be captured: what each is, and what to do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lowering.package.kinds import file_kind
+
+_BUILT = "give a function that builds the model in PyTorch: file.py:function"
+_HINTS = {
+    ".py": "name the function in it: FILE.py:FUNCTION",
+    ".mlpackage": "give the model that the package was made from",
+    ".onnx": "ONNX has lost the model's source lines and composites, and is read here for "
+    "comparison only; give a function that returns the PyTorch model: file.py:function",
+}
+_SCRIPTED = (
+    "TorchScript has lost the model's source; export the module that it was scripted or traced "
+    "from, with torch.export.save or `ane-passes export file.py:function`"
+)
+_CHECKPOINT = (
+    "a checkpoint may hold weights without a model; give a function that builds the model and "
+    "loads them: file.py:function"
+)
+
+
+def described(path: Path) -> tuple[str, str]:
+    """What the file or folder at ``path`` is, and the next step for who wants it converted."""
+    what, _ = file_kind(path)
+    if "TorchScript" in what:
+        return what, _SCRIPTED
+    if "torch.save" in what:
+        return what, _CHECKPOINT
+    return what, _HINTS.get(path.suffix, _BUILT)
