@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from lowering.contract.folder import open_folder as open_folder
     from lowering.contract.image import Image as Image
     from lowering.contract.tasks.classify import Classify as Classify
+    from lowering.contract.tasks.detect import Detect as Detect
+    from lowering.contract.tasks.embed import Embed as Embed
+    from lowering.contract.tasks.segment import Segment as Segment
     from lowering.contract.verbs import convert as convert
     from lowering.contract.verbs import plan as plan
     from lowering.contract.verbs import predict as predict
@@ -83,6 +86,8 @@ __all__, __getattr__, __dir__ = lazily(
         "CompositeError": "lowering.errors",
         "ComputeUnitsError": "lowering.planner.placement",
         "ContractError": "lowering.contract.errors",
+        "Detect": "lowering.contract.tasks.detect",
+        "Embed": "lowering.contract.tasks.embed",
         "ExecutionError": "lowering.reference",
         "Explained": "lowering.checking.explain",
         "Image": "lowering.contract.image",
@@ -103,6 +108,7 @@ __all__, __getattr__, __dir__ = lazily(
         "ReportError": "lowering.reporting.result",
         "RuleError": "lowering.checking.explain",
         "SaveError": "lowering.errors",
+        "Segment": "lowering.contract.tasks.segment",
         "Settings": "lowering.ablation.sweep",
         "Severity": "lowering.checking.rules",
         "State": "lowering.reference",

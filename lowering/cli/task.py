@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lowering.contract.tasks.base import OutputTask
 
 # The names of the kinds, so that --help needs no imports; a test holds them to the tasks.
-KINDS = ("classify",)
+KINDS = ("classify", "embed", "detect", "segment")
 
 
 def task_options(function: Command) -> Command:
@@ -36,6 +36,28 @@ def task_options(function: Command) -> Command:
                 type=click.Choice(("softmax", "sigmoid", "none")),
                 help="What makes probabilities of the scores; softmax by default.",
             ),
+            click.option("--iou", "task_iou", type=float, help="Overlap from which boxes go."),
+            click.option("--confidence", "task_confidence", type=float, help="Of a box, at least."),
+            click.option("--limit", "task_limit", type=int, help="Boxes at most."),
+            click.option(
+                "--boxes",
+                "task_layout",
+                type=click.Choice(("yolov8", "end2end", "detr")),
+                help="How the model writes its boxes; yolov8 by default.",
+            ),
+            click.option(
+                "--normalize/--no-normalize",
+                "task_normalize",
+                default=None,
+                help="Whether an embedding has length one; it has by default.",
+            ),
+            click.option(
+                "--pool",
+                "task_pool",
+                type=click.Choice(("none", "mean", "first")),
+                help="How tokens become one embedding.",
+            ),
+            click.option("--mask", "task_mask", help="The input with the mask, of --pool mean."),
             click.option("--task-output", help="The model's output that the task is about."),
         )
     ):
@@ -56,7 +78,7 @@ def task_of(given: Mapping[str, Any]) -> OutputTask | None:
     if kind is None:
         alone = sorted(set(values) - {"top_k"})
         if alone:
-            raise click.UsageError(f"--{alone[0].replace('_', '-')} is of a task: give --task too.")
+            raise click.UsageError(f"{_option(alone[0])} is of a task: give --task too.")
         return None
     if "labels" in values:
         values["labels"] = read_labels(values["labels"])
@@ -64,11 +86,17 @@ def task_of(given: Mapping[str, Any]) -> OutputTask | None:
     known = {entry.name for entry in fields(task)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise click.UsageError(f"--task {kind} knows no --{unknown[0].replace('_', '-')}.")
+        raise click.UsageError(f"--task {kind} knows no {_option(unknown[0])}.")
     missing = "labels" in known and "labels" not in values
     if missing:
         raise click.UsageError(f"--task {kind} needs --labels FILE.")
     return task(**values)
+
+
+def _option(name: str) -> str:
+    """How a field of a task is spelled on the command line."""
+    spelled = {"layout": "boxes", "output": "task-output"}.get(name, name)
+    return f"--{spelled.replace('_', '-')}"
 
 
 def read_labels(file: Path) -> tuple[str, ...]:

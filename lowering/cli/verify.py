@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from passes.base import Pass
 
 # The names of the metrics, so that --help needs no imports; a test holds them to the table.
-METRIC_NAMES = ("top1", "cosine")
+METRIC_NAMES = ("top1", "cosine", "boxes", "mask")
 
 HELP = f"""Run a package on any OS and compare its outputs with the original's.
 

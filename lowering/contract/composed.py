@@ -60,7 +60,7 @@ class Composed(nn.Module):
             results = fx.Interpreter(self.model).run(*values, enable_io_processing=False)
         tensors = [value for value in results if isinstance(value, Tensor)]
         outputs = dict(zip(self._outputs, tensors, strict=True))
-        return outputs if self._task is None else self._task(outputs)
+        return outputs if self._task is None else self._task(outputs, inputs)
 
 
 class PlainTruth(nn.Module):
@@ -106,7 +106,7 @@ class PlainTruth(nn.Module):
         results = fx_values.run(program, leaves, weights=_in(kind))
         tensors = [value for value in results if isinstance(value, Tensor)]
         outputs = dict(zip(self._outputs, tensors[-len(self._outputs) :], strict=True))
-        return outputs if self._task is None else self._task(outputs)
+        return outputs if self._task is None else self._task(outputs, inputs)
 
 
 def as_image_input(image: Image, values: Tensor) -> Tensor:

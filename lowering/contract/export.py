@@ -101,6 +101,7 @@ def export(
     if task is not None:
         shapes = {entry.name: entry.shape for entry in returned}
         wanted = Wanted(shapes, {entry.name: entry.shape for entry in taken})
+        task = task.settled(wanted)
         problems += [f"task: {problem}" for problem in task.problems(wanted)]
     for what, given, known in (("target", target, TARGETS), ("precision", precision, PRECISIONS)):
         if given not in known:

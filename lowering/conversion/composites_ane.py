@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import coremltools as ct
+import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
+from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 
 from frontend import ops
 from lowering.conversion.builder import MilBuilder
@@ -87,4 +90,47 @@ def _state_behind(x: Var) -> Var | None:
     return source.state if source.op_type == "coreml_update_state" else None
 
 
-ANE_COMPOSITES: tuple[Composite, ...] = (layer_norm, rms_norm, slice_update)
+def _boxes(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes of which many overlap, and scores of which no two are equal."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.rand(1, count, 4, generator=generator)
+    scores = torch.randperm(count * classes, generator=generator).reshape(1, count, classes)
+    return places * 0.5 + 0.1, (scores + 1) / (count * classes)
+
+
+@composite(
+    ops.nms,
+    samples=[
+        (*_boxes(20, 3), 0.3, 8, True),
+        (*_boxes(20, 3), 0.3, 8, False),
+        # Fewer stay than may.
+        (*_boxes(6, 1), 0.1, 12, True),
+    ],
+)
+def nms(
+    mb: MilBuilder, boxes: Var, scores: Var, iou: float, limit: int, per_class: bool
+) -> tuple[Var, Var, Var]:
+    """MIL's operator; what it pads with is not documented, and is zeros and -1 afterwards."""
+    options = {"iou_threshold": iou, "max_boxes": limit, "per_class_suppression": per_class}
+    if is_current_opset_version_compatible_with(ct.target.iOS17):
+        turned = [mb.transpose(x=x, perm=[0, 2, 1]) for x in (boxes, scores)]
+        found = mb.non_maximum_suppression(boxes=turned[0], scores=turned[1], **options)
+        found = [*(mb.transpose(x=x, perm=[0, 2, 1]) for x in found[:2]), found[2]]
+    else:
+        found = mb.non_maximum_suppression(
+            boxes=boxes, scores=scores, score_threshold=-1.0, **options
+        )
+    kept_boxes, kept_scores, rows = found[:3]
+    # A row that stands there again, or is none, is padding.
+    one, other = (mb.expand_dims(x=rows, axes=[axis]) for axis in (2, 1))
+    same = mb.cast(x=mb.equal(x=one, y=other), dtype="fp32")
+    earlier = np.tril(np.ones((1, limit, limit), np.float32), -1)
+    again = mb.reduce_max(x=mb.mul(x=same, y=earlier), axes=[2])
+    known = mb.cast(x=mb.greater_equal(x=rows, y=0), dtype="fp32")
+    real = mb.mul(x=known, y=mb.sub(x=1.0, y=again))
+    mask = mb.expand_dims(x=real, axes=[2])
+    chosen = mb.select(cond=mb.cast(x=real, dtype="bool"), a=rows, b=-1)
+    return mb.mul(x=kept_boxes, y=mask), mb.mul(x=kept_scores, y=mask), chosen
+
+
+ANE_COMPOSITES: tuple[Composite, ...] = (layer_norm, rms_norm, slice_update, nms)

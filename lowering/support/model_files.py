@@ -11,7 +11,7 @@ _HINTS = {
     ".py": "name the function in it: FILE.py:FUNCTION",
     ".mlpackage": "give the model that the package was made from",
     ".onnx": "ONNX has lost the model's source lines and composites, and is read here for "
-    "comparison only; give a function that returns the PyTorch model: file.py:function",
+    "comparison only; give a function that builds the model in PyTorch: file.py:function",
 }
 _SCRIPTED = (
     "TorchScript has lost the model's source; export the module that it was scripted or traced "

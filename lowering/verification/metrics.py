@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowering.verification.boxes import matched
 from lowering.verification.original import VerificationError
 
 # What a metric's mean must reach where nothing else is said: one of a hundred may differ.
@@ -34,7 +35,13 @@ def cosine(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float
     return float(rows.mean().clamp(0.0, 1.0))
 
 
-METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine}
+def mask(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The share of pixels of the first output that have the same class."""
+    ours, theirs = _first(found), _first(expected)
+    return float((ours.reshape(theirs.shape) == theirs).double().mean())
+
+
+METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine, "boxes": matched, "mask": mask}
 
 
 def _first(outputs: Mapping[str, Tensor]) -> Tensor:

@@ -2,6 +2,11 @@
 
 from lowering.contract.tasks.base import OutputTask
 from lowering.contract.tasks.classify import Classify
+from lowering.contract.tasks.detect import Detect
+from lowering.contract.tasks.embed import Embed
+from lowering.contract.tasks.segment import Segment
 
 # By the kind under which they stand in a contract.
-TASKS: dict[str, type[OutputTask]] = {task.kind: task for task in (Classify,)}
+TASKS: dict[str, type[OutputTask]] = {
+    task.kind: task for task in (Classify, Embed, Detect, Segment)
+}

@@ -45,12 +45,16 @@ class OutputTask(ABC):
         """What keeps the task from fitting ``model``; empty where it fits."""
 
     @abstractmethod
-    def __call__(self, outputs: Named) -> dict[str, Tensor]:
-        """The outputs of the package, from those of the model."""
+    def __call__(self, outputs: Named, inputs: Named) -> dict[str, Tensor]:
+        """The outputs of the package, from those of the model and what it was called with."""
 
     @abstractmethod
     def meanings(self) -> dict[str, str]:
         """What each output of the package is, by name."""
+
+    def settled(self, model: Wanted) -> OutputTask:
+        """The task with what it takes from ``model``, such as the size of its pictures."""
+        return self
 
     def classifier(self) -> ct.ClassifierConfig | None:
         """Labels for Core ML, where there is one for each score."""
@@ -68,6 +72,21 @@ class OutputTask(ABC):
 def shown(outputs: Mapping[str, tuple[int, ...]]) -> str:
     """Outputs by name and shape, for messages."""
     return ", ".join(f"{name} {list(shape)}" for name, shape in outputs.items()) or "none"
+
+
+def chosen_output(
+    outputs: Mapping[str, tuple[int, ...]], wanted: str | None, ranks: Sequence[int]
+) -> str | None:
+    """The output that is ``wanted``, or the only one of one of these ranks."""
+    fitting = [name for name, shape in outputs.items() if len(shape) in ranks]
+    if wanted is not None:
+        return wanted if wanted in fitting else None
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def shapes_of(values: Named) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors, by name."""
+    return {name: tuple(value.shape) for name, value in values.items()}
 
 
 def as_labels(given: object) -> object:

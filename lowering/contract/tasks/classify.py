@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowering.contract.tasks.base import Named, OutputTask, Wanted, as_labels, label_problems, shown
+from lowering.contract.tasks.base import (
+    Named,
+    OutputTask,
+    Wanted,
+    as_labels,
+    label_problems,
+    shapes_of,
+    shown,
+)
 from lowering.verification.original import Judge
 
 if TYPE_CHECKING:
@@ -65,9 +73,9 @@ class Classify(OutputTask):
             )
         return found
 
-    def __call__(self, outputs: Named) -> dict[str, Tensor]:
+    def __call__(self, outputs: Named, inputs: Named) -> dict[str, Tensor]:
         """Probabilities, and the best few."""
-        name = self._chosen({name: tuple(value.shape) for name, value in outputs.items()})
+        name = self._chosen(shapes_of(outputs))
         assert name is not None
         scores = outputs[name].reshape(1, len(self.labels))
         if self.activation == "softmax":
