@@ -1,5 +1,7 @@
 """What is done with outputs inside a package, held against plain torch and by hand."""
 
+from typing import Any
+
 import coremltools as ct
 import pytest
 import torch
@@ -11,6 +13,9 @@ from frontend.ops import nms
 from lowering.contract.tasks.base import Wanted
 from lowering.verification.boxes import matched, overlaps
 from tests.lowering.contract.shipping_models import LABELS
+
+# What no type checker lets through.
+UNKNOWN: dict[str, dict[str, Any]] = {"layout": {"layout": "ssd"}, "pool": {"pool": "max"}}
 
 
 class Returns(nn.Module):
@@ -181,11 +186,11 @@ def test_masks(classes, tmp_path):
         (lowering.Detect(LABELS, size=(8, 8)), {"a": (1, 9, 4), "b": (1, 9, 3)}, "no single"),
         (lowering.Detect(LABELS, iou=0, size=(8, 8)), {"out": (1, 9, 40)}, "iou is 0"),
         (lowering.Detect(LABELS, limit=0, size=(8, 8)), {"out": (1, 9, 40)}, "limit is 0"),
-        (lowering.Detect(LABELS, layout="ssd"), {"out": (1, 9, 40)}, "layout is 'ssd'"),
+        (lowering.Detect(LABELS, **UNKNOWN["layout"]), {"out": (1, 9, 40)}, "layout is 'ssd'"),
         (lowering.Detect(LABELS, layout="detr"), {"logits": (1, 4, 6)}, "no output with boxes"),
         (lowering.Embed(), {"a": (1, 4), "b": (1, 5)}, "no single output has 2 axes"),
         (lowering.Embed(), {"a": (2, 4)}, "2 examples"),
-        (lowering.Embed(pool="max"), {"a": (1, 4)}, "pool is 'max'"),
+        (lowering.Embed(**UNKNOWN["pool"]), {"a": (1, 4)}, "pool is 'max'"),
         (lowering.Embed(pool="mean", mask="m"), {"a": (1, 4, 8)}, "no input of shape"),
         (lowering.Segment(("a", "b", "c")), {"a": (1, 2, 4, 4)}, "no single output"),
     ],
