@@ -14,11 +14,11 @@ _HINTS = {
     "comparison only; give a function that builds the model in PyTorch: file.py:function",
 }
 _SCRIPTED = (
-    "TorchScript has lost the model's source; export the module that it was scripted or traced "
-    "from, with torch.export.save or `ane-passes export file.py:function`"
+    "TorchScript has lost the model's source; give a function that builds the model in PyTorch: "
+    "file.py:function"
 )
 _CHECKPOINT = (
-    "a checkpoint may hold weights without a model; give a function that builds the model and "
+    "a checkpoint may hold weights alone; give a function that builds the model in PyTorch and "
     "loads them: file.py:function"
 )
 
