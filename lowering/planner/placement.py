@@ -16,7 +16,7 @@ from lowering.planner.figures import figures_of
 from lowering.planner.latency import predict_latency
 from lowering.planner.mil import ReadProgram, read_program
 from lowering.planner.prices import PriceBook, price, price_book, price_caveats, switch_ms
-from lowering.planner.result import OpPlan, Plan, Segment
+from lowering.planner.result import OpPlan, Plan, DeviceRun
 from lowering.planner.segmentation import cpu_price, path_cost, segment
 from lowering.planner.targets import chip_of, chips, platform_of
 from lowering.planner.what_if import advise, count_switches
@@ -159,12 +159,12 @@ def _device_costs(prices: dict[str, float | None]) -> dict[str, float]:
 
 def _segments(
     devices: Sequence[str], prices: Sequence[dict[str, float | None]]
-) -> tuple[Segment, ...]:
+) -> tuple[DeviceRun, ...]:
     segments, start = [], 0
     for device, group in itertools.groupby(devices):
         stop = start + len(list(group))
         cost = sum(_device_costs(entry)[device] for entry in prices[start:stop])
-        segments.append(Segment(device, start, stop, cost))
+        segments.append(DeviceRun(device, start, stop, cost))
         start = stop
     return tuple(segments)
 

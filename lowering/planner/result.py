@@ -74,7 +74,7 @@ class OpPlan:
 
 
 @dataclass(frozen=True)
-class Segment:
+class DeviceRun:
     """Operators that run one after the other on one device.
 
     Attributes:
@@ -158,7 +158,7 @@ class Plan:
     platform: str
     compute_units: str
     ops: tuple[OpPlan, ...]
-    segments: tuple[Segment, ...]
+    segments: tuple[DeviceRun, ...]
     switches: int
     dispatch_ms: float
     latency_ms: Latency | None
