@@ -16,7 +16,7 @@ from lowering.planner.figures import figures_of
 from lowering.planner.latency import predict_latency
 from lowering.planner.mil import ReadProgram, read_program
 from lowering.planner.prices import PriceBook, price, price_book, price_caveats, switch_ms
-from lowering.planner.result import OpPlan, Plan, DeviceRun
+from lowering.planner.result import DeviceRun, OpPlan, Plan
 from lowering.planner.segmentation import cpu_price, path_cost, segment
 from lowering.planner.targets import chip_of, chips, platform_of
 from lowering.planner.what_if import advise, count_switches
