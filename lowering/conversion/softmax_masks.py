@@ -98,7 +98,10 @@ def is_large(value: object) -> bool:
 def idle_bounds(node: fx.Node) -> frozenset[int]:
     """Positions of arguments that bound nothing: no float16 number lies beyond them."""
     lower, upper = _BOUNDS.get(_packet(node), (None, None))
-    found = set()
+    bounded = node.meta.get("val")
+    found: set[int] = set()
+    if not isinstance(bounded, torch.Tensor) or not bounded.is_floating_point():
+        return frozenset()  # integers do not become float16
     for position, value in enumerate(node.args):
         if not isinstance(value, int | float) or not is_large(value):
             continue

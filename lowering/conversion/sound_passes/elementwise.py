@@ -25,7 +25,6 @@ Theirs = Callable[..., Any]
 # A constant counts as the one of a formula within this share of it. coremltools' own patterns hold
 # sqrt(2 / pi) to five digits, 5.7e-6 off.
 _SAME = 1e-5
-# Below this, float16 has fewer than eleven bits left for a reciprocal.
 # Operators after which the last bit of their input may decide the result.
 _STEPS = frozenset(
     {

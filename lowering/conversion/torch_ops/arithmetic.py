@@ -61,6 +61,11 @@ def _trunc(mb: MilBuilder, x: Var) -> Var:
     return mb.mul(x=mb.sign(x=x), y=mb.floor(x=mb.abs(x=x)))
 
 
+def _whole(mb: MilBuilder, x: Var) -> Lowered:
+    """``floor``, ``ceil`` and ``round`` leave integers as they are; MIL's take floats only."""
+    return x if types.is_int(x.dtype) else NotImplemented
+
+
 def _frac(mb: MilBuilder, x: Var) -> Var:
     return mb.sub(x=x, y=_trunc(mb, x))
 
@@ -210,6 +215,9 @@ TABLE = {
     aten.rsub.Scalar: _scaled("sub", True),
     aten.trunc.default: _trunc,
     aten.fix.default: _trunc,
+    aten.floor.default: _whole,
+    aten.ceil.default: _whole,
+    aten.round.default: _whole,
     aten.frac.default: _frac,
     aten.fmod.Scalar: _fmod,
     aten.fmod.Tensor: _fmod,

@@ -14,7 +14,7 @@ import torch
 from coremltools.converters.mil.mil import Var, types
 
 from lowering.conversion.builder import Lowered, MilBuilder
-from lowering.conversion.torch_ops.common import cast
+from lowering.conversion.torch_ops.common import cast, filled, sizes_of
 from lowering.conversion.torch_ops.padding import pad_by_sizes
 
 aten = torch.ops.aten
@@ -26,7 +26,8 @@ def _pad(
     """``pad`` is (before, after) for the last axis, then for the one before it, and so on."""
     if not all(isinstance(amount, int) for amount in pad):
         return pad_by_sizes(mb, x, pad, mode, value)
-    if mode != "circular" and min(pad) >= 0:
+    is_float = types.is_float(x.dtype)
+    if mode != "circular" and min(pad) >= 0 and is_float:
         return NotImplemented
     amounts = {x.rank - 1 - i // 2: (pad[i], pad[i + 1]) for i in range(0, len(pad), 2)}
     for axis, (before, after) in amounts.items():
@@ -37,8 +38,26 @@ def _pad(
     if mode == "circular" or max(pad) <= 0:
         return x
     both = [max(0, amount) for axis in range(x.rank) for amount in amounts.get(axis, (0, 0))]
+    if not is_float:
+        return _joined(mb, x, both, value or 0)
     fill = cast(mb, value or 0, mb.result.dtype)
     return mb.pad(x=x, pad=both, mode=mode, constant_val=fill)
+
+
+def _joined(mb: MilBuilder, x: Var, both: Sequence[int], value: float) -> Var:
+    """Integers and booleans between constants, as MIL's ``pad`` takes floats only."""
+    x = cast(mb, x, torch.int32)
+    for axis in range(x.rank):
+        sizes = sizes_of(mb, x)
+        before, after = (
+            [filled(mb, [*sizes[:axis], amount, *sizes[axis + 1 :]], value, torch.int32)]
+            if amount
+            else []
+            for amount in both[2 * axis : 2 * axis + 2]
+        )
+        if before or after:
+            x = mb.concat(values=[*before, x, *after], axis=axis)
+    return x
 
 
 def _wrapped(mb: MilBuilder, x: Var, axis: int, before: int, after: int) -> Var:

@@ -173,3 +173,79 @@ def test_out_of_range_saturates():
     )
     (found,) = predict(made, {"x": x.numpy()}).values()
     assert found.tolist() == [2**31 - 1, -(2**31), 0, 1, -1]
+
+
+NUMERATORS = torch.tensor(
+    [
+        7,
+        -7,
+        2049,
+        -2049,
+        16_777_217,
+        -16_777_219,
+        2**31 - 1,
+        -(2**31) + 1,
+        0,
+        -1,
+        5,
+        -1_000_000_007,
+    ],
+    dtype=torch.int32,
+)
+DENOMINATORS = torch.tensor([3, 3, 2, -2, 3, -1000, 7, 7, -5, 3, -3, 69_104], dtype=torch.int32)
+
+
+# Each of integers alone; results beyond 2,048, where float16 begins to skip, and beyond 2**24.
+INTEGER_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "floor division": lambda x: x // DENOMINATORS,
+    "division to the floor": lambda x: torch.div(x, DENOMINATORS, rounding_mode="floor"),
+    "division to zero": lambda x: torch.div(x, DENOMINATORS, rounding_mode="trunc"),
+    "division to zero by a number": lambda x: torch.div(x, -3, rounding_mode="trunc"),
+    "division by a number": lambda x: x // 65_537,
+    "division of int64": lambda x: x.long() // 3 + (x > 0),
+    "remainder": lambda x: x % DENOMINATORS,
+    "fmod": lambda x: torch.fmod(x, DENOMINATORS),
+    "remainder of a number": lambda x: 1_000_003 % x.clamp(min=1),
+    "product": lambda x: (x // 1_000) * 997,
+    "sum": lambda x: (x // 16).sum(),
+    "cumulative sum": lambda x: (x // 16).cumsum(0),
+    "power": lambda x: (x % 1_290) ** 3,
+    "square": lambda x: torch.square(x % 46_340),
+    "difference": lambda x: (x // 2).diff(),
+    "negative": lambda x: -x,
+    "absolute": torch.abs,
+    "clamp": lambda x: x.clamp(-16_777_217, 16_777_217),
+    "clamp from below": lambda x: x.clamp(min=33_554_433),
+    "clamp from above": lambda x: torch.clamp_max(x, 16_777_217),
+    "clamp by a tensor": lambda x: torch.clamp(x, min=DENOMINATORS * 10_007),
+    "relu": torch.relu,
+    "relu6": nn.functional.relu6,
+    "floor of integers": torch.floor,
+    "round of integers": torch.round,
+    "comparison": lambda x: x > 16_777_216,
+    "where": lambda x: torch.where(x > 0, x, 16_777_219),
+    "masked_fill": lambda x: x.masked_fill(x < 0, -16_777_217),
+    "maximum": lambda x: torch.maximum(x, DENOMINATORS * 20_000_003),
+    "and": lambda x: x & 0xFFFFF,
+    "shift": lambda x: x >> 3,
+    "padding": lambda x: nn.functional.pad(x, (2, 1), value=16_777_217),
+    "negative padding": lambda x: nn.functional.pad(x, (-2, 1)),
+    "padding of booleans": lambda x: nn.functional.pad(x > 0, (1, 1), value=True),
+    "padding of two axes": lambda x: nn.functional.pad(x.view(3, 4), (0, 2, 1, 0), value=-7),
+    "roll": lambda x: x.roll(5),
+    "gather": lambda x: x.gather(0, (x % 12).long()),
+    "scatter": lambda x: torch.zeros_like(x).scatter(0, (x % 12).long().sort()[0], x),
+    "sort": lambda x: x.sort()[0],
+    "argmax": lambda x: (x // 2 + 1).argmax(),
+    "range": lambda x: x // 8 + torch.arange(12, dtype=torch.int32) * 1_000_003,
+    "matrix product": lambda x: (x % 3_001).view(3, 4) @ (x % 2_999).view(4, 3),
+    "largest": lambda x: x.view(3, 4).amax(1),
+}
+
+
+def test_integers_stay_integers() -> None:
+    functions = INTEGER_FUNCTIONS.values()
+    found = results(Of(lambda x: tuple(function(x) for function in functions)), NUMERATORS)
+    for (name, function), result in zip(INTEGER_FUNCTIONS.items(), found, strict=True):
+        want = function(NUMERATORS)
+        assert result.reshape(want.shape).tolist() == want.tolist(), name

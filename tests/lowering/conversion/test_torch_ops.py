@@ -28,11 +28,12 @@ from tests.lowering.conversion.torch_op_samples import (
     aten,
 )
 from tests.lowering.conversion.torch_op_samples import SAMPLES as PLAIN
+from tests.lowering.conversion.torch_op_samples_integers import SAMPLES as INTEGERS
 from tests.lowering.conversion.torch_op_samples_mixed import ELSEWHERE
 from tests.lowering.conversion.torch_op_samples_mixed import SAMPLES as MIXED
 
 FLOAT32 = ct.precision.FLOAT32
-SAMPLES = {**PLAIN, **MIXED}
+SAMPLES = {**PLAIN, **MIXED, **INTEGERS}
 
 
 @pytest.fixture(scope="module", autouse=True)
