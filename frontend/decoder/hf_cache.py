@@ -99,8 +99,8 @@ class _Known:
             def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
                 return self.slot.length, self.slot.places.turned(self.slot.length)
 
-            def get_seq_length(self) -> Tensor:
-                return self.slot.places.position
+            def get_seq_length(self) -> Tensor | int:
+                return self.slot.places.seen
 
             def get_max_length(self) -> int:
                 return self.slot.length

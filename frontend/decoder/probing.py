@@ -16,6 +16,8 @@ from frontend.surroundings import inference_mode
 # Tokens of the probing call: more than one, so that what grows with them can be told.
 _PROBED_TOKENS = 3
 _CACHE_NAMES = ("cache", "past_key_values")
+MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What models raise that are called in a way they do not know."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def probe(model: nn.Module) -> Decoder:
     with inference_mode(model), torch.no_grad():
         try:
             result = model(input_ids=ids, use_cache=True)
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except MODEL_ERRORS as error:
             raise CaptureError(
                 "the model cannot be called on token ids alone",
                 op=type(model).__name__,

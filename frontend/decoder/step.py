@@ -32,10 +32,14 @@ class CallForm:
     Attributes:
         position_ids: the positions of the tokens.
         mask: a mask that lets every place of the cache through; the causal one comes on top.
+        looks_full: keys and values in the order of the tokens, the newest at the end, and a mask
+            that hides what was not written yet; for models that tell the place of a query by the
+            number of keys.
     """
 
     position_ids: bool
     mask: bool
+    looks_full: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,10 @@ class DecoderStep(nn.Module):
         if self._form != "io":
             states = {name: getattr(self, name) for name in self._rooms.shapes}
         rooms = self._rooms
-        places = Places(position, self._tokens, rooms.rings)
+        full = max(rooms.lengths, default=rooms.context)
+        places = Places(
+            position, self._tokens, rooms.rings, full if self._call.looks_full else None
+        )
         write: Write = "blend" if self._form == "state-blend" else "position"
         keys = values = None
         if rooms.keys is not None and rooms.values is not None:
@@ -200,7 +207,7 @@ class DecoderStep(nn.Module):
             input_ids=input_ids,
             use_cache=True,
             **{self._decoder.cache_name: cache},
-            **self._extras(position),
+            **self._extras(places),
         )
         logits = logits_of(result)
         if last is not None:
@@ -228,14 +235,17 @@ class DecoderStep(nn.Module):
                 found[key] = states[name].narrow(0, row * size, size)
         return found
 
-    def _extras(self, position: Tensor) -> dict[str, Any]:
+    def _extras(self, places: Places) -> dict[str, Any]:
         extras: dict[str, Any] = {}
-        rows = position + torch.arange(self._tokens)
+        rows = places.position + torch.arange(self._tokens)
         if self._call.position_ids:
             extras["position_ids"] = rows.unsqueeze(0)
         if "cache_position" in self._decoder.takes:
             extras["cache_position"] = rows
-        if self._call.mask:
+        written = places.written()
+        if written is not None:
+            extras["attention_mask"] = written.long().unsqueeze(0)
+        elif self._call.mask:
             length = max(self._rooms.lengths, default=self._rooms.context)
             extras["attention_mask"] = torch.ones(1, length, dtype=torch.long)
         return extras

@@ -25,12 +25,19 @@ class Places:
         position: (1,), how many tokens are in the cache already; kept as an attribute.
         tokens: how many the step adds.
         rings: lengths of the slots in which tokens go round.
+        full: length of a cache that looks full: layers read their rows in the order of the tokens,
+            the newest at the end, and rows that were not written yet come first; ``None`` where
+            rows are read as they lie.
     """
 
-    def __init__(self, position: Tensor, tokens: int, rings: frozenset[int]) -> None:
+    def __init__(
+        self, position: Tensor, tokens: int, rings: frozenset[int], full: int | None = None
+    ) -> None:
         self.position = position
         self._tokens = tokens
         self._rings = rings
+        self._full = full
+        self._orders: dict[int, Tensor] = {}
         self._starts: dict[int, Tensor] = {}
         self._moves: dict[int, Tensor] = {}
         self._turns: dict[int, Tensor] = {}
@@ -44,6 +51,17 @@ class Places:
         if length not in self._starts:
             self._starts[length] = torch.remainder(self.position, length)
         return self._starts[length]
+
+    @property
+    def seen(self) -> Tensor | int:
+        """How many tokens the model is told that the cache holds."""
+        return self.position if self._full is None else self._full - self._tokens
+
+    def written(self) -> Tensor | None:
+        """(length,): which rows of a cache that looks full hold a token."""
+        if self._full is None:
+            return None
+        return torch.arange(self._full) >= self._full - self._tokens - self.position
 
     def bounds(self, slot: CacheSlot, moving: bool) -> tuple[Tensor, Tensor]:
         """Begin and end of the rows in the packed tensor, (4,) each.
@@ -72,6 +90,8 @@ class Places:
         is ``s`` modulo ``length``; a row that was not written yet keeps its number, which is
         ahead of every query.
         """
+        if self._full is not None:
+            return self._full - length
         if length not in self._rings:
             return 0
         if length not in self._turns:
@@ -79,6 +99,16 @@ class Places:
             ahead = (newest - torch.arange(length)).clamp(min=0)
             self._turns[length] = torch.div(ahead, length, rounding_mode="floor") * length
         return self._turns[length]
+
+    def ordered(self, rows: Tensor) -> Tensor:
+        """A layer's slot (1, head, token, width) in the order in which the layer reads it."""
+        if self._full is None:
+            return rows
+        length = rows.shape[_TOKENS]
+        if length not in self._orders:
+            after = self.position + self._tokens + torch.arange(length)
+            self._orders[length] = torch.remainder(after, length)
+        return torch.index_select(rows, _TOKENS, self._orders[length])
 
     def chosen(self, length: int) -> Tensor:
         """(tokens, length), true where a new token goes."""
@@ -123,7 +153,8 @@ class PackedStore:
             new = _blended(self.read(layer), new, self._places.chosen(slot.extent.length))
         begin, end = self._places.bounds(slot, moving)
         self.tensor = slice_update(self.tensor, new, begin, end)
-        return new if not moving and new.shape[_TOKENS] == slot.extent.length else self.read(layer)
+        is_whole = not moving and new.shape[_TOKENS] == slot.extent.length
+        return self._places.ordered(new if is_whole else self.read(layer))
 
     def put(self, layer: int, whole: Tensor) -> None:
         """Replaces the layer's slot."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from frontend.decoder.probing import Decoder, logits_of
+from frontend.decoder.probing import MODEL_ERRORS, Decoder, logits_of
 from frontend.decoder.step import NEW, CacheForm, CallForm, DecoderStep, Rooms
 from frontend.errors import AnePassesError, CaptureError
 from frontend.program import runnable
@@ -18,6 +18,8 @@ from lowering.generation.settings import WantedFunction
 from passes.api import optimize_for_ane
 from passes.base import Pass
 from passes.optimized_model import OptimizedModel
+
+Results = Mapping[str, torch.Tensor]
 
 # Tokens that every function is checked on, and rings that are checked all the way round; longer
 # ones would take longer to check than to export.
@@ -77,7 +79,10 @@ def call_forms(decoder: Decoder) -> tuple[CallForm, ...]:
     """Ways to call the model, the usual one first."""
     positions = (True, False) if "position_ids" in decoder.takes else (False,)
     masks = (False, True) if "attention_mask" in decoder.takes else (False,)
-    return tuple(CallForm(position, mask) for mask in masks for position in positions)
+    plain = [CallForm(position, mask) for mask in masks for position in positions]
+    if masks == (False,):
+        return tuple(plain)
+    return (*plain, *(CallForm(position, True, looks_full=True) for position in positions))
 
 
 class Stepper:
@@ -118,6 +123,7 @@ class Stepper:
         failures: list[AnePassesError] = []
         for form in self._forms:
             try:
+                self.check(function, form)
                 found = self._program(function, form)
             except (CaptureError, GenerationError) as error:
                 failures.append(error)
@@ -126,22 +132,47 @@ class Stepper:
             return found
         raise failures[0]
 
+    def check(self, function: WantedFunction, form: CallForm) -> None:
+        """Calls the model in torch as ``form`` says; much cheaper than to capture it.
+
+        Raises:
+            CaptureError: it cannot be called so.
+            GenerationError: it says something else than without a cache.
+        """
+        self._measured(_Run(lambda: self._step(function, form), function, self._rooms), function)
+
     def _program(self, function: WantedFunction, form: CallForm) -> CheckedStep:
-        rooms = self._rooms.limited(function.context)
-        step = DecoderStep(
-            self._model, self._decoder, rooms, function.tokens, self._form, form
-        ).eval()
+        step = self._step(function, form)
         inputs = step.example_inputs(function.last)
         optimized = optimize_for_ane(step, kwargs=inputs, pipeline=self._pipeline)
-        run = _Run(optimized, function, self._rooms, self._form == "io")
+        run = _Run(lambda: _named_results(optimized), function, self._rooms)
+        padded, from_start = self._measured(run, function)
+        return CheckedStep(function, optimized, padded, from_start)
+
+    def _step(self, function: WantedFunction, form: CallForm) -> DecoderStep:
+        rooms = self._rooms.limited(function.context)
+        made = DecoderStep(self._model, self._decoder, rooms, function.tokens, self._form, form)
+        return made.eval()
+
+    def _measured(self, run: _Run, function: WantedFunction) -> tuple[bool, bool]:
+        """Whether the step's tokens may be padded, and whether it must start a text."""
         recurrent = self._decoder.is_recurrent
         padded = function.last and not recurrent
         from_start = False
-        error = self._error(run, function, padded)
-        if error > _TOLERANCE and recurrent and function.tokens > 1:
-            # Many recurrent layers start a run of tokens from nothing, whatever came before.
-            from_start = True
-            error = self._error(run, function, padded, only_first=True)
+        try:
+            error = self._error(run, function, padded)
+            if error > _TOLERANCE and recurrent and function.tokens > 1:
+                # Many recurrent layers start a run of tokens from nothing, whatever came before.
+                from_start = True
+                error = self._error(run, function, padded, only_first=True)
+        except MODEL_ERRORS as raised:
+            raise CaptureError(
+                f"{function.name}: the model cannot be called with a cache of fixed length",
+                op=type(self._model).__name__,
+                found=f"{type(raised).__name__}: {(str(raised) or 'no message').splitlines()[0]}",
+                hint="report this model; every model of transformers' Cache protocol is meant to "
+                "work",
+            ) from raised
         if not error <= _TOLERANCE:
             raise GenerationError(
                 f"{function.name}: with its cache in the package, the model says something else "
@@ -150,7 +181,7 @@ class Stepper:
                 found=f"{error:.2g}",
                 hint="report this model; its cache is used in a way that is not known yet",
             )
-        return CheckedStep(function, optimized, padded, from_start)
+        return padded, from_start
 
     def _error(
         self, run: _Run, function: WantedFunction, padded: bool, only_first: bool = False
@@ -171,7 +202,7 @@ class Stepper:
                 if not padded:
                     break
                 ids = torch.nn.functional.pad(ids, (0, function.tokens - count))
-            logits = run(ids, at, count)
+            logits = run(ids, at, count, self._form == "io")
             start = at + count - 1 if function.last else at
             worst = max(worst, reference.error(logits[:count], start))
             at += count
@@ -185,32 +216,38 @@ class Stepper:
 
 
 class _Run:
-    """A step's program, run in torch with a cache of its own."""
+    """A step, run in torch with a cache of its own; ``make`` gives it with an empty one."""
 
     def __init__(
-        self, optimized: OptimizedModel, function: WantedFunction, rooms: Rooms, io: bool
+        self, make: Callable[[], Callable[..., Results]], function: WantedFunction, rooms: Rooms
     ) -> None:
-        self._program, self._function = optimized.program, function
-        self._rooms, self._io = rooms, io
+        self._make, self._function, self._rooms = make, function, rooms
 
     def reset(self) -> None:
         """An empty cache."""
-        self._module = runnable(self._program)
+        self._module = self._make()
         self._states = {n: torch.zeros(s) for n, s in self._rooms.shapes.items()}
 
-    def __call__(self, ids: torch.Tensor, position: int, count: int) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, position: int, count: int, io: bool) -> torch.Tensor:
         """(tokens, vocabulary), or (1, vocabulary) where the function returns one token's."""
         inputs = {"input_ids": ids.int(), "position": torch.tensor([position]).int()}
         if self._function.last:
             inputs["last"] = torch.tensor([count - 1]).int()
-        if self._io:
+        if io:
             inputs |= self._states
         with torch.no_grad():
-            results = self._module(**inputs)
-        names = self._program.graph_signature.user_outputs
-        found = dict(zip(names, results, strict=True))
-        if self._io:
+            found = self._module(**inputs)
+        if io:
             self._states = {name: found[name + NEW] for name in self._states}
-        logits = found["logits"][0]
-        assert isinstance(logits, torch.Tensor)
-        return logits
+        return found["logits"][0]
+
+
+def _named_results(optimized: OptimizedModel) -> Callable[..., Results]:
+    """The program on fresh states, its results by name."""
+    module = runnable(optimized.program)
+    names = optimized.program.graph_signature.user_outputs
+
+    def call(**inputs: torch.Tensor) -> Results:
+        return {str(n): r for n, r in zip(names, module(**inputs), strict=True)}
+
+    return call
