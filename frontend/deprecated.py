@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+Dataclass = TypeVar("Dataclass")
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
@@ -31,16 +32,28 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, Result]], Calla
     """
 
     def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
+        called = function.__qualname__.rpartition("<locals>.")[2]
+
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
             for old, new in new_names.items():
                 if old in kwargs:
                     if new in kwargs:
-                        raise TypeError(f"{function.__name__}() got both {old!r} and {new!r}")
-                    warn_renamed(f"the argument {old!r} of {function.__name__}()", repr(new))
+                        raise TypeError(f"{called}() got both {old!r} and {new!r}")
+                    warn_renamed(f"the argument {old!r} of {called}()", repr(new))
                     kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
         return call
+
+    return decorate
+
+
+def renamed_fields(**new_names: str) -> Callable[[type[Dataclass]], type[Dataclass]]:
+    """:func:`renamed_arguments` of the fields of a dataclass; stands above ``@dataclass``."""
+
+    def decorate(kind: type[Dataclass]) -> type[Dataclass]:
+        setattr(kind, "__init__", renamed_arguments(**new_names)(kind.__init__))  # noqa: B010
+        return kind
 
     return decorate

@@ -1,5 +1,8 @@
 """Rewrites that shape a captured program for the Apple Neural Engine."""
 
+from typing import Any
+
+from frontend.deprecated import warn_renamed
 from frontend.errors import InputError
 from passes.api import optimize_for_ane
 from passes.at_sites import AtSites
@@ -15,21 +18,22 @@ from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
-from passes.fuse_layer_norm import ChannelNorm
+from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.layout.assign_layout import AssignLayout
 from passes.limit_rank.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from passes.optimized_model import OptimizedModel
 from passes.pipeline import PassReport
+from passes.renamed import CLASSES as _RENAMED
 from passes.rewriter import Declined, Rewriter
 from passes.rms_norm_form import RmsNormForm
 from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
-from passes.to_inference import RemoveDropout
-from passes.topk_of_logits import RankLogits
+from passes.to_inference import ToInference
+from passes.topk_of_logits import TopkOfLogits
 
 __all__ = [
     "DEFAULT_PIPELINE",
@@ -37,7 +41,6 @@ __all__ = [
     "AtSites",
     "BranchesToWhere",
     "CanonicalLinear",
-    "ChannelNorm",
     "Choice",
     "ComplexToReal",
     "Conv1dToConv2d",
@@ -48,6 +51,7 @@ __all__ = [
     "Forms",
     "FuseActivations",
     "FuseAttention",
+    "FuseLayerNorm",
     "FuseRmsNorm",
     "InputError",
     "InvariantError",
@@ -59,14 +63,21 @@ __all__ = [
     "Pass",
     "PassError",
     "PassReport",
-    "RankLogits",
-    "RemoveDropout",
     "Rewriter",
     "RmsNormForm",
     "SimplifyAlgebra",
     "SimplifyIndex",
     "SimplifyViews",
     "SplitAttention",
+    "ToInference",
+    "TopkOfLogits",
     "default_pipeline",
     "optimize_for_ane",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(f"passes.{name}", f"passes.{_RENAMED[name]}")
+    return globals()[_RENAMED[name]]

@@ -15,7 +15,7 @@ from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
-from passes.fuse_layer_norm import ChannelNorm
+from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.layout.assign_layout import AssignLayout
 from passes.limit_rank.limit_rank import LimitRank
@@ -25,8 +25,8 @@ from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
-from passes.to_inference import RemoveDropout
-from passes.topk_of_logits import RankLogits
+from passes.to_inference import ToInference
+from passes.topk_of_logits import TopkOfLogits
 
 
 def default_pipeline(
@@ -44,7 +44,7 @@ def default_pipeline(
     """
     return (
         BranchesToWhere(),
-        RemoveDropout(),
+        ToInference(),
         FoldConstants(),
         ComplexToReal(),
         SimplifyAlgebra(),
@@ -52,7 +52,7 @@ def default_pipeline(
         SimplifyViews(),
         EliminateCommon(),
         FuseActivations(),
-        RankLogits(),
+        TopkOfLogits(),
         CanonicalLinear(),
         FoldBatchNorm(),
         FuseRmsNorm(),
@@ -60,7 +60,7 @@ def default_pipeline(
         SplitAttention(form=attention),
         LinearToConv1x1(),
         Conv1dToConv2d(),
-        ChannelNorm(),
+        FuseLayerNorm(),
         RmsNormForm(form=rms_norm),
         AssignLayout(image_outputs=image_outputs),
         LimitRank(),
@@ -78,7 +78,7 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     AssignLayout,
     BranchesToWhere,
     CanonicalLinear,
-    ChannelNorm,
+    FuseLayerNorm,
     ComplexToReal,
     Conv1dToConv2d,
     EliminateCommon,
@@ -89,8 +89,8 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     FuseRmsNorm,
     LimitRank,
     LinearToConv1x1,
-    RankLogits,
-    RemoveDropout,
+    TopkOfLogits,
+    ToInference,
     RmsNormForm,
     SimplifyAlgebra,
     SimplifyIndex,

@@ -30,7 +30,7 @@ class FoldBatchNorm(Pass):
     name: ClassVar[str] = "fold_batch_norm"
     by_site: ClassVar[bool] = True
     runs_after: ClassVar[Mapping[str, str]] = {
-        "remove_dropout": "batch norms must be in inference form",
+        "to_inference": "batch norms must be in inference form",
     }
 
     def apply(self, rw: Rewriter) -> None:

@@ -46,7 +46,7 @@ class FuseAttention(Pass):
     by_site: ClassVar[bool] = True
     chooses_form: ClassVar[bool] = True
     runs_after: ClassVar[Mapping[str, str]] = {
-        "remove_dropout": "a dropout inside attention hides its pattern",
+        "to_inference": "a dropout inside attention hides its pattern",
     }
 
     def apply(self, rw: Rewriter) -> None:

@@ -23,7 +23,7 @@ _MULTIPLIERS = (aten.mul.Tensor, aten.div.Tensor)
 
 
 @dataclass(frozen=True)
-class ChannelNorm(Pass):
+class FuseLayerNorm(Pass):
     """Every layer norm that can stand as one MIL operator.
 
     Before: ``aten.layer_norm``, ``native_layer_norm`` of which only the result is used, or a
@@ -41,7 +41,7 @@ class ChannelNorm(Pass):
     Bound: float32 within rtol 1e-5 / atol 1e-6 for ``min_eps`` 0.
     """
 
-    name: ClassVar[str] = "channel_norm"
+    name: ClassVar[str] = "fuse_layer_norm"
     by_site: ClassVar[bool] = True
     chooses_form: ClassVar[bool] = True
     min_eps: float = 0.0
@@ -102,6 +102,6 @@ class ChannelNorm(Pass):
         if 0 < eps < fp16.SMALLEST:
             rw.note(
                 f"a layer norm's eps of {eps:g} is zero in float16; coremltools stores "
-                f"{fp16.SMALLEST:.1e} for it (min_eps of channel_norm makes it explicit)"
+                f"{fp16.SMALLEST:.1e} for it (min_eps of fuse_layer_norm makes it explicit)"
             )
         return eps

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from passes.base import Pass
 from passes.errors import OrderError
+from passes.renamed import name_now
 
 
 def check_order(pipeline: Iterable[Pass]) -> tuple[Pass, ...]:
@@ -50,12 +51,16 @@ def _violations(steps: Sequence[Pass]) -> Iterable[str]:
     first = {step.name: place for place, step in reversed(list(enumerate(steps)))}
     for step in steps:
         place = first[step.name]
-        for earlier, why in step.runs_after.items():
+        for earlier, why in _now(step.runs_after).items():
             if first.get(earlier, -1) > place:
                 yield f"{earlier} must come before {step.name}: {why}"
-        for later, why in step.runs_before.items():
+        for later, why in _now(step.runs_before).items():
             if place > first.get(later, place):
                 yield f"{step.name} must come before {later}: {why}"
+
+
+def _now(reasons: Mapping[str, str]) -> dict[str, str]:
+    return {name_now(name): why for name, why in reasons.items()}
 
 
 def with_pass(pipeline: Sequence[Pass], step: Pass) -> tuple[Pass, ...]:
@@ -65,9 +70,9 @@ def with_pass(pipeline: Sequence[Pass], step: Pass) -> tuple[Pass, ...]:
     it must come before; else in front of all.
     """
     places = list(enumerate(pipeline))
-    after = [p + 1 for p, known in places if known.name in step.runs_after]
-    after += [p + 1 for p, known in places if step.name in known.runs_before]
-    before = [p for p, known in places if known.name in step.runs_before]
-    before += [p for p, known in places if step.name in known.runs_after]
+    after = [p + 1 for p, known in places if known.name in _now(step.runs_after)]
+    after += [p + 1 for p, known in places if step.name in _now(known.runs_before)]
+    before = [p for p, known in places if known.name in _now(step.runs_before)]
+    before += [p for p, known in places if step.name in _now(known.runs_after)]
     place = max(after) if after else min(before, default=0)
     return (*pipeline[:place], step, *pipeline[place:])

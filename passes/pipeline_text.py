@@ -17,6 +17,7 @@ import torch
 from passes.base import Pass
 from passes.default_pipeline import ALL_PASSES
 from passes.errors import PassError
+from passes.renamed import CLASSES, options_now
 
 # 1e999 is how Python spells an infinity as a number; ``inf`` would be a name.
 _INFINITY = "1e999"
@@ -123,6 +124,8 @@ def _value(spelled: ast.expr, classes: Mapping[str, type[Pass]]) -> Any:
 
 def _made(name: str, options: dict[str, Any], classes: Mapping[str, type[Pass]]) -> Pass:
     if name not in classes:
+        name = CLASSES.get(name, name)
+    if name not in classes:
         raise PipelineTextError(
             f"the pass {name} is not known here",
             expected="a pass of this package, or one whose class is named beside it",
@@ -130,7 +133,7 @@ def _made(name: str, options: dict[str, Any], classes: Mapping[str, type[Pass]])
             hint=f"name its class: known_passes=({name},), or --with-pass file.py:{name}",
         )
     try:
-        return classes[name](**options)
+        return classes[name](**options_now(name, options))
     except TypeError as error:
         raise PipelineTextError(
             f"the pass {name} has no such options",

@@ -170,7 +170,7 @@ def _refusal(node: fx.Node) -> str | None:
     if rank == 4 and shape(query)[1] % shape(key)[1]:
         return "its query heads do not divide evenly among its key heads"
     if given["dropout_p"]:
-        return "it drops attention weights at random; run remove_dropout first"
+        return "it drops attention weights at random; run to_inference first"
     if given["is_causal"] and not all(isinstance(shape(t)[-2], int) for t in (query, key)):
         return "it is causal over a dynamic number of tokens; pass a mask instead"
     return None

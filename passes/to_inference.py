@@ -30,7 +30,7 @@ _RELATIVE = 1e-5
 
 
 @dataclass(frozen=True)
-class RemoveDropout(Pass):
+class ToInference(Pass):
     """Drops dropout, and lets batch norms use their running statistics.
 
     ``capture`` evaluates modules, so this is for what it cannot switch off: functional dropout
@@ -43,7 +43,7 @@ class RemoveDropout(Pass):
     Bound: equal to the model in evaluation mode, float32 within rtol 1e-5 / atol 1e-6.
     """
 
-    name: ClassVar[str] = "remove_dropout"
+    name: ClassVar[str] = "to_inference"
     by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:

@@ -15,7 +15,7 @@ from passes.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class RankLogits(Pass):
+class TopkOfLogits(Pass):
     """``topk(softmax(x))`` takes its indices from ``topk(x)``.
 
     Before: the router of a mixture of experts ranks probabilities. In fp16 neighbouring
@@ -29,7 +29,7 @@ class RankLogits(Pass):
     first.
     """
 
-    name: ClassVar[str] = "rank_logits"
+    name: ClassVar[str] = "topk_of_logits"
     by_site: ClassVar[bool] = True
 
     def apply(self, rw: Rewriter) -> None:

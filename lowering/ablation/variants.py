@@ -11,6 +11,7 @@ from frontend.errors import AnePassesError
 from lowering.ablation.result import Kind
 from passes.base import Forms, Pass
 from passes.forms import Sites, formed, forms_in
+from passes.renamed import name_now
 
 DEFAULT = "default"
 
@@ -53,7 +54,8 @@ def variants_of(
     """
     pipeline = tuple(pipeline)
     names = tuple(dict.fromkeys(step.name for step in pipeline))
-    unknown = sorted(set(only) - set(names))
+    only = {name if name in names else name_now(name) for name in only}
+    unknown = sorted(only - set(names))
     if unknown:
         raise VariantsError(
             "the pipeline has no such pass", expected=", ".join(names), found=", ".join(unknown)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from frontend.eager import EagerOp, run_eagerly
 from frontend.export_errors import user_line
 from frontend.random_calls import draws
-from lowering.checking.result import Findings, Place
+from frontend.source import Source
+from lowering.checking.result import Findings
 from lowering.checking.values import is_beyond, problem_of, tensors, tiny_guard
 from lowering.conversion.unsupported import missing_lowering
 
@@ -46,12 +47,13 @@ def scan_module(model: nn.Module, findings: Findings) -> None:
         acts = isinstance(module, _TRAINS) and (getattr(module, "p", 1.0) or 0.0) > 0
         if module.training and acts:
             findings.add("training-mode", "it is in training mode", op=_kind(module),
-                         place=Place(name))  # fmt: skip
+                         place=Source(name))  # fmt: skip
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for dtype, rule in _NARROWED.items():
         held = [name for name, tensor in tensors if tensor.dtype is dtype]
         for name in held:
-            findings.add(rule, f"weights are {_short(dtype)}", place=Place(name.rpartition(".")[0]))
+            place = Source(name.rpartition(".")[0])
+            findings.add(rule, f"weights are {_short(dtype)}", place=place)
 
 
 _NARROWED = {torch.float64: "float64-narrowed", torch.bfloat16: "bfloat16-narrowed"}
@@ -75,7 +77,7 @@ def scan_run(
     weights = {tensor.dtype for tensor in [*model.parameters(), *model.buffers()]}
 
     def see(op: EagerOp) -> None:
-        place = Place(op.module, op.line)
+        place = Source(op.module, op.line)
         _data(op, place, found)
         before = weights | {tensor.dtype for tensor in tensors((op.args, dict(op.kwargs)))}
         for dtype in {result.dtype for result in op.results} & _NARROWED.keys():
@@ -90,11 +92,11 @@ def scan_run(
     except Exception as error:  # whatever the user's model raises
         message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         line = user_line(error.__traceback__) or ""
-        found.always.add("does-not-run", message, place=Place(line=line))
+        found.always.add("does-not-run", message, place=Source(line=line))
     return found
 
 
-def _data(op: EagerOp, place: Place, found: EagerFindings) -> None:
+def _data(op: EagerOp, place: Source, found: EagerFindings) -> None:
     """Questions about values, and writes to inputs."""
     name = str(op.target)
     if op.writes_input:
@@ -111,7 +113,7 @@ def _data(op: EagerOp, place: Place, found: EagerFindings) -> None:
         found.uncaptured.add("value-in-python", "Python takes a number", op=name, place=place)
 
 
-def _structure(op: EagerOp, place: Place, findings: Findings, lowered: Collection[Any]) -> None:
+def _structure(op: EagerOp, place: Source, findings: Findings, lowered: Collection[Any]) -> None:
     name = str(op.target)
     if draws(op.target, op.args, op.kwargs) and "dropout" not in name:
         findings.add("random-op", "it draws random numbers", op=name, place=place)
@@ -136,7 +138,7 @@ def _structure(op: EagerOp, place: Place, findings: Findings, lowered: Collectio
         findings.add(missing.rule, missing.reason, op=name, place=place)
 
 
-def _values(op: EagerOp, place: Place, findings: Findings) -> None:
+def _values(op: EagerOp, place: Source, findings: Findings) -> None:
     beyond = any(is_beyond(tensor) for tensor in tensors((op.args, dict(op.kwargs))))
     problem = problem_of(op.target, op.args, op.results, beyond)
     if problem is not None:

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from frontend.capturing import BRANCHES
 from frontend.random_calls import UNINITIALISED, draws_random
-from frontend.source import source_of
-from lowering.checking.result import Findings, Place
+from frontend.source import Source, source_of
+from lowering.checking.result import Findings
 from lowering.checking.rules import Severity
 from lowering.checking.values import finite_peak, is_beyond, problem_of, tensors, tiny_guard
 from lowering.conversion.prepare import mask_constants
@@ -42,7 +42,7 @@ def scan_program(
         if node.op == "call_function":
             _operator(node, findings)
     for module, line in program.graph_module.meta.get(BRANCHES, ()):
-        findings.add("branch-on-data", "Python asks for a truth value", place=Place(module, line))
+        findings.add("branch-on-data", "Python asks for a truth value", place=Source(module, line))
     _inputs(program, findings)
     _outputs(program, findings)
     _states(program, findings, states)
@@ -80,10 +80,10 @@ def scan_values(program: ExportedProgram, findings: Findings) -> bool:
     return True
 
 
-def place_of(node: fx.Node) -> Place:
+def place_of(node: fx.Node) -> Source:
     """Where ``node`` comes from."""
     source = source_of(node)
-    return Place(source.module, source.line)
+    return Source(source.module, source.line)
 
 
 def _operator(node: fx.Node, findings: Findings) -> None:
@@ -142,7 +142,7 @@ def _outputs(program: ExportedProgram, findings: Findings) -> None:
 def _states(program: ExportedProgram, findings: Findings, available: bool) -> None:
     buffers = dict(zip(program.graph_signature.buffers, program.buffers(), strict=True))
     for name in sorted(set(program.graph_signature.buffers_to_mutate.values())):
-        place = Place(name.rpartition(".")[0])
+        place = Source(name.rpartition(".")[0])
         message = f"buffer {name!r} is written"
         if not buffers[name].is_floating_point():
             findings.add("integer-state", message, place=place)
@@ -153,7 +153,7 @@ def _states(program: ExportedProgram, findings: Findings, available: bool) -> No
 
 
 def _stored(name: str, tensor: Tensor, findings: Findings, masks: bool) -> None:
-    place = Place(name)
+    place = Source(name)
     if tensor.is_floating_point():
         peak = finite_peak(tensor)
         if peak:  # infinities stay what they are

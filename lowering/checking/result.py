@@ -7,24 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from frontend.source import Source
 from lowering.checking.rules import RULES, Rule, Severity
 from lowering.planner.capabilities import Reason
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a finding was seen.
-
-    Attributes:
-        module: module path in the model, ``""`` for the top module or when unknown.
-        line: ``file.py:41 code``, ``""`` when unknown.
-    """
-
-    module: str = ""
-    line: str = ""
-
-    def __str__(self) -> str:
-        return " · ".join(part for part in (self.module, self.line) if part) or "unknown place"
 
 
 @dataclass(frozen=True)
@@ -47,7 +32,7 @@ class Finding:
     op: str
     message: str
     count: int = 1
-    places: tuple[Place, ...] = ()
+    places: tuple[Source, ...] = ()
     automatic: str = ""
     remedy: str = ""
 
@@ -78,7 +63,7 @@ class Findings:
         message: str,
         *,
         op: str = "",
-        place: Place | None = None,
+        place: Source | None = None,
         severity: Severity | None = None,
         automatic: str | None = None,
         remedy: str | None = None,
@@ -92,7 +77,7 @@ class Findings:
                 op,
                 message,
                 1,
-                (place,) if place is not None and place != Place() else (),
+                (place,) if place is not None and place != Source() else (),
                 kind.automatic if automatic is None else automatic,
                 kind.remedy if remedy is None else remedy,
             )
@@ -122,7 +107,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Placement:
+class PlacementSummary:
     """What the planner predicts for the parts that can be lowered.
 
     Attributes:
@@ -166,7 +151,7 @@ class Preflight:
     name: str
     findings: tuple[Finding, ...]
     captured: bool
-    placement: Placement | None = None
+    placement: PlacementSummary | None = None
     notes: tuple[str, ...] = ()
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:

@@ -14,10 +14,11 @@ from frontend.branches import UncheckedPathWarning
 from frontend.capturing import LeftOutWarning, call_arguments, capture
 from frontend.deprecated import renamed_arguments
 from frontend.errors import AnePassesError
+from frontend.source import Source
 from frontend.tensor_kinds import check_weights
 from lowering.checking.eager_scan import EagerFindings, scan_module, scan_run
 from lowering.checking.program_scan import scan_program, scan_values
-from lowering.checking.result import Findings, Place, Placement, Preflight
+from lowering.checking.result import Findings, PlacementSummary, Preflight
 from lowering.checking.rules import Severity
 from lowering.checking.trial import try_lowering
 from lowering.conversion.composites import Composite
@@ -70,7 +71,7 @@ def check(
         program, reports = _optimized(
             model, example_inputs, kwargs, dynamic_shapes, pipeline, findings, table
         )
-    placement: Placement | None = None
+    placement: PlacementSummary | None = None
     if program is None:
         notes.append("the model could not be captured: findings come from one run in torch")
     else:
@@ -135,7 +136,7 @@ def _failed(error: AnePassesError, findings: Findings) -> None:
         error.message,
         severity=Severity.FATAL,
         op=details["op"] or "",
-        place=Place(details["module"] or "", details["source"] or ""),
+        place=Source(details["module"] or "", details["source"] or ""),
         remedy=details["next step"],
     )
 
@@ -155,5 +156,5 @@ def _declined(reports: Sequence[PassReport], findings: Findings) -> None:
                 "form-declined" if report.chooses_form else "rewrite-declined",
                 f"{report.name}: {declined.reason}",
                 op=declined.op,
-                place=Place(declined.source.module, declined.source.line),
+                place=Source(declined.source.module, declined.source.line),
             )

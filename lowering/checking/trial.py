@@ -10,8 +10,9 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
+from frontend.source import Source
 from lowering.checking.program_scan import place_of
-from lowering.checking.result import Findings, Place, Placement
+from lowering.checking.result import Findings, PlacementSummary
 from lowering.checking.rules import Rule, Severity
 from lowering.conversion.builder import Lowering
 from lowering.conversion.converter import lower
@@ -39,7 +40,7 @@ def try_lowering(
     *,
     deployment_target: object,
     chip: str,
-) -> tuple[Placement | None, tuple[str, ...]]:
+) -> tuple[PlacementSummary | None, tuple[str, ...]]:
     """Lowers what can be lowered; each operator that fails becomes a finding and is cut out.
 
     What follows a cut reads a new input in its place, so that the rest of the program is still
@@ -135,11 +136,11 @@ def _add(findings: Findings, error: LoweringError, node: fx.Node | None) -> None
 
 def _place(
     model: object, prepared: Prepared, findings: Findings, chip: str, complete: bool
-) -> Placement:
+) -> PlacementSummary:
     made = plan(model, chip=chip, sources=sources_of(model, prepared))
     reasons = {}
     for op in made.ops:
-        place = Place(op.source.module, op.source.line)
+        place = Source(op.source.module, op.source.line)
         if op.reason is None:
             figures = op.figures
             if figures.padding >= _PADDING_PER_BYTE and figures.working_set_bytes >= _LARGE_BYTES:
@@ -158,4 +159,4 @@ def _place(
             place=place,
         )
     on_ane = sum(op.device == "ane" for op in made.ops)
-    return Placement(made.target, len(made.ops), on_ane, complete, reasons)
+    return PlacementSummary(made.target, len(made.ops), on_ane, complete, reasons)

@@ -1,7 +1,7 @@
 """Chooses a layout for every tensor and leaves conversions only where one is forced.
 
 Rewrites such as ``linear_to_conv1x1`` insert conversions naively: each is correct alone. Here
-every value may lie plainly, as the program spells it, or in its image form, (B, C, 1, S) for
+every value may lie plainly, as the program spells it, or in its image placement, (B, C, 1, S) for
 tokens of (B, S, C). A minimum cut decides, a conversion costing the bytes that it moves.
 """
 
@@ -27,8 +27,8 @@ from passes.layout.min_cut import (
     Use,
     solve,
 )
-from passes.layout.placement import Form, convert
-from passes.layout.plan import LayoutPlan, plain_form, sizes
+from passes.layout.placement import Placement, convert
+from passes.layout.plan import LayoutPlan, plain_placement, sizes
 from passes.layout.rules import is_image_native, plan, pull
 from passes.patterns.nodes import aten, is_call, is_tensor
 from passes.rewriter import Rewriter
@@ -57,7 +57,7 @@ class AssignLayout(Pass):
         "split_attention": "the layout is chosen for the attention form that runs",
         "linear_to_conv1x1": "the conversions that it inserts are cancelled there",
         "conv1d_to_conv2d": "the conversions that it inserts are cancelled there",
-        "channel_norm": "norms must be free to change their axis",
+        "fuse_layer_norm": "norms must be free to change their axis",
         "rms_norm_form": "norms must be free to change their axis",
     }
     forms: ClassVar[Forms] = Forms("layout", {"assigned": Choice({}), "as_written": Choice(None)})
@@ -69,7 +69,7 @@ class AssignLayout(Pass):
         return self.image_outputs
 
     def apply(self, rw: Rewriter) -> None:
-        """Finds forms, solves the cut, and writes the image operators."""
+        """Finds placements, solves the cut, and writes the image operators."""
         layout = _Layout(rw, self.image_outputs)
         if not layout.plans:
             rw.decline(rw.output, "no operator asks for the image layout")
@@ -79,14 +79,14 @@ class AssignLayout(Pass):
 
 
 class _Layout:
-    """One run: image forms and plans of a graph, the choice, and the rewriting."""
+    """One run: image placements and plans of a graph, the choice, and the rewriting."""
 
     def __init__(self, rw: Rewriter, image_outputs: bool) -> None:
         self.rw = rw
         self.image_outputs = image_outputs
-        self.forms: dict[fx.Node, Form] = {}
+        self.placements: dict[fx.Node, Placement] = {}
         self.plans: dict[fx.Node, LayoutPlan] = {}
-        self.physical: dict[tuple[fx.Node, Form], fx.Node] = {}
+        self.physical: dict[tuple[fx.Node, Placement], fx.Node] = {}
         self.calls = [n for n in rw.nodes() if not rw.is_constant(n)]
         self._seed()
         # Products can come out either way: they wait for what their consumers ask.
@@ -107,11 +107,11 @@ class _Layout:
                 continue
             own = chosen.output
             wanted = [
-                form
+                placement
                 for user in node.users
                 if user in self.plans
-                for source, form in self.plans[user].inputs
-                if source is node and form.order == own.order
+                for source, placement in self.plans[user].inputs
+                if source is node and placement.order == own.order
             ]
             finest = max(wanted, key=_parts, default=own)
             if _parts(finest) <= _parts(own):
@@ -119,11 +119,11 @@ class _Layout:
             if chosen.emit is None:
                 refined = replace(chosen, output=finest)
             else:
-                again = plan(node, self.forms, finest)
+                again = plan(node, self.placements, finest)
                 if again is None or again.output != finest:
                     continue
                 refined = again
-            self.plans[node], self.forms[node] = refined, finest
+            self.plans[node], self.placements[node] = refined, finest
 
     def _drop_plain_plans(self) -> None:
         """Forgets plans whose tensors and work are the plain ones."""
@@ -134,8 +134,8 @@ class _Layout:
             if is_call(node, operator.getitem):
                 plain = node.args[0] not in self.plans  # a part lies as its list does
             else:
-                plain = all(form == plain_form(x) for x, form in chosen.inputs)
-                plain = plain and (not is_tensor(node) or chosen.output == plain_form(node))
+                plain = all(placement == plain_placement(x) for x, placement in chosen.inputs)
+                plain = plain and (not is_tensor(node) or chosen.output == plain_placement(node))
             if plain:
                 del self.plans[node]
 
@@ -143,10 +143,10 @@ class _Layout:
         for node in self.calls:
             if is_image_native(node):
                 if is_tensor(node):
-                    self.forms[node] = plain_form(node)
+                    self.placements[node] = plain_placement(node)
                 for user in node.users:
                     if is_call(user, operator.getitem) and user.args[1] == 0:
-                        self.forms[user] = plain_form(user)
+                        self.placements[user] = plain_placement(user)
 
     def _forward(self, *, products: bool) -> None:
         for node in self.calls:
@@ -154,29 +154,29 @@ class _Layout:
                 continue
             if node in self.plans or (is_tensor(node) and is_image_native(node)):
                 continue
-            found = plan(node, self.forms, self.forms.get(node))
-            if found is None or (node in self.forms and self.forms[node] != found.output):
+            found = plan(node, self.placements, self.placements.get(node))
+            if found is None or (node in self.placements and self.placements[node] != found.output):
                 continue
             self.plans[node] = found
-            self.forms[node] = found.output
+            self.placements[node] = found.output
 
     def _backward(self) -> None:
         for node in reversed(self.calls):
             if is_image_native(node):
                 native = cast(fx.Node, node.args[0])
-                demands = [(native, plain_form(native))]
-            elif node in self.forms and node not in self.plans:
-                demands = pull(node, self.forms[node])
+                demands = [(native, plain_placement(native))]
+            elif node in self.placements and node not in self.plans:
+                demands = pull(node, self.placements[node])
             elif node in self.plans:
                 demands = list(self.plans[node].inputs)
             else:
                 continue
-            for source, form in demands:
+            for source, placement in demands:
                 if isinstance(source, fx.Node) and not self.rw.is_constant(source):
-                    self.forms.setdefault(source, form)
+                    self.placements.setdefault(source, placement)
 
     def choose(self) -> set[fx.Node]:
-        """Nodes that run on image forms."""
+        """Nodes that run on image placements."""
         values: dict[Any, CutValue] = {}
         terms: list[Term] = []
         for node, chosen in self.plans.items():
@@ -184,7 +184,7 @@ class _Layout:
             if is_call(node, operator.getitem):
                 terms.append(Same(cast(fx.Node, node.args[0]), node))
         for driver in [*self.rw.user_inputs(), *self.calls]:
-            if driver not in self.forms or not is_tensor(driver):
+            if driver not in self.placements or not is_tensor(driver):
                 continue
             if driver not in values:
                 values[driver] = CutValue(FORBIDDEN, 0)
@@ -199,7 +199,7 @@ class _Layout:
         return {node for node in image if node in self.plans}
 
     def _uses(self, driver: fx.Node, values: dict[Any, CutValue]) -> list[Term]:
-        own, spelled = self.forms[driver], plain_form(driver)
+        own, spelled = self.placements[driver], plain_placement(driver)
         shared: list[Any] = []
         terms: list[Term] = []
         for user in driver.users:
@@ -212,7 +212,7 @@ class _Layout:
                 values[key] = CutValue(FORBIDDEN, 0)
                 taken = own
             else:
-                taken = next(form for x, form in chosen.inputs if x is driver)
+                taken = next(placement for x, placement in chosen.inputs if x is driver)
             if taken == own:
                 shared.append(key)
                 continue
@@ -237,7 +237,7 @@ class _Layout:
             if node in image:
                 chosen = self.plans[node]
                 with self.rw.at(node):
-                    taken = [self._take(x, form, image) for x, form in chosen.inputs]
+                    taken = [self._take(x, placement, image) for x, placement in chosen.inputs]
                     result = self._emit(node, chosen, taken)
                 self.physical[node, chosen.output] = result
                 if chosen.emit is not None:
@@ -245,11 +245,11 @@ class _Layout:
                 continue
             for source in node.all_input_nodes:
                 if source in image and is_tensor(source):
-                    form = plain_form(source)
+                    placement = plain_placement(source)
                     if node.op == "output" and self.image_outputs:
-                        form = self.plans[source].output
+                        placement = self.plans[source].output
                     with self.rw.at(node):
-                        converted = self._take(source, form, image)
+                        converted = self._take(source, placement, image)
                     self.rw.use_instead(node, source, converted)
 
     def _emit(self, node: fx.Node, chosen: LayoutPlan, taken: Sequence[fx.Node]) -> fx.Node:
@@ -257,26 +257,28 @@ class _Layout:
             return chosen.emit(self.rw, taken)
         return self._regroup(taken[0], lengths(chosen.output, node))
 
-    def _take(self, source: fx.Node, form: Form, image: set[fx.Node]) -> fx.Node:
-        """``source`` in ``form``, converted at most once per form."""
+    def _take(self, source: fx.Node, placement: Placement, image: set[fx.Node]) -> fx.Node:
+        """``source`` in ``placement``, converted at most once per placement."""
         if not is_tensor(source):
-            return self.physical[source, form]
-        if form == plain_form(source) and source not in image:
+            return self.physical[source, placement]
+        if placement == plain_placement(source) and source not in image:
             return source
-        known = self.physical.get((source, form))
+        known = self.physical.get((source, placement))
         if known is None:
             if source in image:
                 start = self.plans[source].output
-                known = self._convert(source, self.physical[source, start], start, form)
+                known = self._convert(source, self.physical[source, start], start, placement)
             else:
-                known = self._convert(source, source, plain_form(source), form)
-            self.physical[source, form] = known
+                known = self._convert(source, source, plain_placement(source), placement)
+            self.physical[source, placement] = known
         return known
 
-    def _convert(self, source: fx.Node, value: fx.Node, start: Form, end: Form) -> fx.Node:
+    def _convert(
+        self, source: fx.Node, value: fx.Node, start: Placement, end: Placement
+    ) -> fx.Node:
         steps = convert(start, end)
         if steps.split is not None:
-            value = self._regroup(value, lengths(Form(steps.split), source))
+            value = self._regroup(value, lengths(Placement(steps.split), source))
         if steps.permutation is not None:
             value = self.rw.emit(aten.permute.default, value, list(steps.permutation))
         return self._regroup(value, lengths(end, source))
@@ -317,9 +319,9 @@ class _Layout:
         return value
 
 
-def _parts(form: Form) -> int:
+def _parts(placement: Placement) -> int:
     """Groups that hold an axis."""
-    return sum(1 for group in form.groups if group)
+    return sum(1 for group in placement.groups if group)
 
 
 def _ones(have: list[Any], want: list[Any]) -> tuple[list[int], list[int]]:

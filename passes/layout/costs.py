@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from passes.layout.placement import Conversion, Form, convert
+from passes.layout.placement import Conversion, Placement, convert
 from passes.layout.plan import LayoutPlan, sizes
 from passes.patterns.nodes import aten, axis, is_call
 
@@ -27,10 +27,10 @@ _PLAIN_PENALTY = 1
 _ASSUMED_SIZE = 128
 
 
-def lengths(form: Form, node: fx.Node) -> list[Any]:
-    """Physical sizes of ``node`` in ``form``."""
+def lengths(placement: Placement, node: fx.Node) -> list[Any]:
+    """Physical sizes of ``node`` in ``placement``."""
     own: tuple[Any, ...] = sizes(node)
-    return [math.prod(own[a] for a in group) if group else 1 for group in form.groups]
+    return [math.prod(own[a] for a in group) if group else 1 for group in placement.groups]
 
 
 def _elements(node: fx.Node) -> int:
@@ -42,14 +42,14 @@ def _elements(node: fx.Node) -> int:
     return total
 
 
-def conversion_cost(node: fx.Node, start: Form, end: Form) -> int:
-    """Cost of bringing the value of ``node`` from one form to another."""
+def conversion_cost(node: fx.Node, start: Placement, end: Placement) -> int:
+    """Cost of bringing the value of ``node`` from one placement to another."""
     if start == end:
         return 0
     return _steps_cost(node, start, end, convert(start, end))
 
 
-def _steps_cost(node: fx.Node, start: Form, end: Form, steps: Conversion) -> int:
+def _steps_cost(node: fx.Node, start: Placement, end: Placement, steps: Conversion) -> int:
     moved = _elements(node) * _FP16_BYTES
     cost = 0
     if steps.moves:
@@ -59,8 +59,8 @@ def _steps_cost(node: fx.Node, start: Form, end: Form, steps: Conversion) -> int
     return cost
 
 
-def _only_ones(node: fx.Node, start: Form, end: Form) -> bool:
-    """True if the forms differ in axes of size one alone."""
+def _only_ones(node: fx.Node, start: Placement, end: Placement) -> bool:
+    """True if the placements differ in axes of size one alone."""
     one, other = lengths(start, node), lengths(end, node)
     return [n for n in one if n != 1] == [n for n in other if n != 1]
 
@@ -69,8 +69,8 @@ def image_cost(node: fx.Node, chosen: LayoutPlan) -> int:
     """Cost of running ``node`` by its plan, beside the conversion of its inputs."""
     if chosen.emit is not None:
         return 0
-    source, form = chosen.inputs[0]
-    before, after = lengths(form, source), lengths(chosen.output, node)
+    source, placement = chosen.inputs[0]
+    before, after = lengths(placement, source), lengths(chosen.output, node)
     if [n for n in before if n != 1] == [n for n in after if n != 1]:
         return 0
     return _elements(node) * _FP16_BYTES // _RESHAPE_SHARE + _PER_CONVERSION

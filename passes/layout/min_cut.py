@@ -32,7 +32,7 @@ class CutValue:
 
 @dataclass(frozen=True)
 class Use:
-    """Consumers that take ``driver`` in its own image form or plainly.
+    """Consumers that take ``driver`` in its own image placement or plainly.
 
     A conversion is paid once, however many consumers need it.
 
@@ -49,7 +49,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Pair:
-    """A consumer that takes ``driver`` in an image form other than the driver's.
+    """A consumer that takes ``driver`` in an image placement other than the driver's.
 
     Costs by (driver, consumer) label; both plain costs nothing. ``image_image`` must not exceed
     ``image_plain + plain_image``, which holds for conversions that can go through plain.

@@ -1,6 +1,6 @@
-"""Forms: how the axes of a tensor lie in memory, apart from what they mean to the program.
+"""Placements: how the axes of a tensor lie in memory, apart from what they mean to the program.
 
-A value has *logical* axes, those the program speaks of, such as (B, S, C). A form places them
+A value has *logical* axes, those the program speaks of, such as (B, S, C). A placement places them
 in a *physical* tensor: one group of logical axes per physical axis, in order. The image layout
 of a (B, S, C) value is ``((0,), (2,), (), (1,))``, a physical (B, C, 1, S). Axes of size one
 carry no data and stand in no group, so squeezing and permuting them is free; a group of several
@@ -18,13 +18,13 @@ from itertools import pairwise
 
 Size = Hashable
 # The ANE works on four axes (documented: Apple, "Deploying Transformers on the Apple Neural
-# Engine"); forms keep to that where the data allows it.
+# Engine"); placements keep to that where the data allows it.
 _RANK = 4
 Groups = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Form:
+class Placement:
     """Placement of logical axes; ``groups[i]`` are those of physical axis ``i``, outer first."""
 
     groups: Groups
@@ -36,16 +36,16 @@ class Form:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Logical axes in memory order; forms of equal order differ by a reshape at most."""
+        """Logical axes in memory order; placements of equal order differ by a reshape at most."""
         return tuple(axis for group in self.groups for axis in group)
 
     def place(self, axis: int) -> int | None:
         """The physical axis that holds ``axis``, ``None`` for one of size one."""
         return next((i for i, group in enumerate(self.groups) if axis in group), None)
 
-    def renamed(self, rename: Callable[[int], int | None]) -> Form:
+    def renamed(self, rename: Callable[[int], int | None]) -> Placement:
         """The same placement under new axis numbers; ``None`` drops an axis."""
-        return Form(
+        return Placement(
             tuple(
                 tuple(new for axis in group if (new := rename(axis)) is not None)
                 for group in self.groups
@@ -53,13 +53,13 @@ class Form:
         )
 
 
-def plain(sizes: Sequence[Size]) -> Form:
-    """The form of a tensor that is stored as the program spells it."""
-    return Form(tuple(() if size == 1 else (axis,) for axis, size in enumerate(sizes)))
+def plain(sizes: Sequence[Size]) -> Placement:
+    """The placement of a tensor that is stored as the program spells it."""
+    return Placement(tuple(() if size == 1 else (axis,) for axis, size in enumerate(sizes)))
 
 
-def isolated(form: Form, axes: Sequence[int], max_rank: int) -> Form | None:
-    """``form`` with each of ``axes`` alone in its group.
+def isolated(placement: Placement, axes: Sequence[int], max_rank: int) -> Placement | None:
+    """``placement`` with each of ``axes`` alone in its group.
 
     Groups are taken apart in place; empty groups make room, nearest first, so that the rank
     stays where it was if it can.
@@ -68,10 +68,10 @@ def isolated(form: Form, axes: Sequence[int], max_rank: int) -> Form | None:
         ``None`` if more than ``max_rank`` physical axes would be needed.
     """
     groups: list[tuple[int, ...]] = []
-    for group in form.groups:
+    for group in placement.groups:
         groups.extend(_apart(group, set(axes)))
     fewest = _fewest(tuple(groups))
-    return Form(fewest) if len(fewest) <= max_rank else None
+    return Placement(fewest) if len(fewest) <= max_rank else None
 
 
 def _apart(group: tuple[int, ...], axes: set[int]) -> list[tuple[int, ...]]:
@@ -128,18 +128,20 @@ def blocks(
 
 @dataclass(frozen=True)
 class Reshaped:
-    """Outcome of a reshape on a form: the input form it needs and the output form it gives.
+    """A reshape of a placement: the one that its input needs, and the one that it gives.
 
     They have the same memory order, so going from one to the other is a reshape at most and
     nothing where ``needs`` groups to the same physical sizes as ``gives``.
     """
 
-    needs: Form
-    gives: Form
+    needs: Placement
+    gives: Placement
 
 
-def through_reshape(form: Form, old: Sequence[Size], new: Sequence[Size]) -> Reshaped | None:
-    """Carries ``form`` of a value through a reshape of its logical axes.
+def through_reshape(
+    placement: Placement, old: Sequence[Size], new: Sequence[Size]
+) -> Reshaped | None:
+    """Carries ``placement`` of a value through a reshape of its logical axes.
 
     Splitting an axis is free. Merging axes is free within a group; axes that are alone in
     neighbouring groups merge by a physical reshape.
@@ -150,9 +152,9 @@ def through_reshape(form: Form, old: Sequence[Size], new: Sequence[Size]) -> Res
     pairs = blocks(old, new)
     if pairs is None:
         return None
-    groups = [list(group) for group in form.groups]
+    groups = [list(group) for group in placement.groups]
     for old_axes, new_axes in pairs:
-        where = [place for axis in old_axes if (place := form.place(axis)) is not None]
+        where = [place for axis in old_axes if (place := placement.place(axis)) is not None]
         if len(where) != len(old_axes):
             return None
         if len(set(where)) == 1:
@@ -171,10 +173,10 @@ def through_reshape(form: Form, old: Sequence[Size], new: Sequence[Size]) -> Res
         for place in where:
             groups[place] = []
         # Tokens stay on the last physical axis, channels on the first of theirs.
-        home = where[-1] if where[-1] == form.rank - 1 else where[0]
+        home = where[-1] if where[-1] == placement.rank - 1 else where[0]
         groups[home] = [_new(axis) for axis in new_axes]
     given = tuple(tuple(-1 - axis for axis in group) for group in groups)
-    return Reshaped(form, Form(_fewest(given)))
+    return Reshaped(placement, Placement(_fewest(given)))
 
 
 def _fewest(groups: Groups) -> Groups:
@@ -192,7 +194,7 @@ def _new(axis: int) -> int:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Steps from one form to another: an optional reshape, permutation and reshape.
+    """Steps from one placement to another: an optional reshape, permutation and reshape.
 
     Attributes:
         split: groups to reshape to before the permutation, ``None`` if none is needed.
@@ -210,7 +212,7 @@ class Conversion:
         return self.permutation is not None
 
 
-def convert(source: Form, target: Form) -> Conversion:
+def convert(source: Placement, target: Placement) -> Conversion:
     """The cheapest steps from ``source`` to ``target`` of one value."""
     if source == target:
         return Conversion(None, None, False)
@@ -235,9 +237,9 @@ def convert(source: Form, target: Form) -> Conversion:
     return Conversion(split, order, tuple(start[place] for place in order) != target.groups)
 
 
-def _whole(form: Form, atom_of: dict[int, tuple[int, ...]]) -> bool:
+def _whole(placement: Placement, atom_of: dict[int, tuple[int, ...]]) -> bool:
     """True if no group has to be taken apart to move its axes."""
-    return all(not group or atom_of[group[0]] == group for group in form.groups)
+    return all(not group or atom_of[group[0]] == group for group in placement.groups)
 
 
 def _split_into(
@@ -246,7 +248,7 @@ def _split_into(
     return [atom_of[axis] for axis in group if atom_of[axis][0] == axis]
 
 
-def _atoms(source: Form, target: Form) -> list[tuple[int, ...]]:
+def _atoms(source: Placement, target: Placement) -> list[tuple[int, ...]]:
     """Longest runs of axes that follow each other in both orders and that the target holds whole.
 
     A run that the target takes apart is taken apart before it is moved, in the same reshape.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from frontend.sizes import expression
-from passes.layout.placement import Form, Size, plain
+from passes.layout.placement import Placement, Size, plain
 from passes.patterns.nodes import shape
 from passes.rewriter import Rewriter
 
@@ -17,7 +17,7 @@ from passes.rewriter import Rewriter
 MAX_RANK = 5
 
 Emit = Callable[[Rewriter, Sequence[fx.Node]], fx.Node]
-Forms = Mapping[fx.Node, Form]
+Placements = Mapping[fx.Node, Placement]
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class LayoutPlan:
     """How to run one node in image layout.
 
     Attributes:
-        inputs: the tensors it takes, each with the form it takes it in.
-        output: the form of its result (of each part, for an operator that yields a list).
+        inputs: the tensors it takes, each with the placement it takes it in.
+        output: the placement of its result (of each part, for an operator that yields a list).
         emit: writes the operator on physical inputs; ``None`` if the result is the first input
             regrouped, which takes a reshape at most.
     """
 
-    inputs: tuple[tuple[fx.Node, Form], ...]
-    output: Form
+    inputs: tuple[tuple[fx.Node, Placement], ...]
+    output: Placement
     emit: Emit | None
 
 
@@ -41,6 +41,6 @@ def sizes(node: fx.Node) -> tuple[Size, ...]:
     return tuple(map(expression, shape(node)))
 
 
-def plain_form(node: fx.Node) -> Form:
-    """The form of ``node`` as the program spells it."""
+def plain_placement(node: fx.Node) -> Placement:
+    """The placement of ``node`` as the program spells it."""
     return plain(sizes(node))

@@ -1,8 +1,8 @@
 """How each operator runs on tensors whose axes lie in another order than the program spells.
 
-A rule looks at a node and at the forms of its inputs and returns a ``LayoutPlan``: in which form it
-takes each input, in which form its result comes out, and how to emit it. An operator without a
-rule, or whose rule returns ``None``, runs plainly.
+A rule looks at a node and at the placements of its inputs and returns a ``LayoutPlan``: in
+which placement it takes each input, in which its result comes out, and how to emit it. An operator
+without a rule, or whose rule returns ``None``, runs plainly.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import fx
 
 from frontend.schema import arguments
 from passes.layout import matmul, split_and_concat
-from passes.layout.placement import Form, isolated, through_reshape
-from passes.layout.plan import MAX_RANK, Forms, LayoutPlan, sizes
+from passes.layout.placement import Placement, isolated, through_reshape
+from passes.layout.plan import MAX_RANK, LayoutPlan, Placements, sizes
 from passes.patterns.nodes import argument, aten, axes, axis, input_of, is_call, is_tensor, shape
 from passes.patterns.operators import (
     LOG_SOFTMAXES,
@@ -31,60 +31,62 @@ from passes.patterns.pointwise import is_pointwise_call
 from passes.rewriter import Rewriter
 
 
-def plan(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
-    """The plan of ``node`` given the image ``forms`` of its inputs, as far as they have one.
+def plan(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
+    """The plan of ``node`` given the image ``placements`` of its inputs, as far as they have one.
 
-    ``wanted`` is the form its consumers ask for; rules that can choose follow it.
+    ``wanted`` is the placement its consumers ask for; rules that can choose follow it.
     """
     if node.op != "call_function":
         return None
     rule = _pointwise if is_pointwise_call(node) else _RULES.get(node.target)
     if rule is None:
         return None
-    found = rule(node, forms, wanted)
+    found = rule(node, placements, wanted)
     if found is None or found.output.rank > MAX_RANK:
         return None
-    return None if any(form.rank > MAX_RANK for _, form in found.inputs) else found
+    return None if any(placement.rank > MAX_RANK for _, placement in found.inputs) else found
 
 
-def pull(node: fx.Node, form: Form) -> list[tuple[fx.Node, Form]]:
-    """The forms of the inputs from which ``node`` yields ``form`` without moving data."""
+def pull(node: fx.Node, placement: Placement) -> list[tuple[fx.Node, Placement]]:
+    """The placements of the inputs from which ``node`` yields ``placement`` without moving data."""
     if node.op != "call_function":
         return []
     if is_pointwise_call(node):
         return [
-            (x, _restricted(form, node, x))
+            (x, _restricted(placement, node, x))
             for x in node.all_input_nodes
             if is_tensor(x) and _spans(x, node)
         ]
     if is_call(node, *_SAME_SHAPE):
-        return [(input_of(node), form)]
+        return [(input_of(node), placement)]
     if is_call(node, aten.permute.default):
         order = _order(node)
-        return [(input_of(node), form.renamed(lambda a: order[a]))]
+        return [(input_of(node), placement.renamed(lambda a: order[a]))]
     if is_call(node, *RESHAPES):
         x = input_of(node)
-        back = through_reshape(form, sizes(node), sizes(x))
+        back = through_reshape(placement, sizes(node), sizes(x))
         return [(x, back.gives)] if back is not None else []
     return []
 
 
-def _pointwise(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def _pointwise(
+    node: fx.Node, placements: Placements, wanted: Placement | None
+) -> LayoutPlan | None:
     inputs = [x for x in node.all_input_nodes if is_tensor(x)]
-    form = wanted
-    if form is None:
-        spanning = [x for x in inputs if x in forms and _spans(x, node)]
+    placement = wanted
+    if placement is None:
+        spanning = [x for x in inputs if x in placements and _spans(x, node)]
         if not spanning:
             return None
-        form = forms[spanning[0]]
+        placement = placements[spanning[0]]
     # Groups stay merged only where every input has all of their axes or none.
     split = [
         a
-        for group in form.groups
+        for group in placement.groups
         for a in group
         if any(0 < sum(_has(x, node, b) for b in group) < len(group) for x in inputs)
     ]
-    refined = isolated(form, split, MAX_RANK) if split else form
+    refined = isolated(placement, split, MAX_RANK) if split else placement
     if refined is None:
         return None
     taken = tuple((x, _restricted(refined, node, x)) for x in inputs)
@@ -97,14 +99,14 @@ def _pointwise(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan |
     return LayoutPlan(taken, refined, emit)
 
 
-def _prelu(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def _prelu(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
     """With one slope for all elements; more lie along the second axis of what it is given."""
     x, weight = arguments(node).values()
-    form = wanted or forms.get(x)
-    if form is None or sizes(weight) not in ((), (1,)):
+    placement = wanted or placements.get(x)
+    if placement is None or sizes(weight) not in ((), (1,)):
         return None
     return LayoutPlan(
-        ((x, form),), form, lambda rw, inputs: rw.emit(node.target, inputs[0], weight)
+        ((x, placement),), placement, lambda rw, inputs: rw.emit(node.target, inputs[0], weight)
     )
 
 
@@ -118,21 +120,23 @@ def _spans(x: fx.Node, node: fx.Node) -> bool:
     return sizes(x) == sizes(node)
 
 
-def _restricted(form: Form, node: fx.Node, x: fx.Node) -> Form:
-    """The form in which ``x`` broadcasts against a result of ``form``."""
+def _restricted(placement: Placement, node: fx.Node, x: fx.Node) -> Placement:
+    """The placement in which ``x`` broadcasts against a result of ``placement``."""
     shift = len(shape(node)) - len(shape(x))
-    return form.renamed(lambda a: a - shift if _has(x, node, a) else None)
+    return placement.renamed(lambda a: a - shift if _has(x, node, a) else None)
 
 
-def _along_axes(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def _along_axes(
+    node: fx.Node, placements: Placements, wanted: Placement | None
+) -> LayoutPlan | None:
     """Softmax and norms: shape kept, some axes treated together."""
     x = input_of(node)
     named: Any = node.args[1]
     moved = [axis(a, len(shape(x))) for a in ([named] if isinstance(named, int) else named)]
-    form = _with_axes_apart(x, moved, wanted or forms.get(x))
-    if form is None:
+    placement = _with_axes_apart(x, moved, wanted or placements.get(x))
+    if placement is None:
         return None
-    places = _places(form, moved)
+    places = _places(placement, moved)
     if places != sorted(places):
         return None  # the affine of a norm is laid out in the order of its axes
     physical = places[0] if isinstance(named, int) else places
@@ -140,30 +144,34 @@ def _along_axes(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(node.target, inputs[0], physical, *node.args[2:], **node.kwargs)
 
-    return LayoutPlan(((x, form),), form, emit)
+    return LayoutPlan(((x, placement),), placement, emit)
 
 
-def _with_axes_apart(x: fx.Node, axes: Sequence[int], form: Form | None) -> Form | None:
-    if form is None or any(sizes(x)[a] == 1 for a in axes):
+def _with_axes_apart(
+    x: fx.Node, axes: Sequence[int], placement: Placement | None
+) -> Placement | None:
+    if placement is None or any(sizes(x)[a] == 1 for a in axes):
         return None
-    return isolated(form, axes, MAX_RANK)
+    return isolated(placement, axes, MAX_RANK)
 
 
-def _places(form: Form, axes: Sequence[int]) -> list[int]:
+def _places(placement: Placement, axes: Sequence[int]) -> list[int]:
     """The physical axes of ``axes``, none of which has size one."""
-    return [place for a in axes if (place := form.place(a)) is not None]
+    return [place for a in axes if (place := placement.place(a)) is not None]
 
 
-def _reduction(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def _reduction(
+    node: fx.Node, placements: Placements, wanted: Placement | None
+) -> LayoutPlan | None:
     x, rank = input_of(node), len(shape(input_of(node)))
     reduced = axes(node, "dim", rank)
-    form = _with_axes_apart(x, reduced, forms.get(x)) if reduced is not None else None
-    if reduced is None or form is None:
+    placement = _with_axes_apart(x, reduced, placements.get(x)) if reduced is not None else None
+    if reduced is None or placement is None:
         return None
-    places = _places(form, reduced)
+    places = _places(placement, reduced)
     keep = len(shape(node)) == rank
     left = [a for a in range(rank) if a not in reduced]
-    output = form.renamed(lambda a: None if a in reduced else (a if keep else left.index(a)))
+    output = placement.renamed(lambda a: None if a in reduced else (a if keep else left.index(a)))
     named_kwargs = {k: v for k, v in node.kwargs.items() if k not in ("dim", "keepdim")}
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
@@ -172,14 +180,14 @@ def _reduction(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan |
             return rw.emit(node.target, inputs[0], where, keepdim=True, **named_kwargs)
         return rw.emit(node.target, inputs[0], where, True, *node.args[3:], **named_kwargs)
 
-    return LayoutPlan(((x, form),), output, emit)
+    return LayoutPlan(((x, placement),), output, emit)
 
 
-def _permute(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
-    form = forms.get(input_of(node))
-    if form is None:
+def _permute(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
+    placement = placements.get(input_of(node))
+    if placement is None:
         return None
-    return LayoutPlan(((input_of(node), form),), form.renamed(_order(node).index), None)
+    return LayoutPlan(((input_of(node), placement),), placement.renamed(_order(node).index), None)
 
 
 def _order(permute: fx.Node) -> list[int]:
@@ -187,19 +195,19 @@ def _order(permute: fx.Node) -> list[int]:
     return [axis(a, len(order)) for a in order]
 
 
-def _reshape(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def _reshape(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
     x = input_of(node)
-    carried = through_reshape(forms[x], sizes(x), sizes(node)) if x in forms else None
-    return None if carried is None else LayoutPlan(((x, forms[x]),), carried.gives, None)
+    carried = through_reshape(placements[x], sizes(x), sizes(node)) if x in placements else None
+    return None if carried is None else LayoutPlan(((x, placements[x]),), carried.gives, None)
 
 
-def _expand(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def _expand(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
     """Axes of size one are repeated: each gets a physical axis behind the one before it."""
     x = input_of(node)
-    if x not in forms or len(shape(x)) != len(shape(node)):
+    if x not in placements or len(shape(x)) != len(shape(node)):
         return None
     wide = [a for a in range(len(shape(node))) if sizes(x)[a] == 1 and sizes(node)[a] != 1]
-    apart = isolated(forms[x], [a for a in range(len(shape(x))) if sizes(x)[a] != 1], MAX_RANK)
+    apart = isolated(placements[x], [a for a in range(len(shape(x))) if sizes(x)[a] != 1], MAX_RANK)
     if apart is None or not all(isinstance(n, int) for n in shape(node)):
         return None
     taken, given = list(apart.groups), list(apart.groups)
@@ -216,7 +224,7 @@ def _expand(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | No
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(aten.expand.default, inputs[0], lengths)
 
-    return LayoutPlan(((x, Form(tuple(taken))),), Form(tuple(given)), emit)
+    return LayoutPlan(((x, Placement(tuple(taken))),), Placement(tuple(given)), emit)
 
 
 _SAME_SHAPE = (
@@ -225,7 +233,7 @@ _SAME_SHAPE = (
     torch.ops.ane.layer_norm.default,
     torch.ops.ane.rms_norm.default,
 )
-_RULES: Mapping[Any, Callable[[fx.Node, Forms, Form | None], LayoutPlan | None]] = {
+_RULES: Mapping[Any, Callable[[fx.Node, Placements, Placement | None], LayoutPlan | None]] = {
     **dict.fromkeys(_SAME_SHAPE, _along_axes),
     **dict.fromkeys(RESHAPES, _reshape),
     **dict.fromkeys(REDUCTIONS, _reduction),

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from passes.layout.placement import Form, isolated
-from passes.layout.plan import MAX_RANK, Forms, LayoutPlan, sizes
+from passes.layout.placement import Placement, isolated
+from passes.layout.plan import MAX_RANK, LayoutPlan, Placements, sizes
 from passes.patterns.nodes import argument, aten, axis, input_of, shape
 from passes.rewriter import Rewriter
 
 
-def narrow(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def narrow(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
     """``slice.Tensor`` of step one."""
     x, where = input_of(node), _where(node)
     size, bounds = sizes(x)[where], (argument(node, "start"), argument(node, "end"))
@@ -22,7 +22,7 @@ def narrow(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | Non
     if not all(b is None or isinstance(b, int) for b in bounds):
         return None
     start, stop, _ = slice(*bounds).indices(size)
-    return _piece(node, x, where, start, stop, forms, drop=False)
+    return _piece(node, x, where, start, stop, placements, drop=False)
 
 
 def _where(node: fx.Node) -> int:
@@ -30,123 +30,136 @@ def _where(node: fx.Node) -> int:
     return axis(argument(node, "dim"), len(shape(input_of(node))))
 
 
-def select(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
-    """``select.int``, as a slice whose axis of size one the form leaves out."""
+def select(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
+    """``select.int``, as a slice whose axis of size one the placement leaves out."""
     x, place, index = input_of(node), _where(node), argument(node, "index")
     size = sizes(x)[place]
     if not isinstance(size, int) or not isinstance(index, int):
         return None
     start = axis(index, size)
-    return _piece(node, x, place, start, start + 1, forms, drop=True)
+    return _piece(node, x, place, start, start + 1, placements, drop=True)
 
 
 def _piece(
-    node: fx.Node, x: fx.Node, where: int, start: int, stop: int, forms: Forms, *, drop: bool
+    node: fx.Node,
+    x: fx.Node,
+    where: int,
+    start: int,
+    stop: int,
+    placements: Placements,
+    *,
+    drop: bool,
 ) -> LayoutPlan | None:
-    found = _outermost(x, where, forms.get(x))
+    found = _outermost(x, where, placements.get(x))
     if found is None:
         return None
-    form, inner = found
-    place = form.place(where)
+    placement, inner = found
+    place = placement.place(where)
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(aten.slice.Tensor, inputs[0], place, start * inner, stop * inner)
 
-    return LayoutPlan(((x, form),), _part_form(form, where, stop - start, drop), emit)
+    return LayoutPlan(
+        ((x, placement),), _part_placement(placement, where, stop - start, drop), emit
+    )
 
 
-def _part_form(form: Form, where: int, size: int, drop: bool) -> Form:
-    kept = form if size != 1 else form.renamed(lambda a: None if a == where else a)
+def _part_placement(placement: Placement, where: int, size: int, drop: bool) -> Placement:
+    kept = placement if size != 1 else placement.renamed(lambda a: None if a == where else a)
     return kept.renamed(lambda a: a - 1 if a > where else a) if drop else kept
 
 
-def _outermost(x: fx.Node, where: int, form: Form | None) -> tuple[Form, int] | None:
-    """A form with ``where`` outermost in its group, and the size of what is inside of it."""
-    if form is None or sizes(x)[where] == 1:
+def _outermost(x: fx.Node, where: int, placement: Placement | None) -> tuple[Placement, int] | None:
+    """A placement with ``where`` outermost in its group, and the size of what is inside of it."""
+    if placement is None or sizes(x)[where] == 1:
         return None
-    if all(group[:1] != (where,) for group in form.groups):
-        apart = isolated(form, [where], MAX_RANK)
+    if all(group[:1] != (where,) for group in placement.groups):
+        apart = isolated(placement, [where], MAX_RANK)
         if apart is None:
             return None
-        form = apart
+        placement = apart
     inner = 1
-    for a in next(group for group in form.groups if group[:1] == (where,))[1:]:
+    for a in next(group for group in placement.groups if group[:1] == (where,))[1:]:
         size = sizes(x)[a]
         if not isinstance(size, int):
             return None
         inner *= size
-    return form, inner
+    return placement, inner
 
 
-def split(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def split(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
     """split and unbind; ``getitem`` picks the parts."""
     x, where = input_of(node), _where(node)
     unbind = node.target is aten.unbind.int
-    found = _outermost(x, where, forms.get(x))
+    found = _outermost(x, where, placements.get(x))
     values = node.meta["val"]
     lengths = [1 if unbind else part.shape[where] for part in values]
     if found is None or not all(isinstance(n, int) for n in lengths):
         return None
-    form, inner = found
+    placement, inner = found
     if len({n == 1 for n in lengths}) > 1:
-        return None  # a part of size one has another form than the others
-    place = form.place(where)
+        return None  # a part of size one has another placement than the others
+    place = placement.place(where)
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         parts = [n * inner for n in lengths]
         return rw.emit(aten.split_with_sizes.default, inputs[0], parts, place)
 
-    return LayoutPlan(((x, form),), _part_form(form, where, lengths[0], unbind), emit)
+    return LayoutPlan(
+        ((x, placement),), _part_placement(placement, where, lengths[0], unbind), emit
+    )
 
 
-def glu(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def glu(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
     """A half gated by the other."""
     x, where = input_of(node), _where(node)
-    found = _outermost(x, where, forms.get(x))
+    found = _outermost(x, where, placements.get(x))
     if found is None:
         return None
-    form, _ = found
+    placement, _ = found
     half = shape(node)[where]
     if not isinstance(half, int):
         return None
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
-        return rw.emit(aten.glu.default, inputs[0], form.place(where))
+        return rw.emit(aten.glu.default, inputs[0], placement.place(where))
 
-    return LayoutPlan(((x, form),), _part_form(form, where, half, False), emit)
+    return LayoutPlan(((x, placement),), _part_placement(placement, where, half, False), emit)
 
 
-def getitem(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def getitem(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
     """A part of a split."""
     parts, index = input_of(node), node.args[1]
-    form = forms.get(parts)
-    if form is None:
+    placement = placements.get(parts)
+    if placement is None:
         return None
     return LayoutPlan(
-        ((parts, form),), form, lambda rw, inputs: rw.emit(operator.getitem, inputs[0], index)
+        ((parts, placement),),
+        placement,
+        lambda rw, inputs: rw.emit(operator.getitem, inputs[0], index),
     )
 
 
-def cat(node: fx.Node, forms: Forms, wanted: Form | None) -> LayoutPlan | None:
+def cat(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
     """Concatenation along an axis that is outermost in its group."""
     parts: list[fx.Node] = list(argument(node, "tensors"))
     rank = len(shape(node))
     where = axis(argument(node, "dim"), rank)
     if any(len(shape(x)) != rank for x in parts):
         return None  # torch lets an empty rank-1 tensor join
-    leader = next((x for x in parts if x in forms and sizes(x)[where] != 1), None)
-    found = _outermost(leader, where, wanted or forms[leader]) if leader is not None else None
+    leader = next((x for x in parts if x in placements and sizes(x)[where] != 1), None)
+    found = _outermost(leader, where, wanted or placements[leader]) if leader is not None else None
     if found is None:
         return None
-    form, _ = found
-    place = form.place(where)
-    taken = tuple((x, _without_ones(form, x)) for x in parts)
+    placement, _ = found
+    place = placement.place(where)
+    taken = tuple((x, _without_ones(placement, x)) for x in parts)
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
         return rw.emit(aten.cat.default, list(inputs), place)
 
-    return LayoutPlan(taken, form, emit)
+    return LayoutPlan(taken, placement, emit)
 
 
-def _without_ones(form: Form, x: fx.Node) -> Form:
-    return form.renamed(lambda a: a if sizes(x)[a] != 1 else None)
+def _without_ones(placement: Placement, x: fx.Node) -> Placement:
+    return placement.renamed(lambda a: a if sizes(x)[a] != 1 else None)

@@ -8,13 +8,16 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from frontend.deprecated import renamed_fields
 from passes.base import Pass
 from passes.limit_rank.rules import rule_for
-from passes.limit_rank.stand_ins import LowRank, UnknownSizeError, Value
+from passes.limit_rank.stand_ins import StandIns, UnknownSizeError, Value
 from passes.patterns.nodes import input_of, is_call, is_tensor
+from passes.renamed import OPTIONS
 from passes.rewriter import Rewriter
 
 
+@renamed_fields(**OPTIONS["LimitRank"])
 @dataclass(frozen=True)
 class LimitRank(Pass):
     """Runs every operator of a tensor with too many axes on one with its axes merged.
@@ -27,15 +30,15 @@ class LimitRank(Pass):
     *Documented*: Core ML has no tensors of rank above 5 (apple/coremltools#1723).
 
     Attributes:
-        most: the most axes that a tensor may have.
+        max_rank: the most axes that a tensor may have.
     """
 
     name: ClassVar[str] = "limit_rank"
-    most: int = 5
+    max_rank: int = 5
 
     def apply(self, rw: Rewriter) -> None:
         """One walk in program order; results with few axes again replace the originals."""
-        low = LowRank(rw, self.most)
+        low = StandIns(rw, self.max_rank)
         for node in rw.nodes():
             if not _concerns(low, node):
                 continue
@@ -49,7 +52,7 @@ class LimitRank(Pass):
                     rw.replace(node, low.view(value, low.shape(node)))
 
 
-def _concerns(low: LowRank, node: fx.Node) -> bool:
+def _concerns(low: StandIns, node: fx.Node) -> bool:
     if node.target is operator.getitem:
         return node.args[0] in low.values
     values = [node.meta.get("val"), *(n.meta.get("val") for n in node.all_input_nodes)]
@@ -60,7 +63,7 @@ def _concerns(low: LowRank, node: fx.Node) -> bool:
     )
 
 
-def _value(low: LowRank, node: fx.Node) -> Value | None:
+def _value(low: StandIns, node: fx.Node) -> Value | None:
     if is_call(node, operator.getitem):
         parts: Any = low.values[input_of(node)]
         return parts[node.args[1]]
@@ -72,5 +75,7 @@ def _value(low: LowRank, node: fx.Node) -> Value | None:
         low.rw.decline(node, f"{unknown}; Core ML refuses its {rank} axes")
         return None
     if value is None:
-        low.rw.decline(node, f"no form of it with {low.most} axes is known; Core ML refuses {rank}")
+        low.rw.decline(
+            node, f"no form of it with {low.max_rank} axes is known; Core ML refuses {rank}"
+        )
     return value

@@ -8,12 +8,12 @@ from collections.abc import Hashable, Iterator, Sequence
 
 
 def steps(
-    sizes: Sequence[int], order: Sequence[int], most: int
+    sizes: Sequence[int], order: Sequence[int], max_rank: int
 ) -> list[tuple[list[int], list[int]]]:
-    """Steps ``(reshape to, permute by)`` of at most ``most`` axes that permute by ``order``.
+    """Steps ``(reshape to, permute by)`` of at most ``max_rank`` axes that permute by ``order``.
 
-    Axes of size one vanish, axes that stay neighbours merge. What is left above ``most`` goes in
-    several steps, each the one after which the most axes merge. Exact: the last step's elements,
+    Axes of size one vanish, axes that stay neighbours merge. What is left above ``max_rank`` goes
+    in several steps, each the one after which the most axes merge. Exact: the last step's elements,
     row by row, are those of the permuted tensor.
     """
     found: list[tuple[list[int], list[int]]] = []
@@ -21,10 +21,10 @@ def steps(
         sizes, order = merged(sizes, order)
         if list(order) == sorted(order):
             return found
-        if len(order) <= most:
+        if len(order) <= max_rank:
             found.append((sizes, order))
             return found
-        groups, moves = _best(order, most)
+        groups, moves = _best(order, max_rank)
         found.append(([math.prod(sizes[axis] for axis in group) for group in groups], moves))
         placed = [axis for move in moves for axis in groups[move]]
         sizes = [sizes[axis] for axis in placed]
@@ -56,12 +56,12 @@ def runs(keys: Sequence[Hashable]) -> list[list[int]]:
     ]
 
 
-def _best(order: Sequence[int], most: int) -> tuple[list[list[int]], list[int]]:
+def _best(order: Sequence[int], max_rank: int) -> tuple[list[list[int]], list[int]]:
     """Groups of neighbouring axes and their permutation, so that the most axes are settled."""
     candidates = (
         (groups, list(moves))
-        for groups in _partitions(len(order), most)
-        for moves in itertools.permutations(range(most))
+        for groups in _partitions(len(order), max_rank)
+        for moves in itertools.permutations(range(max_rank))
     )
     return min(candidates, key=lambda candidate: _left(order, *candidate))
 

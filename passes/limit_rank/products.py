@@ -10,18 +10,18 @@ import math
 from torch import fx
 
 from frontend.schema import arguments, replaced
-from passes.limit_rank.stand_ins import LowRank, Value
+from passes.limit_rank.stand_ins import StandIns, Value
 from passes.patterns.nodes import argument, aten, input_of
 
 
-def linear(low: LowRank, node: fx.Node) -> Value:
+def linear(low: StandIns, node: fx.Node) -> Value:
     """Leading axes merge to one."""
     source = input_of(node)
     x = low.view(source, [math.prod(low.shape(source)[:-1]), low.shape(source)[-1]])
     return low.rw.emit(node.target, x, *node.args[1:], **node.kwargs)
 
 
-def matmul(low: LowRank, node: fx.Node) -> Value | None:
+def matmul(low: StandIns, node: fx.Node) -> Value | None:
     """Leading axes merge to one batch; None for vectors."""
     a, b = arguments(node).values()
     if len(low.shape(a)) < 2 or len(low.shape(b)) < 2:
@@ -38,7 +38,7 @@ def matmul(low: LowRank, node: fx.Node) -> Value | None:
     return low.rw.emit(aten.matmul.default, *wide)
 
 
-def attention(low: LowRank, node: fx.Node) -> Value | None:
+def attention(low: StandIns, node: fx.Node) -> Value | None:
     """Leading axes merge to one batch."""
     query, key, value, mask, *_ = arguments(node).values()
     batch = low.shape(query)[:-3]
@@ -56,7 +56,7 @@ def attention(low: LowRank, node: fx.Node) -> Value | None:
     return low.rw.emit(node.target, *args, **kwargs)
 
 
-def einsum(low: LowRank, node: fx.Node) -> Value | None:
+def einsum(low: StandIns, node: fx.Node) -> Value | None:
     """Two operands as one batched product; one operand as a sum and a permutation."""
     equation, operands = (
         argument(node, "equation").replace(" ", ""),
@@ -100,7 +100,7 @@ def einsum(low: LowRank, node: fx.Node) -> Value | None:
 
 
 def _blocks(
-    low: LowRank, x: fx.Node, term: str, blocks: tuple[list[str], ...], size: dict[str, int]
+    low: StandIns, x: fx.Node, term: str, blocks: tuple[list[str], ...], size: dict[str, int]
 ) -> fx.Node:
     """``x`` with its letters gathered in three axes."""
     order = [term.index(letter) for block in blocks for letter in block]

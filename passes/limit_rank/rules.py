@@ -16,7 +16,7 @@ from torch import fx
 from frontend.schema import arguments, replaced
 from passes.limit_rank import products
 from passes.limit_rank.permutation_steps import runs
-from passes.limit_rank.stand_ins import LowRank, Value
+from passes.limit_rank.stand_ins import StandIns, Value
 from passes.patterns.nodes import (
     Target,
     argument,
@@ -37,7 +37,7 @@ from passes.patterns.operators import (
 )
 from passes.patterns.pointwise import is_pointwise_call
 
-Rule = Callable[[LowRank, fx.Node], Value | None]
+Rule = Callable[[StandIns, fx.Node], Value | None]
 
 
 def rule_for(node: fx.Node) -> Rule | None:
@@ -45,20 +45,20 @@ def rule_for(node: fx.Node) -> Rule | None:
     return _pointwise if is_pointwise_call(node) else _RULES.get(node.target)
 
 
-def _same_elements(low: LowRank, node: fx.Node) -> Value:
+def _same_elements(low: StandIns, node: fx.Node) -> Value:
     return low.of(input_of(node))
 
 
-def _permute(low: LowRank, node: fx.Node) -> Value:
+def _permute(low: StandIns, node: fx.Node) -> Value:
     source, order = arguments(node).values()
     return low.permuted(source, low.shape(source), [axis(a, len(order)) for a in order])
 
 
-def _expand(low: LowRank, node: fx.Node) -> Value:
+def _expand(low: StandIns, node: fx.Node) -> Value:
     return low.expanded(input_of(node), low.shape(input_of(node)), low.shape(node))
 
 
-def _pointwise(low: LowRank, node: fx.Node) -> Value:
+def _pointwise(low: StandIns, node: fx.Node) -> Value:
     """Neighbouring axes merge where the same operands are broadcast along them."""
     wanted = low.shape(node)
     used = [place for place, size in enumerate(wanted) if size != 1]
@@ -72,7 +72,7 @@ def _pointwise(low: LowRank, node: fx.Node) -> Value:
             sizes[smallest] = list(wanted)
         keys = [tuple(sizes[n][place] == wanted[place] for n in operands) for place in used]
         groups = [[used[i] for i in run] for run in runs(keys)]
-        if len(groups) <= low.most:
+        if len(groups) <= low.max_rank:
             break
     for n in operands:
         view = [math.prod(sizes[n][place] for place in group) for group in groups] or [1]
@@ -81,13 +81,13 @@ def _pointwise(low: LowRank, node: fx.Node) -> Value:
     return _parts(low, low.rw.emit(node.target, *args, **kwargs))
 
 
-def _reduce(low: LowRank, node: fx.Node) -> Value:
+def _reduce(low: StandIns, node: fx.Node) -> Value:
     source = input_of(node)
     sizes = low.shape(source)
     named = axes(node, "dim", len(sizes))
     reduced = set(range(len(sizes)) if named is None else named)
     groups = runs([place in reduced for place in range(len(sizes))])
-    if len(groups) <= low.most:
+    if len(groups) <= low.max_rank:
         x = low.view(source, [math.prod(sizes[place] for place in group) for group in groups])
         wanted = [index for index, group in enumerate(groups) if group[0] in reduced]
     else:
@@ -101,7 +101,7 @@ def _reduce(low: LowRank, node: fx.Node) -> Value:
     )
 
 
-def _along(low: LowRank, node: fx.Node) -> Value:
+def _along(low: StandIns, node: fx.Node) -> Value:
     """Operators along the one axis that their ``dim`` names."""
     source = input_of(node)
     dim = axis(argument(node, "dim"), len(low.shape(source)))
@@ -109,14 +109,14 @@ def _along(low: LowRank, node: fx.Node) -> Value:
     return _parts(low, low.rw.emit(node.target, low.around(source, dim), *args, **kwargs))
 
 
-def _parts(low: LowRank, result: fx.Node) -> Value:
+def _parts(low: StandIns, result: fx.Node) -> Value:
     value = result.meta["val"]
     if not isinstance(value, list | tuple):
         return result
     return tuple(low.rw.emit(operator.getitem, result, i) for i in range(len(value)))
 
 
-def _concat(low: LowRank, node: fx.Node) -> Value:
+def _concat(low: StandIns, node: fx.Node) -> Value:
     sources, dim = arguments(node).values()
     if node.target is aten.stack.default:
         place = axis(dim, len(low.shape(node)))
@@ -128,7 +128,7 @@ def _concat(low: LowRank, node: fx.Node) -> Value:
     return low.rw.emit(aten.cat.default, parts, 1)
 
 
-def _flip(low: LowRank, node: fx.Node) -> Value:
+def _flip(low: StandIns, node: fx.Node) -> Value:
     source, dims = arguments(node).values()
     sizes, x = low.shape(source), source
     for dim in dims:
@@ -138,10 +138,10 @@ def _flip(low: LowRank, node: fx.Node) -> Value:
     return x
 
 
-def _index(low: LowRank, node: fx.Node) -> Value | None:
+def _index(low: StandIns, node: fx.Node) -> Value | None:
     source, indices = arguments(node).values()
     given = [(place, index) for place, index in enumerate(indices) if index is not None]
-    if len(given) != 1 or given[0][1].meta["val"].ndim + 2 > low.most:
+    if len(given) != 1 or given[0][1].meta["val"].ndim + 2 > low.max_rank:
         return None
     place, index = given[0]
     if index.meta["val"].dtype is torch.bool:
@@ -149,17 +149,17 @@ def _index(low: LowRank, node: fx.Node) -> Value | None:
     return low.rw.emit(aten.index.Tensor, low.around(source, place), [None, index])
 
 
-def _norm(low: LowRank, node: fx.Node) -> Value | None:
+def _norm(low: StandIns, node: fx.Node) -> Value | None:
     """Norms over the last axes."""
     source, normalized = input_of(node), argument(node, "normalized_shape")
-    if len(normalized) + 1 > low.most:
+    if len(normalized) + 1 > low.max_rank:
         return None
     lead = low.shape(source)[: len(low.shape(source)) - len(normalized)]
     x = low.view(source, [math.prod(lead), *normalized])
     return low.rw.emit(node.target, x, *node.args[1:], **node.kwargs)
 
 
-def _sides_along(low: LowRank, node: fx.Node) -> Value | None:
+def _sides_along(low: StandIns, node: fx.Node) -> Value | None:
     """As ``_along``, for operators of several tensors that differ in size along that axis only."""
     source = input_of(node)
     dim = axis(argument(node, "dim"), len(low.shape(source)))
@@ -178,7 +178,7 @@ def _sides_along(low: LowRank, node: fx.Node) -> Value | None:
     return low.rw.emit(node.target, *args, **kwargs)
 
 
-def _pad(low: LowRank, node: fx.Node) -> Value | None:
+def _pad(low: StandIns, node: fx.Node) -> Value | None:
     """Axes that are not padded merge with their neighbours."""
     source, widths = input_of(node), argument(node, "pad")
     rest = node.args[2:]
@@ -193,7 +193,7 @@ def _pad(low: LowRank, node: fx.Node) -> Value | None:
     return x
 
 
-def _repeat(low: LowRank, node: fx.Node) -> Value:
+def _repeat(low: StandIns, node: fx.Node) -> Value:
     source, repeats = arguments(node).values()
     rank = max(len(repeats), len(low.shape(source)))
     sizes = [1] * (rank - len(low.shape(source))) + list(low.shape(source))
@@ -203,13 +203,13 @@ def _repeat(low: LowRank, node: fx.Node) -> Value:
     return low.expanded(source, pairs, wanted)
 
 
-def _embedding(low: LowRank, node: fx.Node) -> Value:
+def _embedding(low: StandIns, node: fx.Node) -> Value:
     table, indices = input_of(node), argument(node, "indices")
     flat = low.view(indices, [math.prod(low.shape(indices))])
     return low.rw.emit(node.target, table, flat, *node.args[2:], **node.kwargs)
 
 
-def _group_norm(low: LowRank, node: fx.Node) -> Value:
+def _group_norm(low: StandIns, node: fx.Node) -> Value:
     batch, channels, *spatial = low.shape(input_of(node))
     x = low.view(input_of(node), [batch, channels, math.prod(spatial)])
     return low.rw.emit(node.target, x, *node.args[1:], **node.kwargs)

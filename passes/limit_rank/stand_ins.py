@@ -23,16 +23,16 @@ class UnknownSizeError(Exception):
     """A view would have two sizes that are not known, or one that nothing tells."""
 
 
-class LowRank:
+class StandIns:
     """Stand-ins for the tensors of a program.
 
     A stand-in differs from its tensor by a reshape alone, so any grouping of neighbouring axes
     is one reshape away. ``emit`` calls go to the rewriter's present place.
     """
 
-    def __init__(self, rw: Rewriter, most: int) -> None:
+    def __init__(self, rw: Rewriter, max_rank: int) -> None:
         self.rw = rw
-        self.most = most
+        self.max_rank = max_rank
         self.values: dict[fx.Node, Value] = {}
         self._primes: dict[Hashable, int] = {}  # by symbol
 
@@ -72,7 +72,7 @@ class LowRank:
     def permuted(self, node: fx.Node, sizes: Sequence[int], order: Sequence[int]) -> fx.Node:
         """A stand-in of ``node``, whose axes are ``sizes``, permuted by ``order``."""
         low = self.of(node)
-        for view, moves in steps(sizes, order, self.most):
+        for view, moves in steps(sizes, order, self.max_rank):
             low = self.rw.emit(aten.permute.default, self.view(low, view), moves)
         return low
 
@@ -84,7 +84,7 @@ class LowRank:
             for places in [[axis for axis, size in enumerate(wanted) if size != 1]]
             for run in runs([sizes[axis] == wanted[axis] for axis in places])
         ]
-        if len(groups) <= self.most:
+        if len(groups) <= self.max_rank:
             start, end = ([math.prod(s[a] for a in g) for g in groups] for s in (sizes, wanted))
             low = self.view(node, start)
             return low if start == end else self._expand(low, start, end)
@@ -107,7 +107,7 @@ class LowRank:
 
     def exceeds(self, value: object) -> bool:
         """Whether ``value`` is a tensor of more axes than allowed."""
-        return getattr(value, "ndim", 0) > self.most
+        return getattr(value, "ndim", 0) > self.max_rank
 
     def _expand(self, node: fx.Node, start: Sequence[int], end: Sequence[int]) -> fx.Node:
         wanted = [-1 if old == new else new for old, new in zip(start, end, strict=True)]

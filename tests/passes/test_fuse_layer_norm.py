@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from frontend.ops import layer_norm
-from passes.fuse_layer_norm import ChannelNorm
+from passes.fuse_layer_norm import FuseLayerNorm
 from tests.passes.util import (
     Function,
     assert_differs_when_perturbed,
@@ -95,7 +95,7 @@ WRITTEN = {
 def test_written_out(name):
     function, x, axes = WRITTEN[name]
     model = Function(function, w=W, b=B, five=W[:5, None], eps=torch.tensor(1e-5))
-    before, after, (report,) = run_pass(model, x, ChannelNorm())
+    before, after, (report,) = run_pass(model, x, FuseLayerNorm())
     assert count(before, layer_norm) == 0
     (node,) = [n for n in after.graph.nodes if n.target is layer_norm]
     assert list(node.args[1]) == axes
@@ -119,7 +119,7 @@ def test_composite(affine, shape):
 
     model = Function(function, **tensors)
     x = seeded(2, 5, 8)
-    before, after, (report,) = run_pass(model, x, ChannelNorm())
+    before, after, (report,) = run_pass(model, x, FuseLayerNorm())
     assert (count(before, aten.layer_norm.default), count(after, aten.layer_norm.default)) == (1, 0)
     (node,) = [n for n in after.graph.nodes if n.target is layer_norm]
     assert list(node.args[1]) == list(range(3 - len(shape), 3)) and node.args[4] == 1e-6
@@ -132,7 +132,7 @@ def test_composite(affine, shape):
 
 def test_default_eps():
     model = Function(lambda m, x: F.layer_norm(x, (8,)))
-    _, after, _ = run_pass(model, X, ChannelNorm())
+    _, after, _ = run_pass(model, X, FuseLayerNorm())
     (node,) = [n for n in after.graph.nodes if n.target is layer_norm]
     assert node.args[4] == 1e-5
     assert_same(model, after, X)
@@ -148,7 +148,7 @@ def test_computed_affine_stays_outside(which):
         return F.layer_norm(x, (8,), w, b)
 
     model = Function(function, w=W, b=B)
-    _, after, _ = run_pass(model, X, ChannelNorm())
+    _, after, _ = run_pass(model, X, FuseLayerNorm())
     (node,) = [n for n in after.graph.nodes if n.target is layer_norm]
     assert node.args[3] is None and (node.args[2] is None) == (which == "weight")
     assert_same(model, after, X)
@@ -156,21 +156,21 @@ def test_computed_affine_stays_outside(which):
 
 def test_native_layer_norm():
     model = Function(lambda m, x: torch.native_layer_norm(x, (8,), m.w, m.b, 1e-5)[0], w=W, b=B)
-    _, after, _ = run_pass(model, X, ChannelNorm())
+    _, after, _ = run_pass(model, X, FuseLayerNorm())
     assert (count(after, layer_norm), count(after, aten.native_layer_norm.default)) == (1, 0)
     assert_same(model, after, X)
 
 
 def test_a_second_factor_is_not_the_weight():
     model = Function(lambda m, x: half_written(m, x) * m.w * m.b + m.w, w=W, b=B)
-    _, after, _ = run_pass(model, X, ChannelNorm())
+    _, after, _ = run_pass(model, X, FuseLayerNorm())
     assert (count(after, layer_norm), count(after, aten.mul.Tensor)) == (1, 1)
     assert_same(model, after, X)
 
 
 def test_other_broadcasts_are_not_the_affine():
     model = Function(lambda m, x: half_written(m, x) * m.rows + m.b, rows=seeded(5, 1), b=B)
-    _, after, _ = run_pass(model, X, ChannelNorm())
+    _, after, _ = run_pass(model, X, FuseLayerNorm())
     (node,) = [n for n in after.graph.nodes if n.target is layer_norm]
     assert node.args[2:4] == (None, None)
     assert_same(model, after, X)
@@ -198,7 +198,7 @@ def test_other_broadcasts_are_not_the_affine():
 )
 def test_refusals(function, reason):
     model = Function(function)
-    _, after, (report,) = run_pass(model, X, ChannelNorm())
+    _, after, (report,) = run_pass(model, X, FuseLayerNorm())
     assert any(reason in sentence for sentence in reasons(report)), report.declined
     assert count(after, layer_norm) == 0
     assert_same(model, after, X)
@@ -217,7 +217,7 @@ def test_refusals(function, reason):
 )
 def test_others_are_no_layer_norms(function):
     model = Function(function)
-    _, after, (report,) = run_pass(model, X, ChannelNorm())
+    _, after, (report,) = run_pass(model, X, FuseLayerNorm())
     assert report.rewrites == 0 and not report.declined
     assert_same(model, after, X)
 
@@ -225,10 +225,10 @@ def test_others_are_no_layer_norms(function):
 def test_eps_that_float16_cannot_hold():
     model = nn.LayerNorm(8, eps=1e-12)
     x = X * 0.01
-    _, after, (report,) = run_pass(model, x, ChannelNorm())
+    _, after, (report,) = run_pass(model, x, FuseLayerNorm())
     assert "zero in float16" in report.notes[0]
     assert_same(model, after, x)
-    _, after, (report,) = run_pass(model, x, ChannelNorm(min_eps=1e-7))
+    _, after, (report,) = run_pass(model, x, FuseLayerNorm(min_eps=1e-7))
     (node,) = [n for n in after.graph.nodes if n.target is layer_norm]
     assert node.args[4] == 1e-7 and not report.notes
     # The documented price.
@@ -241,7 +241,7 @@ def test_eps_that_float16_cannot_hold():
 def test_dynamic_width(function):
     model = Function(function, w=W, b=B)
     dims = {3: torch.export.Dim("width", min=2, max=64)}
-    _, after, _ = run_pass(model, (IMAGE,), ChannelNorm(), dynamic_shapes=(dims,))
+    _, after, _ = run_pass(model, (IMAGE,), FuseLayerNorm(), dynamic_shapes=(dims,))
     assert count(after, layer_norm) == 1
     assert_same(model, after, seeded(2, 8, 3, 9))
 
@@ -249,6 +249,6 @@ def test_dynamic_width(function):
 def test_dynamic_tokens():
     model = nn.LayerNorm(8)
     dims = {1: torch.export.Dim("tokens", min=2, max=64)}
-    _, after, _ = run_pass(model, (X,), ChannelNorm(), dynamic_shapes=(dims,))
+    _, after, _ = run_pass(model, (X,), FuseLayerNorm(), dynamic_shapes=(dims,))
     assert count(after, layer_norm) == 1
     assert_same(model, after, seeded(2, 11, 8))

@@ -388,4 +388,4 @@ def test_refuses_a_dynamic_number_of_heads():
 def test_refuses_dropout():
     model = Function(lambda m, x: sdpa(x, x, x, dropout_p=0.5))
     (reason,) = declined(model, heads())
-    assert "run remove_dropout first" in reason
+    assert "run to_inference first" in reason

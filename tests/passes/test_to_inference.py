@@ -10,7 +10,7 @@ from torch import nn
 from frontend.random_calls import may_draw
 from passes.eliminate_common import EliminateCommon
 from passes.fold_constants import FoldConstants
-from passes.to_inference import RemoveDropout
+from passes.to_inference import ToInference
 from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 
 X = seeded(2, 4, 6, 6)
@@ -52,7 +52,7 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_becomes_identity(name):
     model = Function(lambda m, x: KINDS[name](m, x) * 2, keep=torch.full((4, 1, 1), 0.7))
-    _, after, (report,) = run_pass(model, X, RemoveDropout())
+    _, after, (report,) = run_pass(model, X, ToInference())
     assert_same(Function(lambda m, x: x * 2), after, X)
     assert not [n for n in after.graph.nodes if may_draw(n.target)]
     assert count(after, torch.ops.aten.mul.Tensor) == 1
@@ -62,7 +62,7 @@ def test_becomes_identity(name):
 
 def test_inactive_dropout_is_not_noted():
     model = Function(lambda m, x: torch.native_dropout(x, 0.3, False)[0] * 2)
-    _, after, (report,) = run_pass(model, X, RemoveDropout())
+    _, after, (report,) = run_pass(model, X, ToInference())
     assert report.rewrites == 1 and not report.notes
     assert_same(model, after, X)
 
@@ -90,7 +90,7 @@ def test_module_in_training_mode_is_captured_for_evaluation():
     torch.manual_seed(0)
     model = Block().train()
     statistics = model.norm.running_mean.clone()
-    _, after, (report,) = run_pass(model, X, RemoveDropout())
+    _, after, (report,) = run_pass(model, X, ToInference())
     assert model.training and torch.equal(model.norm.running_mean, statistics)
     assert not report.notes and not report.declined
     assert_same(model.eval(), after, X)
@@ -101,7 +101,7 @@ def test_program_exported_in_training_mode():
     model = Block()
     program = exported_in_training(model, X)
     before, after, (report, _, _) = run_pass(
-        program, X, RemoveDropout(), FoldConstants(), EliminateCommon()
+        program, X, ToInference(), FoldConstants(), EliminateCommon()
     )
     assert before.graph_signature.buffers_to_mutate
     assert not after.graph_signature.buffers_to_mutate
@@ -115,7 +115,7 @@ def test_running_statistics_of_a_function():
     model = Function(
         lambda m, x: F.batch_norm(x, m.mean + 0, m.var + 0, training=True), mean=mean, var=var
     )
-    _, after, (report,) = run_pass(model, X, RemoveDropout())
+    _, after, (report,) = run_pass(model, X, ToInference())
     assert "running statistics" in report.notes[0]
     assert_same(Function(lambda m, x: F.batch_norm(x, mean, var)), after, X)
 
@@ -125,7 +125,7 @@ def test_attention(dropout_p):
     def attend(p):
         return Function(lambda m, x: F.scaled_dot_product_attention(x, x, x, dropout_p=p))
 
-    _, after, (report,) = run_pass(attend(dropout_p), X, RemoveDropout())
+    _, after, (report,) = run_pass(attend(dropout_p), X, ToInference())
     assert_same(attend(0.0), after, X)
     assert bool(report.notes) == (dropout_p > 0) == (report.rewrites == 1)
 
@@ -134,7 +134,7 @@ def test_multihead_attention_exported_in_training():
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
     x = seeded(2, 5, 8)
-    _, after, (report,) = run_pass(exported_in_training(model, x), x, RemoveDropout())
+    _, after, (report,) = run_pass(exported_in_training(model, x), x, ToInference())
     assert report.notes and not report.declined
     assert count(after, torch.ops.aten.scaled_dot_product_attention.default) == 1
     assert_same(model.eval(), after, x)
@@ -145,21 +145,21 @@ def test_recurrent(layer):
     torch.manual_seed(0)
     model = layer(8, 6, num_layers=2, dropout=0.5, batch_first=True)
     x = seeded(2, 5, 8)
-    _, after, (report,) = run_pass(exported_in_training(model, x), x, RemoveDropout())
+    _, after, (report,) = run_pass(exported_in_training(model, x), x, ToInference())
     assert report.rewrites >= 1 and report.notes
     assert_same(model.eval(), after, x)
 
 
 def test_random_leaky_relu():
     model = nn.RReLU()
-    _, after, (report,) = run_pass(exported_in_training(model, X), X, RemoveDropout())
+    _, after, (report,) = run_pass(exported_in_training(model, X), X, ToInference())
     assert report.notes
     assert_same(model.eval(), after, X)
 
 
 def test_random_leaky_relu_that_is_off():
     model = Function(lambda m, x: nn.functional.rrelu(x) + nn.functional.rrelu(x, 0.1, 0.5))
-    _, after, (report,) = run_pass(model, X, RemoveDropout())
+    _, after, (report,) = run_pass(model, X, ToInference())
     assert report.rewrites == 2 and not report.notes
     assert_same(model, after, X)
 
@@ -182,7 +182,7 @@ def test_random_leaky_relu_that_is_off():
 )
 def test_refusals(function, reason):
     model = Function(function, mean=torch.zeros(4), var=torch.ones(4))
-    before, after, (report,) = run_pass(model, X, RemoveDropout())
+    before, after, (report,) = run_pass(model, X, ToInference())
     assert any(reason in sentence for sentence in reasons(report)), report
     assert not report.notes
     assert [n.target for n in after.graph.nodes] == [n.target for n in before.graph.nodes]
@@ -191,14 +191,14 @@ def test_refusals(function, reason):
 def test_dynamic_batch():
     model = Function(drop_path)
     dims = ({0: torch.export.Dim("batch", min=2, max=8)},)
-    _, after, (report,) = run_pass(model, (X,), RemoveDropout(), dynamic_shapes=dims)
+    _, after, (report,) = run_pass(model, (X,), ToInference(), dynamic_shapes=dims)
     assert report.rewrites == 1
     assert_same(Function(lambda m, x: x * 1), after, seeded(5, 4, 6, 6))
 
 
 def test_oracle_notices_active_dropout():
     model = Function(KINDS["dropout"])
-    before, _, _ = run_pass(model, X, RemoveDropout())
+    before, _, _ = run_pass(model, X, ToInference())
     with pytest.raises(AssertionError):
         assert_same(Function(lambda m, x: x * 1), before, X)
     assert count(before, torch.ops.aten.native_dropout.default) == 1

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lowering import convert, predict
-from passes.topk_of_logits import RankLogits
+from passes.topk_of_logits import TopkOfLogits
 from tests.passes.util import Function, assert_same, count, reasons, run_pass, seeded
 
 aten = torch.ops.aten
@@ -25,7 +25,7 @@ class Router(nn.Module):
 @pytest.mark.parametrize("k, dim", [(1, -1), (2, 1), (3, 0)])
 def test_logits_are_ranked(k, dim):
     model = Router(k, dim)
-    _, after, (report,) = run_pass(model, X, RankLogits())
+    _, after, (report,) = run_pass(model, X, TopkOfLogits())
     assert report.rewrites == 1 and count(after, aten.softmax.int, aten._softmax.default) == 0
     for x in (X, X * 3, -X):
         assert_same(model, after, x)
@@ -40,7 +40,7 @@ def test_logits_are_ranked(k, dim):
     ],
 )
 def test_refusals(function, reason):
-    _, after, (report,) = run_pass(Function(function), X, RankLogits())
+    _, after, (report,) = run_pass(Function(function), X, TopkOfLogits())
     assert report.rewrites == 0 and reason in reasons(report)[0]
     assert_same(Function(function), after, X)
 
@@ -48,7 +48,7 @@ def test_refusals(function, reason):
 def test_close_experts_are_told_apart_in_fp16():
     logits = torch.zeros(1, 8)
     logits[0, 5], logits[0, 2] = 2e-4, 1e-4  # 1/8 of it is less than a rounding of 1/8
-    before, after, _ = run_pass(Router(), logits, RankLogits())
+    before, after, _ = run_pass(Router(), logits, TopkOfLogits())
     chosen = [
         list(predict(convert(program), {"x": logits}).values())[2][0].tolist()
         for program in (before, after)

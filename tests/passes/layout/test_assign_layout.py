@@ -100,7 +100,7 @@ CARRIED = {
     "one_token": lambda m, x: x + x[:, :1],
     "clamp_and_power": lambda m, x: x.clamp(-1, 1).pow(2).neg().exp(),
 }
-# Parts of size one have another form than the rest; stacking makes an axis of its own.
+# Parts of size one have another placement than the rest; stacking makes an axis of its own.
 NOT_FREE = ("split_one_token", "stacked")
 
 
@@ -142,25 +142,25 @@ def encoder(attend, layers):
     return spelled
 
 
-# permutations that belong to the form itself: keys by row; matmul's own flags
+# permutations that belong to the placement itself: keys by row; matmul's own flags
 OF_THE_FORM = {"split": 1, "batched": 2, "native": 4}
 
 
 @pytest.mark.parametrize("attend", [attention, rotary_attention, interleaved_attention])
-@pytest.mark.parametrize("form", OF_THE_FORM)
-def test_no_conversion_inside_an_encoder_block(attend, form):
+@pytest.mark.parametrize("placement", OF_THE_FORM)
+def test_no_conversion_inside_an_encoder_block(attend, placement):
     found = []
     for layers in (1, 2):
         model = Net(encoder(attend, layers))
-        _, after, _ = run_pass(model, X, *default_pipeline(attention=form))
+        _, after, _ = run_pass(model, X, *default_pipeline(attention=placement))
         assert_same(model, after, X, atol=2e-6)
         found.append(after)
     one, two = (count(after, PERMUTE) for after in found)
-    assert two - one <= OF_THE_FORM[form]
-    assert one <= OF_THE_FORM[form] + 2
+    assert two - one <= OF_THE_FORM[placement]
+    assert one <= OF_THE_FORM[placement] + 2
     one, two = (count(after, *RESHAPES) for after in found)
     rotary = 4 if attend is rotary_attention else 0  # queries and keys to heads and back
-    assert two - one <= {"split": rotary, "batched": 4, "native": 4}[form]
+    assert two - one <= {"split": rotary, "batched": 4, "native": 4}[placement]
 
 
 class Patches(nn.Module):
@@ -255,13 +255,13 @@ def test_dynamic_sizes(name, axes):
         assert_same(model, after, seeded(*sizes, C))
 
 
-@pytest.mark.parametrize("form", OF_THE_FORM)
-def test_dynamic_tokens_in_an_encoder_block(form):
+@pytest.mark.parametrize("placement", OF_THE_FORM)
+def test_dynamic_tokens_in_an_encoder_block(placement):
     model = Net(encoder(attention, 1))
     dims = {1: torch.export.Dim("tokens", min=2, max=64)}
-    pipeline = default_pipeline(attention=form)
+    pipeline = default_pipeline(attention=placement)
     _, after, _ = run_pass(model, (X,), *pipeline, dynamic_shapes={"x": dims})
-    assert count(after, PERMUTE) <= OF_THE_FORM[form] + 2
+    assert count(after, PERMUTE) <= OF_THE_FORM[placement] + 2
     for tokens in (S, 9):
         assert_same(model, after, seeded(2, tokens, C), atol=2e-6)
 

@@ -169,7 +169,7 @@ def test_an_operator_without_a_form_says_so():
 def test_steps_make_the_permutation(order, sizes):
     x = torch.arange(torch.Size(sizes).numel())
     y = x
-    for view, moves in steps(sizes, order, most=5):
+    for view, moves in steps(sizes, order, max_rank=5):
         assert len(view) <= 5
         y = y.reshape(view).permute(moves)
     assert torch.equal(y.flatten(), x.reshape(sizes).permute(order).flatten())
@@ -177,4 +177,4 @@ def test_steps_make_the_permutation(order, sizes):
 
 def test_neighbours_that_stay_merge():
     assert merged([2, 3, 1, 4, 5], [3, 4, 2, 0, 1]) == ([6, 20], [1, 0])
-    assert steps([2, 3, 4], [0, 1, 2], most=5) == []
+    assert steps([2, 3, 4], [0, 1, 2], max_rank=5) == []
