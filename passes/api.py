@@ -25,6 +25,8 @@ def optimize_for_ane(
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: object = None,
     pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
+    target: str | None = None,
+    deployment_target: object = "iOS17",
     verify: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> OptimizedModel:
@@ -38,6 +40,11 @@ def optimize_for_ane(
         kwargs: keyword inputs.
         dynamic_shapes: as for ``torch.export.export``.
         pipeline: the passes, in the order they run.
+        target: chip, such as ``"M4"``: passes that leave the form open choose it by what is
+            *predicted* there. Without, attention is split into heads, and batched where that would
+            be too many parts.
+        deployment_target: oldest system that will run the package, for ``target``: its name, such
+            as ``"iOS18"``, or coremltools' constant.
         verify: run the program after every pass on the example inputs and on random ones of the
             same shapes, and compare with the captured program.
         progress: called with the name of each step when it is done.
@@ -47,10 +54,14 @@ def optimize_for_ane(
 
     Raises:
         CaptureError: the model cannot be captured; see ``frontend.capture``.
+        UnknownChipError: ``target`` is no chip that is known.
         OrderError: the passes stand in an order that cannot work.
         InvariantError: a pass broke the program, or ``verify`` found numbers that differ.
     """
     pipeline = check_order(pipeline)
+    if target is not None:
+        system = str(getattr(deployment_target, "name", deployment_target))
+        pipeline = tuple(step.for_target(target, system) for step in pipeline)
     program = capture(model, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
     if progress is not None:
         progress("capture")

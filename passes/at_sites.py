@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from passes.base import Pass
@@ -66,6 +66,10 @@ class AtSites(Pass):
     def advice(self) -> str:
         """As the pass that it runs."""
         return self.step.advice
+
+    def for_target(self, target: str, system: str) -> Pass:
+        """The pass that it runs, as that suits them."""
+        return replace(self, step=self.step.for_target(target, system))
 
     def apply(self, rw: Rewriter) -> None:
         """Runs the pass where it is wanted."""

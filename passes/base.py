@@ -101,6 +101,15 @@ class Pass(ABC):
         """The next step for whoever meets a fault of this pass."""
         return OURS if type(self).__module__.partition(".")[0] == __package__ else THEIRS
 
+    def for_target(self, target: str, system: str) -> Pass:
+        """The pass as it suits a chip and the oldest system that will run the package.
+
+        Args:
+            target: chip, such as ``"M4"``.
+            system: such as ``"iOS18"``.
+        """
+        return self
+
     def options(self) -> dict[str, Any]:
         """Its fields by name."""
         if not is_dataclass(self):

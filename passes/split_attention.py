@@ -5,14 +5,16 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import fx
 
 from frontend.schema import arguments
+from passes.attention_choice import choose_form, site_of
 from passes.attention_mask import additive_mask, masks_nothing
 from passes.base import Choice, Forms, Pass
+from passes.errors import PassError
 from passes.patterns.nodes import aten, input_of, is_static, shape
 from passes.query_scale import scaled_query
 from passes.rewriter import Rewriter
@@ -63,17 +65,25 @@ class SplitAttention(Pass):
     * ``native``: the operator stays whole for MIL's iOS 18 ``scaled_dot_product_attention``; by
       the M4 dispatcher's prices the cheapest (*measured*, compiler estimate, 751K study).
 
+    ``chosen`` takes at each site the form that is *predicted* to be fastest on ``target``: split,
+    split in query tiles that stay on the chip, batched, or native from iOS 18 on; which, and why,
+    stands in the report. It is what ``optimize_for_ane(..., target=...)`` asks for.
+
     Boolean and causal masks become additive, finite in fp16 (``attention_mask``); the scale is
     folded into the projection of the queries where that is a linear (``query_scale``).
 
     Attributes:
-        form: one of the three.
+        form: one of the three, or ``chosen``.
         query_chunk: queries per chunk, where they are chunked; ``split`` only.
         chunk_above: chunk where one head has more scores than this. 8 Mi fp16 scores are
             16 MiB, about what is reported to stay on chip (*assumed*; sources differ between
             2 and 32 MB).
         max_parts: ``batched`` is used where ``split`` would need more heads times chunks:
             5,120 einsums took one compiler over 20 minutes (*documented*: 751K study).
+        most_parts: ``chosen`` shares out no more parts than these among all sites, for the same
+            reason: each is two products and a softmax.
+        target: chip to choose for, such as ``"M4"``.
+        system: oldest system to choose for, such as ``"iOS18"``.
 
     Bound: float32 outputs within rtol 1e-5 / atol 1e-6 of the original, except rows whose keys
     are all masked: those average all values here, and are zero or NaN in torch.
@@ -97,21 +107,56 @@ class SplitAttention(Pass):
         sites=(aten.scaled_dot_product_attention.default,),
         size=_size,
     )
-    form: Literal["split", "batched", "native"] = "split"
+    form: Literal["split", "batched", "native", "chosen"] = "split"
     query_chunk: int = 512
     chunk_above: int = 8 << 20
     max_parts: int = 512
+    most_parts: int = 2048
+    target: str | None = None
+    system: str = "iOS17"
+
+    def __post_init__(self) -> None:
+        if (self.form == "chosen") != (self.target is not None):
+            raise PassError(
+                "the form of attention is chosen for a target",
+                expected="form='chosen' and a target, or neither",
+                found=f"form={self.form!r}, target={self.target!r}",
+            )
+
+    def for_target(self, target: str, system: str) -> Pass:
+        """Chooses by site, where no form is asked for."""
+        if self != SplitAttention():
+            return self
+        return replace(self, form="chosen", target=target, system=system)
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites every attention of rank 3 or 4 with static head counts."""
-        for node in rw.find(aten.scaled_dot_product_attention.default):
+        found = rw.find(aten.scaled_dot_product_attention.default)
+        fitting = [node for node in found if not _refusal(node)]
+        for node in found:
             reason = _refusal(node)
             if reason:
                 rw.decline(node, reason)
                 continue
+            step = self._at(rw, node, len(fitting))
             with rw.at(node):
-                result = self._rewrite(rw, node)
+                result = step._rewrite(rw, node)
                 rw.replace(node, result)
+
+    def _at(self, rw: Rewriter, node: fx.Node, sites: int) -> SplitAttention:
+        """The pass with the form of one site."""
+        if self.target is None:
+            return self
+        site = site_of(rw, node)
+        if site is None:
+            rw.note(f"{node.name}: split, since its sizes are not known before the model runs")
+            return SplitAttention()
+        parts = min(self.max_parts, self.most_parts // sites)
+        choice = choose_form(site, self.target, self.system, parts)
+        rw.note(f"attention of {_size(node)}: {choice.named(site)}: {choice.reason}")
+        if choice.form != "split":
+            return SplitAttention(choice.form)
+        return SplitAttention("split", choice.query_chunk, 0)
 
     def _rewrite(self, rw: Rewriter, node: fx.Node) -> fx.Node:
         query, key, value, mask, _, is_causal, scale, _ = arguments(node).values()

@@ -21,6 +21,7 @@ from lowering.cli.pipeline import (
     attention_option,
     chosen_passes,
     composites_option,
+    for_chip_option,
     form_option,
     optimized,
     pipeline_option,
@@ -70,6 +71,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 @click.option("--no-optimize", is_flag=True, help="Convert the model as it is, without passes.")
 @attention_option
 @form_option
+@for_chip_option
 @pipeline_option
 @with_pass_option
 @composites_option
@@ -91,6 +93,7 @@ def convert(
     no_optimize: bool,
     attention: str | None,
     forms: tuple[str, ...],
+    for_chip: str | None,
     pipeline: Path | None,
     own_passes: tuple[str, ...],
     composites: str | None,
@@ -100,22 +103,24 @@ def convert(
 ) -> None:
     """See ``HELP``."""
     start = time.perf_counter()
+    if no_optimize and (attention or forms or pipeline or own_passes or for_chip):
+        raise click.UsageError("With --no-optimize no passes run: leave out what chooses them.")
+    chosen = chosen_passes(
+        attention, pipeline, forms, own_passes, chip=for_chip, system=deployment_target
+    )
     if is_folder(target):
         _refuse_said(("deployment_target", "precision", "no_optimize", "sizes", "composites"))
         with step("Converting to an ML Program"):
-            chosen = chosen_passes(attention, pipeline, forms, own_passes)
             made = _of_folder(target, trust, chosen, compute_units, allow_wide_integers)
             path = _saved(made, output)
         _report(made, path, (), time.perf_counter() - start, as_json)
         return
-    if no_optimize and (attention or forms or pipeline or own_passes):
-        raise click.UsageError("With --no-optimize no passes run: leave out what chooses them.")
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
         loaded = load_target(target, trust)
     model: Any = loaded
     if not no_optimize:
-        model = optimized(loaded, chosen_passes(attention, pipeline, forms, own_passes))
+        model = optimized(loaded, chosen)
     with step("Converting to an ML Program"):
         mlmodel = _converted(
             model,

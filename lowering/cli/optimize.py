@@ -18,6 +18,7 @@ from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import (
     attention_option,
     chosen_passes,
+    for_chip_option,
     form_option,
     optimized,
     pipeline_option,
@@ -45,6 +46,7 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 @click.option("-o", "--output", metavar="PROGRAM.pt2", help="Save the rewritten program.")
 @attention_option
 @form_option
+@for_chip_option
 @pipeline_option
 @with_pass_option
 @json_option
@@ -55,6 +57,7 @@ def optimize(
     output: str | None,
     attention: str | None,
     forms: tuple[str, ...],
+    for_chip: str | None,
     pipeline: Path | None,
     own_passes: tuple[str, ...],
     as_json: bool,
@@ -62,7 +65,7 @@ def optimize(
     """See ``HELP``."""
     with step("Loading the model"):
         loaded = load_target(target, trust)
-    model = optimized(loaded, chosen_passes(attention, pipeline, forms, own_passes))
+    model = optimized(loaded, chosen_passes(attention, pipeline, forms, own_passes, chip=for_chip))
     saved = None if output is None else _saved(model.program, output)
     if as_json:
         print_json(

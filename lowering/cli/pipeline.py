@@ -67,6 +67,16 @@ def attention_option(function: Command) -> Command:
     )(function)
 
 
+def for_chip_option(function: Command) -> Command:
+    """``--for-chip``: choose open forms by what is predicted there."""
+    return click.option(
+        "--for-chip",
+        metavar="CHIP",
+        help="Choose the form of each attention by the time that is predicted on this chip, such "
+        "as M4; the report says which and why. Default: split into heads.",
+    )(function)
+
+
 def form_option(function: Command) -> Command:
     """``--form``: the form that a pass gives its places."""
     return click.option(
@@ -144,6 +154,9 @@ def chosen_passes(
     pipeline: Path | None = None,
     forms: Sequence[str] = (),
     own_passes: Sequence[str] = (),
+    *,
+    chip: str | None = None,
+    system: str = "iOS17",
 ) -> tuple[Pass, ...]:
     """The passes of ``--pipeline`` or the default ones, with your own and in the forms asked for.
 
@@ -151,6 +164,7 @@ def chosen_passes(
         PipelineFileError: options contradict each other, or the file cannot be read.
         FormsError: there is no such form.
         ModelLoadError: ``--with-pass`` names no pass.
+        UnknownChipError: ``chip`` is none that is known.
     """
     from lowering.cli.load_passes import known_passes, load_passes
     from passes.default_pipeline import DEFAULT_PIPELINE
@@ -174,7 +188,13 @@ def chosen_passes(
     for own in load_passes(own_passes):
         if own.name not in named:
             steps = with_pass(steps, own)
-    return with_forms(steps, settings)
+    formed = with_forms(steps, settings)
+    if chip is None:
+        return formed
+    from lowering.planner.targets import platform_of
+
+    platform_of(chip)  # before minutes of work, rather than after
+    return tuple(step.for_target(chip, system) for step in formed)
 
 
 def _setting(text: str) -> tuple[str, str]:
