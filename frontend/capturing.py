@@ -27,6 +27,7 @@ from frontend.dynamic_shapes import Call, remember_symbols, settle_call, signatu
 from frontend.errors import AnePassesError, CaptureError
 from frontend.example_inputs import infer_inputs
 from frontend.export_errors import decomposed, explain_export_error
+from frontend.heap import settled_heap
 from frontend.held_tensors import HeldTensors, adopt, written_constants
 from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
@@ -48,6 +49,7 @@ class LeftOutWarning(UserWarning):
     """A part of the model's result is no tensor and no plain value; the program has it not."""
 
 
+@settled_heap()
 def capture(
     model: nn.Module | ExportedProgram,
     example_inputs: object = None,

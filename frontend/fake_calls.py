@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,37 +34,35 @@ class FakeCalls:
 
     def __call__(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """As ``fake_call``."""
-        key = (target, _signature(args), _signature(kwargs))
-        if _SYMBOLIC in _leaves(key[1:]):
+        try:
+            key = (target, _signature(args), _signature(kwargs))
+        except _SymbolicError:
             return fake_call(target, args, kwargs, self._mode)
         if key not in self._known:
             self._known[key] = fake_call(target, args, kwargs, self._mode)
         return self._known[key]
 
 
-_SYMBOLIC = "symbolic"
+class _SymbolicError(Exception):
+    """A size is no number."""
 
 
 def _signature(value: object) -> Hashable:
-    """What decides the fake value of a call: types, numbers, shapes, strides and dtypes."""
+    """What decides the fake value of a call: types, numbers, shapes, strides and dtypes.
+
+    Raises:
+        _SymbolicError: a size is a symbol.
+    """
     if isinstance(value, fx.Node):
         return _signature(value.meta["val"])
     if isinstance(value, torch.Tensor):
         if any(not isinstance(size, int) for size in (*value.shape, *value.stride())):
-            return _SYMBOLIC
+            raise _SymbolicError
         return (tuple(value.shape), value.stride(), value.dtype)
     if isinstance(value, list | tuple):
         return tuple(_signature(part) for part in value)
     if isinstance(value, dict):
         return tuple((name, _signature(part)) for name, part in sorted(value.items()))
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-        return _SYMBOLIC
+        raise _SymbolicError
     return (type(value), value)
-
-
-def _leaves(value: object) -> Iterator[Any]:
-    if isinstance(value, tuple):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.errors import AnePassesError
+from frontend.heap import settled_heap
 from frontend.program import Draft
 from frontend.source import raising_line, source_of
 from passes.base import Pass
@@ -69,6 +70,7 @@ class _Standing:
         return cls(_count_ops(draft.graph), _weight_bytes(draft), interface(draft))
 
 
+@settled_heap()
 def run(
     program: ExportedProgram,
     pipeline: Sequence[Pass],

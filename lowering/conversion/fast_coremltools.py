@@ -13,18 +13,16 @@ What it does of each, of the seconds that converting DistilBERT took (*measured*
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 from unittest import mock
 
-import numpy as np
-from coremltools.converters.mil.mil import Block, Function, Program, Var, types
-from coremltools.converters.mil.mil.ops.defs.iOS15.elementwise_unary import cast as Cast
+from coremltools.converters.mil.mil import Block, Function, Program, Var
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
 
-from lowering.support.halves import to_float16
+from frontend.heap import settled_heap
+from lowering.conversion.fast_queries import Replacement, repeated_questions
+from lowering.conversion.fast_weights import without_copies
 
 
 @contextmanager
@@ -39,16 +37,14 @@ def fast_coremltools() -> Iterator[None]:
         for owner, name, ours in (
             *_validation_at_the_ends(),
             *_no_compressed_weights_no_search(),
-            (Cast, "get_cast_value", classmethod(_cast_by_torch)),
+            *repeated_questions(),
+            *without_copies(),
             (Program, "__str__", _first_line),
             (Function, "__str__", _first_line),
         ):
             stack.enter_context(mock.patch.object(owner, name, ours))
-        stack.enter_context(_settled_heap())
+        stack.enter_context(settled_heap())
         yield
-
-
-Replacement = tuple[type, str, Any]
 
 
 def _validation_at_the_ends() -> list[Replacement]:
@@ -80,7 +76,7 @@ def _validation_at_the_ends() -> list[Replacement]:
 def _no_compressed_weights_no_search() -> list[Replacement]:
     """Search the program for what comes from compressed weights once there are any."""
     is_nonreplaceable: Callable[[Var], bool] = Var._is_nonreplaceable_var
-    propagate = Block._propagate_nonreplaceable_vars
+    propagate, join = Block._propagate_nonreplaceable_vars, Var._set_nonreplaceable_vars_upstream
     has_any = [False]
 
     def noticed(var: Var) -> bool:  # asked of every variable when it is made
@@ -92,38 +88,16 @@ def _no_compressed_weights_no_search() -> list[Replacement]:
         if has_any[0]:
             propagate(self)
 
+    def join_some(self: Var) -> None:
+        if has_any[0] or noticed(self):
+            join(self)
+
     return [
         (Var, "_is_nonreplaceable_var", staticmethod(noticed)),
+        (Var, "_set_nonreplaceable_vars_upstream", join_some),
         (Block, "_propagate_nonreplaceable_vars", propagate_some),
     ]
 
 
-_cast_value: Callable[..., Any] = Cast.get_cast_value.__func__
-
-
-def _cast_by_torch(cls: type[Cast], input_var: Var, dtype_val: str) -> object:
-    value = input_var.val
-    is_array = isinstance(value, np.ndarray) and value.dtype == np.float32
-    if is_array and dtype_val == types.builtin_to_string(types.fp16):
-        return to_float16(value)
-    return _cast_value(cls, input_var, dtype_val)
-
-
 def _first_line(self: Program | Function) -> str:
     return f"{type(self).__name__.lower()} at {id(self):#x}"
-
-
-@contextmanager
-def _settled_heap() -> Iterator[None]:
-    """What is there already is no garbage of the conversion, and collections need not look at it.
-
-    Where the caller has frozen objects himself, his choice stands.
-    """
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

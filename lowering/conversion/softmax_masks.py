@@ -88,6 +88,9 @@ def is_large(value: object) -> bool:
     if isinstance(value, torch.Tensor):
         if value.dtype is not torch.float32 or not value.numel():
             return False
+        low, high = value.detach().aminmax()
+        if low >= -fp16.MAX and high <= fp16.MAX:
+            return False  # most are: a table of weights is not copied for the question
         size = value.detach().abs()
         return bool(((size > fp16.MAX) & size.isfinite()).any())
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,0 +1,37 @@
+"""The collector rests while a model is captured, and the caller's choices stand."""
+
+import gc
+
+import pytest
+
+from frontend.heap import settled_heap
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+def test_it_rests_inside_and_is_as_before_afterwards():
+    with settled_heap():
+        assert not gc.isenabled() and gc.get_freeze_count()
+        with settled_heap():
+            assert not gc.isenabled()
+        assert not gc.isenabled() and gc.get_freeze_count()
+    assert gc.isenabled() and not gc.get_freeze_count()
+
+
+def test_it_is_as_before_after_an_error():
+    with pytest.raises(KeyError), settled_heap():
+        raise KeyError
+    assert gc.isenabled() and not gc.get_freeze_count()
+
+
+def test_choices_of_the_caller_stand():
+    gc.disable()
+    gc.freeze()
+    with settled_heap():
+        pass
+    assert not gc.isenabled() and gc.get_freeze_count()
