@@ -22,10 +22,11 @@ By = Literal["price", "latency"]
 # A variant must cost this much less than the default to be worth a departure from it.
 MIN_GAIN = 0.02
 _NATIVE = "scaled_dot_product_attention"
-# *Measured* of the price (dispatcher dumps of an M4), by construction of our latency.
+# *Measured* of the price (dispatcher dumps of an M4).
 _NATIVE_CAVEAT = (
-    f"caution: price and latency count what {_NATIVE} reads and writes and not the scores inside "
-    "it, which flatters it the more the longer the sequence is; time it on a device"
+    f"caution: the price counts what {_NATIVE} reads and writes and not the scores inside it, "
+    "which flatters it the more the longer the sequence is; the latency counts its parts, and "
+    "nobody has published a time of it: time it on a device"
 )
 
 

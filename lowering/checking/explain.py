@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from frontend.errors import AnePassesError
 from lowering.checking.rules import RULES, Rule, Severity
+from lowering.planner.capabilities import Reason
 from lowering.planner.capabilities import rules as capability_rules
+from lowering.planner.doubts import reasons as doubt_reasons
 
 # Reasons of the planner that are no property of an operator.
 _SEGMENT = (
@@ -48,19 +50,21 @@ class Explained:
 def all_rules() -> tuple[Explained, ...]:
     """Preflight's rules, worst first, then the planner's, in the order they are tried."""
     own = sorted(RULES.values(), key=lambda rule: -rule.severity)
-    placement = [
-        Rule(
-            reason.rule,
-            Severity.OFF_ANE,
-            _sentence(reason.sentence),
-            remedy=_sentence(reason.hint),
-            evidence=f"{reason.evidence} (confidence {reason.confidence:.0%})",
-        )
-        for reason in (entry.reason for entry in capability_rules())
-    ]
+    placement = [_of_placement(entry.reason, Severity.OFF_ANE) for entry in capability_rules()]
+    placement += [_of_placement(reason, Severity.NOTE) for reason in doubt_reasons()]
     return (
         *(Explained(rule, "preflight") for rule in own),
         *(Explained(rule, "placement") for rule in (*placement, *_SEGMENT)),
+    )
+
+
+def _of_placement(reason: Reason, severity: Severity) -> Rule:
+    return Rule(
+        reason.rule,
+        severity,
+        _sentence(reason.sentence),
+        remedy=_sentence(reason.hint),
+        evidence=f"{reason.evidence} (confidence {reason.confidence:.0%})",
     )
 
 

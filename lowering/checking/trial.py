@@ -20,6 +20,7 @@ from lowering.conversion.metadata import sources_of
 from lowering.conversion.prepare import Prepared, contiguous, prepare
 from lowering.conversion.unsupported import unsupported_nodes
 from lowering.errors import LoweringError
+from lowering.planner.doubts import Doubt
 from lowering.planner.placement import plan
 
 # Each failed lowering costs one more attempt at the whole program.
@@ -29,6 +30,8 @@ _OF_NO_OPERATOR = ("shape.symbolic", "segment.price")
 _NOT_WORTH = (
     "the ANE can run it, but going there costs more than it saves, by the dispatcher's price"
 )
+# What is reported elsewhere counts as an obstacle from this confidence on.
+_SURE = 0.7
 # Padding is worth a word where it is most of what is stored, and that is not small.
 _PADDING_PER_BYTE, _LARGE_BYTES = 3.0, 1 << 16
 
@@ -158,5 +161,20 @@ def _place(
             op="" if op.reason.rule in _OF_NO_OPERATOR else op.op_type,
             place=place,
         )
+    by_name = {op.name: op for op in made.ops}
+    for doubt in made.doubts:
+        rule = Rule(doubt.reason.rule, _severity(doubt), "", remedy=doubt.reason.hint)
+        sentence = f"{doubt.reason.sentence} (reported, {doubt.reason.confidence:.0%} sure)"
+        if not doubt.ops:
+            findings.add(rule, sentence)
+        for op in (by_name[name] for name in doubt.ops):
+            place = Source(op.source.module, op.source.line)
+            findings.add(rule, sentence, op=op.op_type, place=place)
     on_ane = sum(op.device == "ane" for op in made.ops)
     return PlacementSummary(made.target, len(made.ops), on_ane, complete, reasons)
+
+
+def _severity(doubt: Doubt) -> Severity:
+    if doubt.verdict == "not_ane" and doubt.reason.confidence >= _SURE:
+        return Severity.OFF_ANE
+    return Severity.SLOW if doubt.verdict == "slow" else Severity.NOTE

@@ -6,12 +6,14 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from lowering.planner.facts import UNKNOWN_DIM, OpFacts, TensorFacts
 from lowering.planner.targets import load_data, platform_of
 from lowering.planner.work import contraction
 
+# A predicate over an operator and the numbers of its rule.
+Check: TypeAlias = Callable[[OpFacts, Mapping[str, Any]], bool]
 # Operators whose second result is free to be int32: the compiler narrows topk's indices itself.
 _FIRST_OUTPUT_ONLY = ("topk",)
 # Operand names that hold positions.
@@ -59,7 +61,7 @@ class CapabilityRule:
 
     Attributes:
         reason: what is told to the user.
-        check: name of the predicate.
+        check: the predicate.
         ops: operators it concerns, ``()`` for all.
         except_ops: operators it does not concern.
         platforms: ANE generations it holds for, ``()`` for all.
@@ -67,7 +69,7 @@ class CapabilityRule:
     """
 
     reason: Reason
-    check: str
+    check: Check
     ops: tuple[str, ...]
     except_ops: tuple[str, ...]
     platforms: tuple[str, ...]
@@ -79,7 +81,7 @@ class CapabilityRule:
         holds_here = not self.platforms or platform in self.platforms
         if not concerns or not holds_here or facts.op_type in self.except_ops:
             return False
-        return CHECKS[self.check](facts, self.options)
+        return self.check(facts, self.options)
 
 
 _COMMON_KEYS = ("id", "check", "ops", "except_ops", "platforms", "confidence", "evidence")
@@ -89,22 +91,37 @@ _COMMON_KEYS = ("id", "check", "ops", "except_ops", "platforms", "confidence", "
 def rules() -> tuple[CapabilityRule, ...]:
     """All rules, in the order they are tried."""
     data = load_data("capability_rules.json")
-    return tuple(
-        CapabilityRule(
-            Reason(
-                entry["id"],
-                entry["sentence"].format(**entry),
-                entry.get("hint", ""),
-                entry["confidence"],
-                _cited(entry["evidence"], data["evidence_key"]),
-            ),
-            entry["check"],
-            tuple(entry.get("ops", ())),
-            tuple(entry.get("except_ops", ())),
-            tuple(entry.get("platforms", ())),
-            {key: value for key, value in entry.items() if key not in _COMMON_KEYS},
-        )
-        for entry in data["rules"]
+    return tuple(read_rule(entry, data["evidence_key"], CHECKS) for entry in data["rules"])
+
+
+def read_rule(
+    entry: Mapping[str, Any], sources: Mapping[str, str], checks: Mapping[str, Check]
+) -> CapabilityRule:
+    """A rule about operators, as capability_rules.json spells it.
+
+    Args:
+        entry: the rule.
+        sources: short keys that its evidence uses, and what they stand for.
+        checks: the predicates by name.
+    """
+    return CapabilityRule(
+        read_reason(entry, sources),
+        checks[entry["check"]],
+        tuple(entry.get("ops", ())),
+        tuple(entry.get("except_ops", ())),
+        tuple(entry.get("platforms", ())),
+        {key: value for key, value in entry.items() if key not in _COMMON_KEYS},
+    )
+
+
+def read_reason(entry: Mapping[str, Any], sources: Mapping[str, str]) -> Reason:
+    """What a rule tells the user."""
+    return Reason(
+        entry["id"],
+        entry["sentence"].format(**entry),
+        entry.get("hint", ""),
+        entry["confidence"],
+        _cited(entry["evidence"], sources),
     )
 
 
@@ -240,7 +257,7 @@ def _always(facts: OpFacts, options: Mapping[str, Any]) -> bool:
     return True
 
 
-CHECKS: dict[str, Callable[[OpFacts, Mapping[str, Any]], bool]] = {
+CHECKS: dict[str, Check] = {
     "always": _always,
     "blockwise_weight": _blockwise_weight,
     "contraction_bytes_above": _contraction_bytes_above,

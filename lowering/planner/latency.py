@@ -16,13 +16,24 @@ or of a chip with the same ANE, gets no figure at all.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lowering.planner.facts import OpFacts
 from lowering.planner.features import Features, features_of
 from lowering.planner.targets import chips, load_data
+
+# What the predicted time of an operator does not rest on.
+_NO_EVIDENCE = {
+    "scaled_dot_product_attention": "no published time of native attention through Core ML on the "
+    "ANE is known: its products and its softmax are counted",
+    "einsum": "no published measurement changes einsum and matmul alone: they count as one work",
+}
+_PROJECTIONS = (
+    "price and time differ on projections: Core ML's dispatcher prices a linear at up to 5.3 times "
+    "a 1x1 convolution, which decides placement; their times were measured equal"
+)
 
 
 @dataclass(frozen=True)
@@ -186,3 +197,9 @@ def predict_latency(
         f"median error is {fit['median_error']:.0%}"
     )
     return latency, note
+
+
+def evidence_notes(op_types: Collection[str]) -> list[str]:
+    """What to keep in mind where price and time of these operators stand side by side."""
+    notes = [_PROJECTIONS] if "linear" in op_types else []
+    return [*notes, *(text for op_type, text in _NO_EVIDENCE.items() if op_type in op_types)]

@@ -55,6 +55,7 @@ class ReadProgram:
         sources: where its operators come from.
         label: how messages name it.
         metadata: user-defined metadata of its package.
+        weight_bytes: bytes of its package's weights, as stored.
     """
 
     ops: tuple[ProgramOp, ...]
@@ -63,6 +64,7 @@ class ReadProgram:
     sources: SourceTable
     label: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    weight_bytes: int = 0
 
 
 def read_program(
@@ -94,6 +96,7 @@ def read_program(
         sources if sources is not None else SourceTable.from_metadata(package.metadata, name),
         package.label,
         package.metadata,
+        package.weights.stored_bytes(),
     )
 
 
@@ -201,7 +204,23 @@ class _Reader:
         if item.made_by.type == "constexpr_lut_to_dense":
             loads = _palette_loads(item.tensor, parts.get("lut", ()))
             found |= {"palette_loads": loads} if loads else {}
+        palettes = list(self._palettes(item))
+        if any("int" in palette.dtype for palette in palettes):
+            found["integer_palette"] = True
+        # (groups of each axis..., palette size, vector size) from iOS 18 on
+        grouped = [sum(size > 1 for size in palette.shape[:-2]) for palette in palettes]
+        if max(grouped, default=0) > 1:
+            found["palette_axes"] = max(grouped)
         return found
+
+    def _palettes(self, item: _Operand) -> Iterator[TensorFacts]:
+        """The palettes that a compressed weight is made of, scaled ones included."""
+        if item.made_by is None or not item.made_by.type.startswith(_UNPACKED):
+            return
+        for part in self._operands(item.made_by):
+            if part.parameter == "lut":
+                yield part.tensor
+            yield from self._palettes(part)
 
     def _plain(self, item: _Operand) -> object:
         """A short constant as plain Python values."""

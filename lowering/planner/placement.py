@@ -11,9 +11,10 @@ from frontend.errors import AnePassesError
 from lowering.package.open import MAIN, ModelLike
 from lowering.package.source_table import SourceTable
 from lowering.planner.capabilities import Capability, Reason, capability, gpu_refuses
+from lowering.planner.doubts import doubts_of
 from lowering.planner.facts import OpFacts
 from lowering.planner.figures import figures_of
-from lowering.planner.latency import predict_latency
+from lowering.planner.latency import evidence_notes, predict_latency
 from lowering.planner.mil import ReadProgram, read_program
 from lowering.planner.prices import PriceBook, price, price_book, price_caveats, switch_ms
 from lowering.planner.result import DeviceRun, OpPlan, Plan
@@ -101,6 +102,7 @@ def plan(
         latency_note,
         advice,
         (*_notes(chip, book, units, program), *_reading(able, devices, prices)),
+        () if units == "CPU_ONLY" else doubts_of(program, platform),
     )
 
 
@@ -228,7 +230,8 @@ def _notes(asked: str, book: PriceBook, units: str, program: ReadProgram) -> tup
         notes.append("the GPU is left out: no GPU price is known; planned as CPU_AND_NE")
     if any(not op.facts.output.is_static for op in program.ops):
         notes.append("sizes not known before the program runs are counted as 1 in every figure")
-    notes += price_caveats({op.facts.op_type for op in program.ops})
+    op_types = {op.facts.op_type for op in program.ops}
+    notes += [*price_caveats(op_types), *evidence_notes(op_types)]
     if not program.ops:
         notes.append("the program has no operators")
     return tuple(notes)

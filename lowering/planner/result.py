@@ -9,6 +9,7 @@ from typing import Any
 
 from frontend.source import Source
 from lowering.planner.capabilities import Reason
+from lowering.planner.doubts import Doubt
 from lowering.planner.figures import ShapeFigures
 from lowering.planner.latency import Latency
 
@@ -151,6 +152,7 @@ class Plan:
         latency_note: what the latency rests on, or why it is unknown.
         advice: what would change the placement most, best first.
         notes: what was assumed.
+        doubts: what published measurements say against what is predicted here.
     """
 
     label: str
@@ -165,6 +167,7 @@ class Plan:
     latency_note: str
     advice: tuple[Advice, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def ane_share(self) -> Share:
@@ -203,5 +206,6 @@ class Plan:
             "refusals": dict(self.refusals),
             "advice": [advice.to_json() for advice in self.advice],
             "notes": list(self.notes),
+            "doubts": [doubt.to_json() for doubt in self.doubts],
             "ops": [op.to_json() for op in self.ops],
         }

@@ -13,6 +13,8 @@ from lowering.planner.result import OpPlan, Plan
 # Places listed for each reason; --json has every operator.
 _PLACES = 3
 _DIFFERENCES = 20
+# Terms of the predicted time below this are not listed.
+_SHOWN_MS = 0.005
 
 
 def plan_text(plan: Plan, top: int = 10, comparison: Comparison | None = None) -> Iterator[object]:
@@ -33,6 +35,11 @@ def plan_text(plan: Plan, top: int = 10, comparison: Comparison | None = None) -
         yield "\nPlanned by Core ML beside predicted"
         yield confusion_table(comparison)
         yield from _comparison_lines(comparison)
+    if plan.doubts:
+        yield "\nReported elsewhere, and not counted in the plan"
+        for doubt in plan.doubts:
+            step = f"; {doubt.reason.hint}" if doubt.reason.hint else ""
+            yield escape(f"  {doubt}{step}")
     yield from (escape(f"note: {note}") for note in plan.notes)
 
 
@@ -45,12 +52,16 @@ def summary_table(plan: Plan) -> Table:
     table.add_row("share of the price", f"{share.cost:.1%}")
     table.add_row("segments", _segments(plan))
     table.add_row("switches", f"{plan.switches} (entry and return included)")
-    table.add_row("dispatcher's price", f"{plan.dispatch_ms:.3f} ms (what Core ML decides by)")
+    table.add_row(
+        "dispatcher's price",
+        f"{plan.dispatch_ms:.3f} ms (what Core ML decides placement by, no time)",
+    )
     latency = plan.latency_ms
     time = (
         "unknown"
         if latency is None
-        else f"{latency.ms:.2f} ms predicted ({latency.low:.2f} to {latency.high:.2f})"
+        else f"{latency.ms:.2f} ms predicted ({latency.low:.2f} to {latency.high:.2f}): "
+        + ", ".join(f"{name} {ms:.2f}" for name, ms in latency.terms.items() if ms >= _SHOWN_MS)
     )
     table.add_row("time on the device", time)
     table.add_row("", escape(plan.latency_note))
