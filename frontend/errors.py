@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -16,6 +18,7 @@ class AnePassesError(Exception):
         expected: what was expected there.
         found: what was found instead.
         hint: the next step for the user.
+        file: the file, package or MODEL that it is about.
 
     Attributes:
         rule: of preflight that explains errors of this class at length, ``""`` where none does.
@@ -33,9 +36,11 @@ class AnePassesError(Exception):
         expected: str | None = None,
         found: str | None = None,
         hint: str | None = None,
+        file: str | None = None,
     ) -> None:
         self.message = message
         self.details = {
+            "file": file,
             "op": op,
             "module": module,
             "source": source,
@@ -55,6 +60,26 @@ class AnePassesError(Exception):
         rule = {"rule": self.rule} if self.rule else {}
         found = {key.replace(" ", "_"): text for key, text in self.details.items() if text}
         return {"error": type(self).__name__, "message": self.message, **rule, **found}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its kind where it has none."""
+    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+
+
+@contextmanager
+def about(file: str, hint: str | None = None) -> Iterator[None]:
+    """Errors of the block name ``file``, and ``hint`` as the next step, unless they name their own.
+
+    Code deep inside does not know what it reads; who opened it does.
+    """
+    try:
+        yield
+    except AnePassesError as error:
+        if file not in str(error):
+            error.details["file"] = file
+        error.details["next step"] = error.details["next step"] or hint
+        raise
 
 
 class CaptureError(AnePassesError):

@@ -23,6 +23,8 @@ from torch._export.verifier import SpecViolationError
 from torch.export.pt2_archive import constants as archive
 from torch.export.pt2_archive._package import PT2ArchiveReader
 
+from frontend.errors import first_line
+
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 # What torch raises on damaged or hostile content.
@@ -134,7 +136,7 @@ def code_in_pickle(data: bytes) -> str:
     try:
         torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except LOAD_ERRORS as error:
-        return _unsafe_names(data) or f"what is no tensor ({str(error).splitlines()[0][:80]})"
+        return _unsafe_names(data) or f"what is no tensor ({first_line(error)[:80]})"
     return ""
 
 

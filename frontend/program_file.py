@@ -15,7 +15,7 @@ from torch._export.serde.serialize import deserialize_torch_artifact
 from torch.export import ExportedProgram
 from torch.export.pt2_archive._package import PT2ArchiveReader, load_pt2
 
-from frontend.errors import ProgramFileError
+from frontend.errors import ProgramFileError, first_line
 from frontend.program_code import LOAD_ERRORS, code_in
 
 # torch.export.save and load call their one program so.
@@ -49,7 +49,7 @@ def load_program(path: str | os.PathLike[str], *, trust: bool = False) -> Export
                 return load_pt2(file).exported_programs[_MODEL]
     except LOAD_ERRORS as error:
         raise ProgramFileError(
-            f"the file is no program of torch {torch.__version__}: {_first_line(error)}",
+            f"the file is no program of torch {torch.__version__}: {first_line(error)}",
             expected="a file written by torch.export.save",
             found=str(path),
             hint="export and save the model again, with this release of torch",
@@ -80,7 +80,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from frontend.errors import AnePassesError
+from frontend.errors import AnePassesError, first_line
 from frontend.heap import settled_heap
 from frontend.program import Draft
 from frontend.source import raising_line, source_of
@@ -180,17 +180,13 @@ def _apply(step: Pass, rewriter: Rewriter) -> None:
         node = rewriter.failed_at
         origin = None if node is None else source_of(node)
         raise PassError(
-            f"pass {step.name} failed: {type(error).__name__}: {_first_line(error)}",
+            f"pass {step.name} failed: {type(error).__name__}: {first_line(error)}",
             op=None if node is None else str(node.target),
             module=None if origin is None else origin.module,
             source=None if origin is None else origin.line,
             found=f"at {raising_line(error.__traceback__)}",
             hint=step.advice,
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or ["no message"])[0]
 
 
 @contextmanager
@@ -202,7 +198,7 @@ def _named(step: Pass) -> Iterator[None]:
         raise InvariantError(
             f"pass {step.name} left an invalid graph",
             expected="every value defined once, before its users",
-            found=_first_line(error),
+            found=first_line(error),
             hint=step.advice,
         ) from error
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from frontend.errors import first_line
 from lowering.contract.names import CONTRACT
 from lowering.errors import ModelLoadError
 from lowering.support.model_files import described
@@ -198,7 +199,7 @@ def _guarded(action: Callable[[], Any], message: str) -> Any:
         from frontend.source import raising_line
 
         raise ModelLoadError(
-            f"{message}: {type(error).__name__}: {_first_line(error)}",
+            f"{message}: {type(error).__name__}: {first_line(error)}",
             source=raising_line(error.__traceback__),
         ) from error
 
@@ -210,7 +211,3 @@ def _names(module: ModuleType) -> str:
         if inspect.isfunction(value) and value.__module__ == module.__name__
     ]
     return ", ".join(name for name in functions if not name.startswith("_"))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -61,6 +61,11 @@ attention.
     help="Calls one after the other on the same state.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random inputs.")
+@click.option(
+    "--max-turns",
+    type=click.IntRange(min=1),
+    help="Of a loop in the program; 100000 by default. One that makes more has no end.",
+)
 @click.option("--watch", is_flag=True, help="Report where NaN, Inf and fp16 overflow arise.")
 @click.option(
     "--output-dir",
@@ -76,21 +81,27 @@ def predict(
     function: str,
     steps: int,
     seed: int,
+    max_turns: int | None,
     watch: bool,
     output_dir: Path | None,
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
     with step(f"Loading {package}"):
+        from frontend.errors import about
         from lowering.contract.verbs import with_pictures
         from lowering.package.source_table import SourceTable
         from lowering.reference import load
         from lowering.reference.inputs import given_inputs
+        from lowering.reference.model import MAX_TURNS
         from lowering.reference.watch import Watch
 
-        model = load(package, function=function, precision=precision)
+        model = load(
+            package, function=function, precision=precision, max_turns=max_turns or MAX_TURNS
+        )
+        with about(model.label):
+            table = SourceTable.from_metadata(model.metadata, model.function)
     inputs = with_pictures(model, given_inputs(model, assignments, seed))
-    table = SourceTable.from_metadata(model.metadata)
     watcher = Watch(table.lookup) if watch else None
     if watcher is not None:
         watcher.inputs(inputs)

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from frontend.errors import first_line
 from lowering.errors import PackageError
 
 # A pointer file starts so (*documented*: Git LFS specification, "The Pointer").
 _LFS = b"version https://git-lfs.github.com/spec/"
 # Longest pointer file (*documented* there: less than 1024 bytes).
 _LFS_LIMIT = 1024
+
+
+# What Python, numpy and torch raise for values that a function cannot compute with.
+VALUE_ERRORS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
 
 
 class Kind(NamedTuple):
@@ -157,10 +173,23 @@ def damaged(expected: str, found: str, op: str | None = None) -> PackageError:
     return PackageError(message, op=op, expected=expected, found=found, hint=SAVE_AGAIN)
 
 
-def undefined(name: str) -> PackageError:
+@contextmanager
+def operands_fit(op: str) -> Iterator[None]:
+    """What the block raises for the values it got is an error of the operator ``op``.
+
+    Raises:
+        PackageError: such an error.
+    """
+    try:
+        yield
+    except VALUE_ERRORS as error:
+        raise damaged("operands that fit the operator", first_line(error), op) from error
+
+
+def undefined(name: str, op: str | None = None) -> PackageError:
     """The error for a value that nothing defines."""
     return damaged(
-        "values that are defined before they are used", f"{name!r} is used but not defined"
+        "values that are defined before they are used", f"{name!r} is used but not defined", op
     )
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from frontend.errors import about
 from lowering.errors import PackageError
 from lowering.package import proto
-from lowering.package.blocks import walk
 from lowering.package.folder import WEIGHTS, inside, is_package, model_file
 from lowering.package.kinds import (
     bare_model,
@@ -24,6 +24,7 @@ from lowering.package.kinds import (
 )
 from lowering.package.pipeline import merged, stages_of
 from lowering.package.weights import Weights
+from lowering.package.well_formed import check_function
 from lowering.support.temporary import not_written
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def _from_path(path: Path) -> Package:
-    return _from_spec(*read_specification(path), str(path), package=path)
+    with about(str(path)):
+        return _from_spec(*read_specification(path), str(path), package=path)
 
 
 def read_specification(path: Path) -> tuple[proto.Model_pb2.Model, Path]:
@@ -209,21 +211,7 @@ def _from_spec(
         )
     metadata = dict(spec.description.metadata.userDefined)
     weights = Weights(weights_directory, package)
-    for value in _values(spec.mlProgram):
-        weights.check(value)
     found = Package(spec.mlProgram, spec.description, weights, metadata, label)
     for name in spec.mlProgram.functions:
-        found.function(name)
+        check_function(*found.function(name), weights)
     return found
-
-
-def _values(program: proto.MIL_pb2.Program) -> Iterator[proto.MIL_pb2.Value]:
-    """Every constant of ``program``."""
-    for function in program.functions.values():
-        for block in function.block_specializations.values():
-            for operation in walk(block):
-                yield from operation.attributes.values()
-                for argument in operation.inputs.values():
-                    for item in argument.arguments:
-                        if item.HasField("value"):
-                            yield item.value

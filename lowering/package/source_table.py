@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from frontend.errors import first_line
 from frontend.source import Source
+from lowering.errors import PackageError
+from lowering.package.kinds import SAVE_AGAIN
 
 SOURCES_KEY = "com.ane-passes.sources"
 
@@ -26,17 +29,22 @@ class SourceTable:
         """The table stored in a package's user-defined metadata; empty when there is none.
 
         Functions of one package have a table each where ``lowering.multifunction`` merged them.
+
+        Raises:
+            PackageError: the table is damaged.
         """
-        own = metadata.get(f"{SOURCES_KEY}.{function}")
-        raw = json.loads(own if own is not None else metadata.get(SOURCES_KEY, "{}"))
-        return cls(
-            {
-                name: Source(
-                    entry.get("module", ""), entry.get("line", ""), tuple(entry.get("passes", ()))
-                )
-                for name, entry in raw.items()
-            }
-        )
+        own = f"{SOURCES_KEY}.{function}"
+        key = own if own in metadata else SOURCES_KEY
+        try:
+            raw = json.loads(metadata.get(key, "{}"))
+            return cls({str(name): _source(entry) for name, entry in raw.items()})
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise PackageError(
+                "the package's table of source lines is damaged",
+                expected='JSON {"operator": {"module", "line", "passes"}}',
+                found=f"metadata {key!r}: {first_line(error)}",
+                hint=f"{SAVE_AGAIN}; or remove {key!r} from the package's user-defined metadata",
+            ) from error
 
     def to_metadata(self) -> str:
         """JSON ``{name: {"module", "line", "passes"}}``; empty fields are left out."""
@@ -67,3 +75,11 @@ class SourceTable:
         """Origin of the MIL op or value ``mil_name``; an empty ``Source`` when unknown."""
         key = self.key_of(mil_name)
         return Source() if key is None else self.entries[key]
+
+
+def _source(entry: Mapping[str, object]) -> Source:
+    """One entry of the table; a ``TypeError`` for another form."""
+    module, line, names = entry.get("module", ""), entry.get("line", ""), entry.get("passes", [])
+    if not isinstance(module, str) or not isinstance(line, str) or not isinstance(names, list):
+        raise TypeError(f"{entry!r:.80}")
+    return Source(module, line, tuple(map(str, names)))

@@ -37,6 +37,9 @@ _FIELD_DTYPE = {
 }
 
 
+# Programs compute with sizes, and MIL's own integers are int32.
+_LARGEST_SIZE = (1 << 31) - 1
+
 _COPY_AGAIN = "copy the package again as a whole folder, or save the model again"
 
 
@@ -158,7 +161,7 @@ class Weights:
         dtype, shape = tensor_type(value.type)
         if value.WhichOneof("value") == "blobFileValue":
             blob = value.blobFileValue
-            count = int(np.prod(shape, dtype=np.int64))
+            count = math.prod(shape)
             return self._file(blob.fileName).read(blob.offset, dtype, count).reshape(shape)
         return _immediate(value.immediateValue.tensor, dtype, shape)
 
@@ -223,6 +226,8 @@ def tensor_type(value_type: Message) -> tuple[DType, tuple[int, ...]]:
         dim.constant.size if dim.WhichOneof("dimension") == "constant" else -1
         for dim in tensor.dimensions
     )
+    if max(shape, default=0) > _LARGEST_SIZE:
+        raise damaged("sizes that an int32 holds", f"a shape of {shape}")
     return BY_PROTO[tensor.dataType], shape
 
 
@@ -242,17 +247,32 @@ def unpack_bits(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
 
 def _immediate(tensor: Message, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     field = tensor.WhichOneof("value")
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
+    check_stored(tensor, dtype, count)
     if field == "bytes":
         raw = np.frombuffer(bytearray(tensor.bytes.values), dtype=np.uint8)
-        if len(raw) != (count * dtype.bits + 7) // 8:
-            raise damaged(f"a constant of {count} x {dtype.name}", f"{len(raw)} bytes")
         array = unpack_bits(raw, dtype, count) if dtype.is_sub_byte else raw.view(dtype.storage)
     elif field in _FIELD_DTYPE:
         values = getattr(tensor, field).values
         array = np.array(values, dtype=_FIELD_DTYPE[field]).astype(dtype.storage)
     else:
         array = np.empty(0, dtype=dtype.storage)
-    if array.size != count:
-        raise damaged(f"a constant of {count} x {dtype.name}", f"{array.size} values")
     return array.reshape(shape)
+
+
+def check_stored(
+    tensor: proto.MIL_pb2.TensorValue, dtype: DType, count: int, op: str | None = None
+) -> None:
+    """That a value that the program spells out has as many elements as its type says.
+
+    Raises:
+        PackageError: it has more or fewer, or elements of another kind.
+    """
+    field = tensor.WhichOneof("value")
+    stored = getattr(tensor, field).values if field else ()
+    expected, unit = count, "values"
+    if field == "bytes":
+        expected, unit = (count * dtype.bits + 7) // 8, "bytes"
+    if len(stored) != expected or (field == "strings") != (dtype is STRING and count > 0):
+        found = f"{len(stored)} {unit} of {field or 'nothing'}"
+        raise damaged(f"a constant of {count} x {dtype.name}", found, op)

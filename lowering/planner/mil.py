@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from frontend.errors import about
 from lowering.package import proto
 from lowering.package.blocks import walk
-from lowering.package.kinds import damaged, undefined
+from lowering.package.kinds import damaged, operands_fit, undefined
 from lowering.package.open import MAIN, ModelLike, open_package
 from lowering.package.source_table import SourceTable
 from lowering.package.weights import Weights, tensor_type
@@ -88,12 +89,15 @@ def read_program(
     if function_name == MAIN and name not in functions:
         name = min(functions, default=name)
     function, body = package.function(name)
-    ops = tuple(_Reader(package.weights, function.inputs).read(body))
+    with about(package.label):
+        ops = tuple(_Reader(package.weights, function.inputs).read(body))
+        if sources is None:
+            sources = SourceTable.from_metadata(package.metadata, name)
     return ReadProgram(
         ops,
         tuple(item.name for item in function.inputs),
         tuple(body.outputs),
-        sources if sources is not None else SourceTable.from_metadata(package.metadata, name),
+        sources,
         package.label,
         package.metadata,
         package.weights.stored_bytes(),
@@ -135,9 +139,11 @@ class _Reader:
                 self._types[output.name] = output.type
                 self._makers[output.name] = operation
             if not _is_constant(operation):
-                reads = tuple(item.name for item in self._operands(operation) if item.name)
-                writes = tuple(output.name for output in operation.outputs)
-                yield ProgramOp(self._facts(operation), reads, writes)
+                with operands_fit(f"{operation.type} {_name(operation)}"):
+                    reads = tuple(item.name for item in self._operands(operation) if item.name)
+                    writes = tuple(output.name for output in operation.outputs)
+                    facts = self._facts(operation)
+                yield ProgramOp(facts, reads, writes)
 
     def _facts(self, operation: Operation) -> OpFacts:
         inputs: list[TensorFacts] = []

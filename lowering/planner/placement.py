@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from frontend.deprecated import renamed_arguments
-from frontend.errors import AnePassesError
+from frontend.errors import AnePassesError, about
+from lowering.package.kinds import operands_fit
 from lowering.package.open import MAIN, ModelLike
 from lowering.package.source_table import SourceTable
 from lowering.planner.capabilities import Capability, Reason, capability, gpu_refuses
@@ -62,8 +63,10 @@ def plan(
     platform = platform_of(chip)
     book = price_book(platform)
     program = read_program(model_or_path, sources, function)
-    able = [_in_context(capability(op.facts, platform), program) for op in program.ops]
-    prices = [price(op.facts, platform) for op in program.ops]
+    with about(program.label):
+        judged = [_judged(op.facts, platform) for op in program.ops]
+    able = [_in_context(able, program) for able, _ in judged]
+    prices = [price for _, price in judged]
     if units == "CPU_ONLY":
         able = [Capability(False, _CPU_ONLY)] * len(able)
     devices = segment(prices, able)
@@ -104,6 +107,16 @@ def plan(
         (*_notes(chip, book, units, program), *_reading(able, devices, prices)),
         () if units == "CPU_ONLY" else doubts_of(program, platform),
     )
+
+
+def _judged(facts: OpFacts, platform: str) -> tuple[Capability, dict[str, float | None]]:
+    """Whether the ANE can run an operator, and its price.
+
+    Raises:
+        PackageError: its operands are not those of such an operator.
+    """
+    with operands_fit(f"{facts.op_type} {facts.name}"):
+        return capability(facts, platform), price(facts, platform)
 
 
 _CPU_ONLY = Reason("compute_units", "the compute units asked for leave the ANE out")

@@ -9,7 +9,7 @@ from frontend.errors import InputError
 from lowering.errors import PackageError
 from lowering.package.open import ModelLike
 from lowering.reference.errors import ExecutionError, UnknownOpsError
-from lowering.reference.model import LoadedModel
+from lowering.reference.model import MAX_TURNS, LoadedModel
 from lowering.reference.names import value_name
 from lowering.reference.precision import Precision
 from lowering.reference.states import State
@@ -31,7 +31,11 @@ __all__ = [
 
 
 def load(
-    model: ModelLike, *, function: str = "main", precision: str | Precision = "fp16"
+    model: ModelLike,
+    *,
+    function: str = "main",
+    precision: str | Precision = "fp16",
+    max_turns: int = MAX_TURNS,
 ) -> LoadedModel:
     """A model that is decoded once and can be called many times.
 
@@ -41,12 +45,13 @@ def load(
         precision: ``fp16``: each op computes in fp32 and rounds once to the declared type;
             ``strict``: sums inside an op round after each addition as well; ``fp32``: declared
             fp16 is ignored.
+        max_turns: of a loop; one that makes more is an error, as if it had no end.
 
     Raises:
         PackageError: the model cannot be read.
         UnknownOpsError: it holds ops that the interpreter does not know; all are listed.
     """
-    return LoadedModel(model, function, precision)
+    return LoadedModel(model, function, precision, max_turns)
 
 
 def predict(

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from lowering.package.kinds import damaged
+from lowering.package.kinds import damaged, operands_fit
 
 Semantics: TypeAlias = Callable[..., Any]
 Convert: TypeAlias = Callable[[Any], Any]
@@ -154,11 +154,20 @@ def bind(
     dynamic = []
     for key, references in arguments.items():
         parameter = known[key]
+        if not references and not parameter.variadic:
+            raise damaged(f"a value for {key!r}", "none", f"{op_type} {name}")
         single = len(references) == 1 and not parameter.variadic
         fixed = [item.value for item in references if isinstance(item, Constant)]
         if len(fixed) == len(references):
             value = fixed[0] if single else fixed
-            constants[key] = parameter.convert(value) if parameter.convert else value
+            constants[key] = _converted(parameter, key, value, f"{op_type} {name}")
         else:
             dynamic.append(Dynamic(key, tuple(references), parameter.convert, single))
     return BoundCall(function, constants, tuple(dynamic))
+
+
+def _converted(parameter: Parameter, key: str, value: object, op: str) -> object:
+    if parameter.convert is None:
+        return value
+    with operands_fit(op):
+        return parameter.convert(value)

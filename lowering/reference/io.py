@@ -14,10 +14,13 @@ from torch import Tensor
 from frontend.errors import InputError
 from lowering.package import proto
 from lowering.package.dtypes import BOOL, FP16, FP32, FP64, INT8, INT32, DType
+from lowering.package.kinds import damaged
 from lowering.reference.images import from_image, to_image
 from lowering.reference.precision import round_to_fp16
 from lowering.reference.program import Function, Value
+from lowering.support.memory import check_fits
 
+_PIXEL_BITS = 3 * 32  # three channels, as float32
 _ARRAY = proto.FeatureTypes_pb2.ArrayFeatureType
 _FEATURE_DTYPE: dict[int, DType] = {
     _ARRAY.FLOAT16: FP16,
@@ -85,7 +88,19 @@ def features(
         if candidate.name == function:
             source = candidate
     inputs = {item.name: _described_feature(item) for item in source.input}
-    return inputs, {item.name: _described_feature(item) for item in source.output}
+    outputs = {item.name: _described_feature(item) for item in source.output}
+    made = {item.name for item in compiled.outputs}
+    taken = {item.name for item in compiled.inputs} - states
+    for what, described, has in (("inputs", set(inputs), taken), ("outputs", set(outputs), made)):
+        # An output may be kept to the program; an input may be described and not read.
+        missing = sorted(has - described if what == "inputs" else described - has)
+        if missing:
+            raise damaged(
+                f"{what} of the description that are those of function {function!r}: "
+                f"{', '.join(sorted(has)) or 'none'}",
+                f"{', '.join(sorted(described)) or 'none'}; {', '.join(missing)} on one side only",
+            )
+    return inputs, outputs
 
 
 def to_value(feature: Feature, declared: Value, given: object, rounds: bool = True) -> Tensor:
@@ -200,6 +215,8 @@ def _declared_feature(value: Value) -> Feature:
 def _described_feature(item: Message) -> Feature:
     kind = item.type.WhichOneof("Type")
     if kind == "imageType":
+        pixels = (item.type.imageType.height, item.type.imageType.width)
+        _check_described(item.name, pixels, _PIXEL_BITS)
         return Feature(item.name, FP32, image=item.type.imageType)
     if kind != "multiArrayType":
         return Feature(item.name, FP32)
@@ -210,6 +227,7 @@ def _described_feature(item: Message) -> Feature:
         default = float(getattr(array, default_field)) if default_field else 0.0
     ranges: tuple[tuple[int, int | None], ...] | None = None
     enumerated: tuple[tuple[int, ...], ...] = ()
+    _check_described(item.name, array.shape, _FEATURE_DTYPE.get(array.dataType, FP32).bits)
     flexibility = array.WhichOneof("ShapeFlexibility")
     if flexibility == "shapeRange":
         ranges = tuple(
@@ -230,6 +248,12 @@ def _described_feature(item: Message) -> Feature:
         default=default,
         default_shape=tuple(array.shape),
     )
+
+
+def _check_described(name: str, shape: Sequence[int], bits: int) -> None:
+    if min(shape, default=0) < 0:
+        raise damaged("sizes of 0 and more", f"a shape of {tuple(shape)} for {name!r}")
+    check_fits(shape, bits, f"{name!r} of the model's description")
 
 
 def default_array(feature: Feature, declared: Value) -> np.ndarray:

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from frontend.errors import InputError
+from frontend.errors import InputError, about, first_line
+from lowering.package.kinds import VALUE_ERRORS
 from lowering.package.open import ModelLike, open_package
 from lowering.reference.binding import Constant, Reference
 from lowering.reference.errors import ExecutionError
@@ -25,7 +26,9 @@ from lowering.reference.states import State, StateCell
 # Sees each op right after it ran: the op, its results, and these as computed, before rounding.
 Observer: TypeAlias = Callable[[Op, tuple[Any, ...], tuple[Any, ...]], None]
 
-_KERNEL_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
+# No loop that is meant to end makes so many turns in a model of any use (*assumed*); a turn of a
+# few operators takes some 50 microseconds here.
+MAX_TURNS = 100_000
 
 
 class LoadedModel:
@@ -35,6 +38,7 @@ class LoadedModel:
         model: an MLModel, the path of a ``.mlpackage``, or a MIL program.
         function: the function to run.
         precision: see :class:`Precision`.
+        max_turns: of a loop; one that makes more is taken for one without an end.
 
     Attributes:
         inputs: what the caller gives, by name.
@@ -48,9 +52,14 @@ class LoadedModel:
     """
 
     def __init__(
-        self, model: ModelLike, function: str = "main", precision: str | Precision = "fp16"
+        self,
+        model: ModelLike,
+        function: str = "main",
+        precision: str | Precision = "fp16",
+        max_turns: int = MAX_TURNS,
     ) -> None:
         self.precision = Precision.of(precision)
+        self.max_turns = max_turns
         package = open_package(model)
         self.label = package.label
         self.metadata = package.metadata
@@ -59,8 +68,9 @@ class LoadedModel:
             if function not in known and function == "main":
                 function = package.description.defaultFunctionName
         self.function = function
-        self._compiled = compile_function(package, function, self.precision)
-        self.inputs, self.outputs = features(package.description, function, self._compiled)
+        with about(self.label):
+            self._compiled = compile_function(package, function, self.precision)
+            self.inputs, self.outputs = features(package.description, function, self._compiled)
         self.ops: tuple[Op, ...] = tuple(self._compiled.ops())
 
     @property
@@ -89,15 +99,24 @@ class LoadedModel:
         observer: Observer | None = None,
     ) -> dict[str, Any]:
         """As a call; ``observer`` sees every op and its results as they are computed."""
-        registers = self._arguments(inputs, state)
-        with torch.inference_mode():
-            results = self._execute(self._compiled.body, registers, observer)
-        keep_fp32 = self.precision is Precision.FP32
-        return {
-            item.name: to_output(self.outputs[item.name], result, keep_fp32)
-            for item, result in zip(self._compiled.outputs, results, strict=True)
-            if item.name in self.outputs
-        }
+        with about(self.label, _RUN_HINT):
+            registers = self._arguments(inputs, state)
+            with torch.inference_mode():
+                results = self._execute(self._compiled.body, registers, observer)
+            return {
+                item.name: self._output(item.name, result)
+                for item, result in zip(self._compiled.outputs, results, strict=True)
+                if item.name in self.outputs
+            }
+
+    def _output(self, name: str, result: object) -> object:
+        try:
+            return to_output(self.outputs[name], result, self.precision is Precision.FP32)
+        except VALUE_ERRORS as error:
+            raise ExecutionError(
+                f"output {name!r} is not what the model's description says",
+                found=first_line(error),
+            ) from error
 
     def values(
         self, inputs: Mapping[str, Any], at: Iterable[str], state: State | None = None
@@ -173,7 +192,7 @@ class LoadedModel:
                     observer(step.op, results, computed)
                 for index in step.free:
                     registers[index] = None
-        except _KERNEL_ERRORS as error:
+        except VALUE_ERRORS as error:
             assert step is not None
             raise _failure(step, registers, error) from error
         return [_read(reference, registers) for reference in block.outputs]
@@ -187,7 +206,7 @@ class LoadedModel:
             return tuple(self._execute(chosen, registers, observer))
         condition, body = step.blocks
         current = list(arguments["loop_vars"])
-        while True:
+        for _ in range(self.max_turns + 1):
             for target, value in zip(condition.inputs, current, strict=True):
                 registers[target] = value
             (go_on,) = self._execute(condition, registers, observer)
@@ -196,6 +215,12 @@ class LoadedModel:
             for target, value in zip(body.inputs, current, strict=True):
                 registers[target] = value
             current = self._execute(body, registers, observer)
+        raise ExecutionError(
+            f"loop {step.op.name!r} does not end",
+            op=f"while_loop {step.op.name}",
+            expected=f"at most {self.max_turns:,} turns",
+            hint="if it ends later, say so: --max-turns, or load(..., max_turns=)",
+        )
 
 
 def _arguments(step: Step, registers: list[Any]) -> dict[str, Any]:
@@ -224,7 +249,14 @@ def _failure(step: Step, registers: list[Any], error: Exception) -> ExecutionErr
             if isinstance(value, torch.Tensor):
                 shapes.append(f"{item.name} {tuple(value.shape)}")
     return ExecutionError(
-        f"op {step.op.name!r} could not be executed: {str(error).splitlines()[0]}",
+        f"op {step.op.name!r} could not be executed: {first_line(error)}",
         op=f"{step.op.type} {step.op.name}",
         found=", ".join(shapes) or None,
+        hint=_RUN_HINT,
     )
+
+
+_RUN_HINT = (
+    "give inputs that the model takes; if they are, the package is damaged: copy it again, or save "
+    "the model again"
+)

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from lowering.package.blocks import walk
 from lowering.package.dtypes import DType
-from lowering.package.kinds import damaged, undefined
+from lowering.package.kinds import damaged, operands_fit, undefined
 from lowering.package.open import Package
 from lowering.package.weights import tensor_type
 from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
@@ -26,6 +26,7 @@ from lowering.reference.kept import kept_as_stored
 from lowering.reference.precision import Precision, needs_rounding, settle
 from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
 from lowering.reference.strict import STRICT_SEMANTICS
+from lowering.support.memory import check_fits
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,12 @@ class _Scope:
         raise undefined(name)
 
 
+def _output(scope: _Scope, name: str) -> Value:
+    """What the function returns as ``name``, which an operator, a constant or an input makes."""
+    scope.find(name)
+    return scope.names[name][1]
+
+
 class _Compiler:
     def __init__(self, package: Package, precision: Precision) -> None:
         self._known = Constants(package.weights)
@@ -195,10 +202,12 @@ class _Compiler:
         for item in inputs:
             self._define(scope, item)
         block = self._block(body, scope, ())
-        outputs = tuple(scope.names[name][1] for name in body.outputs)
+        outputs = tuple(_output(scope, name) for name in body.outputs)
         return Function(inputs, outputs, block, self._registers, spec.opset)
 
     def _define(self, scope: _Scope, value: Value) -> int:
+        if value.shape is not None and value.dtype is not None:
+            check_fits(value.shape, 8 * value.dtype.carrier.itemsize, f"value {value.name!r}")
         index = self._registers
         self._registers += 1
         scope.names[value.name] = (Slot(index), value)
@@ -219,7 +228,7 @@ class _Compiler:
         return Block(_with_lifetimes(steps, scope.defined, outputs), inputs, outputs)
 
     def _constant(self, operation: Message, scope: _Scope) -> None:
-        (output,) = operation.outputs
+        output = operation.outputs[0]
         # Older programs keep the value among the attributes, newer ones among the inputs.
         if "val" in operation.attributes:
             spec = operation.attributes["val"]
@@ -237,8 +246,13 @@ class _Compiler:
                 f"it reads {', '.join(item.name for item in call.dynamic)}",
                 _describe(operation),
             )
-        results = call.function(**call.constants)
+        with operands_fit(_describe(operation)):
+            results = call.function(**call.constants)
         results = results if isinstance(results, tuple) else (results,)
+        if len(results) != len(operation.outputs):
+            raise damaged(
+                f"{len(results)} results", str(len(operation.outputs)), _describe(operation)
+            )
         for output, result in zip(operation.outputs, results, strict=True):
             value = declared(output)
             if value.dtype is not None:
@@ -326,7 +340,9 @@ def _reads(step: Step) -> set[int]:
 
 def _op_name(operation: Message) -> str:
     if "name" in operation.attributes:
-        return str(operation.attributes["name"].immediateValue.tensor.strings.values[0])
+        strings = operation.attributes["name"].immediateValue.tensor.strings.values
+        if strings:
+            return str(strings[0])
     return str(operation.outputs[0].name) if operation.outputs else str(operation.type)
 
 

@@ -6,6 +6,7 @@ import errno
 import shutil
 import tempfile
 
+from frontend.errors import first_line
 from lowering.errors import SaveError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -23,6 +24,6 @@ def not_written(error: Exception) -> SaveError | None:
     return SaveError(
         "coremltools could not write the package's parts to the temporary folder",
         expected="a folder with room for twice the weights",
-        found=f"{folder}, {free / 1e6:,.1f} MB free ({str(error).splitlines()[0]})",
+        found=f"{folder}, {free / 1e6:,.1f} MB free ({first_line(error)})",
         hint="make room there, or set TMPDIR to another folder",
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from frontend.errors import first_line
 from lowering.verification.original import HALF_ERRORS, Original, VerificationError
 
 # Numbers of this size and larger are marks, such as those of masked places, and are left alone.
@@ -110,6 +111,6 @@ class Session:
                 return step.module_outputs(self._module, half=True)
             self.buffers, outputs = step.results(half=True)
         except HALF_ERRORS as error:
-            self.failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.failure = first_line(error)
             return None
         return outputs

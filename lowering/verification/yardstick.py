@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from frontend.errors import first_line
 from frontend.source import Source, source_of
 from lowering.support.finite import finite
 from lowering.verification import fx_values
@@ -102,7 +103,7 @@ def loosenings(original: Original, tolerable: float) -> tuple[Loosening, ...]:
             weights=halved,
         )
     except HALF_ERRORS as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         found.append(not_run(text))
     return tuple(found)
 
