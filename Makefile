@@ -14,7 +14,7 @@ WORKERS ?= 2
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TESTS ?= tests
 
-.PHONY: help demo test lint conformance zoo ablation benchmarks readme clean
+.PHONY: help demo test lint conformance zoo ablation benchmarks hostile readme clean
 
 help:
 	@echo "make demo         optimise and convert a real MiniLM, and compare it with the original"
@@ -23,6 +23,7 @@ help:
 	@echo "make conformance  coremltools' own op tests against our interpreter and lowerings"
 	@echo "make zoo          many architectures through the whole tool, stock coremltools beside"
 	@echo "make ablation     what each pass does to five models: tables and reports in out/ablation"
+	@echo "make hostile      damaged packages, hostile files and models through the command line"
 	@echo "make benchmarks   acceptance counts and the cost of optimising"
 	@echo "make readme       run the commands whose output README.md shows"
 
@@ -50,6 +51,9 @@ benchmarks: .venv/test.stamp
 	$(BIN)/python -m benchmarks.acceptance
 	$(BIN)/python -m benchmarks.path_cost
 	$(BIN)/python -m benchmarks.optimize_cost
+
+hostile: .venv/test.stamp
+	$(SINGLE) $(BIN)/python -m benchmarks.hostile --jobs $(WORKERS)
 
 readme: .venv/test.stamp
 	$(BIN)/python -m benchmarks.readme

@@ -18,6 +18,8 @@ Change = Callable[[Any], object]
 
 _VERBS = ("predict", "plan")
 _DRAWN = 200
+# `plan` runs nothing: it needs neither a description nor memory, and plans what it does not know.
+_PLANNED = ("functions", "operators", "description", "sizes", "loops")
 # What a number, a size, an offset or an enumeration may be changed to.
 _NUMBERS = (0, 1, 2, 3, 7, 99, 1 << 20, (1 << 31) - 1, (1 << 40), (1 << 62))
 _NEGATIVE = (-1, -7, -(1 << 31), -(1 << 62))
@@ -29,7 +31,8 @@ def cases(sound: Mapping[str, Path], rng: np.random.Generator) -> Iterator[Case]
     """Changes that are named, each of every package that it fits; then changes that are drawn."""
     for kind, name, base, change in _named():
         for verb in _VERBS:
-            yield case(kind, name, sound[base], _changed(change), verb, refused=True)
+            refused = verb == "predict" or kind not in _PLANNED
+            yield case(kind, name, sound[base], _changed(change), verb, refused)
     names = list(sound)
     for number in range(_DRAWN):
         seed = int(rng.integers(2**31))
@@ -84,12 +87,12 @@ def _named() -> Iterator[tuple[str, str, str, Change]]:
         lambda spec: _op(spec).ClearField("outputs"),
     )
     yield (
-        "values",
+        "operators",
         "unknown operator",
         "dense",
         lambda spec: setattr(_op(spec), "type", "no_such_op"),
     )
-    yield "values", "missing parameter", "dense", lambda spec: _op(spec).inputs.pop("x")
+    yield "operators", "missing parameter", "dense", lambda spec: _op(spec).inputs.pop("x")
     yield "types", "unknown element type", "dense", _typed(77)
     yield "description", "other input", "dense", lambda spec: setattr(_in(spec), "name", "other")
     yield "description", "no input", "dense", lambda spec: spec.description.ClearField("input")
