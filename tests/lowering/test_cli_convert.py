@@ -87,6 +87,35 @@ def test_optimize_table(run):
     assert "linear_to_conv1x1" in result.stdout and "rewrites" in result.stdout
 
 
+ATTENDS = """
+import torch
+
+class Attends(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+def heads():
+    return Attends(), (torch.randn(1, 2, 8, 4),)
+"""
+
+
+@pytest.mark.parametrize(("chip", "said"), [("M4", "predicted"), ("M6", "no measured program")])
+def test_a_chip_chooses_the_form_of_attention(run, tmp_path, chip, said):
+    (tmp_path / "attends.py").write_text(ATTENDS)
+    result = run("optimize", "attends.py:heads", "--for-chip", chip, "--json")
+    assert result.exit_code == 0, result.output
+    notes = [note for entry in json.loads(result.stdout)["passes"] for note in entry["notes"]]
+    assert any("8 x 8 tokens" in note and said in note for note in notes)
+
+
+def test_a_chip_that_is_not_known_is_refused_before_any_work(run, tmp_path):
+    (tmp_path / "attends.py").write_text(ATTENDS)
+    result = run("convert", "attends.py:heads", "-o", "net.mlpackage", "--for-chip", "M99")
+    assert result.exit_code == 2
+    assert "is not a chip the planner knows" in result.output
+    assert not (tmp_path / "net.mlpackage").exists()
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
