@@ -29,10 +29,12 @@ from frontend.example_inputs import infer_inputs
 from frontend.export_errors import decomposed, explain_export_error
 from frontend.heap import settled_heap
 from frontend.held_tensors import HeldTensors, adopt, written_constants
+from frontend.late_code import late_code
 from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
 from frontend.program import Draft
 from frontend.releases import warn_of_untried
+from frontend.signature_tables import quick_signatures
 from frontend.size_guards import check_guards, deferring
 from frontend.spelling import is_free_in_code, with_spellable_names
 from frontend.structure import Flat, Structure, flatten
@@ -50,6 +52,8 @@ class LeftOutWarning(UserWarning):
 
 
 @settled_heap()
+@late_code()
+@quick_signatures()
 def capture(
     model: nn.Module | ExportedProgram,
     example_inputs: object = None,

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.errors import AnePassesError, first_line
 from frontend.heap import settled_heap
+from frontend.late_code import late_code
 from frontend.program import Draft
 from frontend.source import raising_line, source_of
 from passes.base import Pass
@@ -71,6 +72,7 @@ class _Standing:
 
 
 @settled_heap()
+@late_code()
 def run(
     program: ExportedProgram,
     pipeline: Sequence[Pass],

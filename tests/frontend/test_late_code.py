@@ -1,0 +1,72 @@
+"""Sources of graph modules are written when they are read, and are what they were."""
+
+import copy
+import inspect
+
+import torch
+from torch import fx, nn
+
+from frontend import capture
+from frontend.late_code import late_code
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, scale=2.0):
+        return self.linear(x) * scale
+
+
+def edited(module):
+    """``module`` with its product a sum."""
+    (product,) = module.graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor)
+    product.target = torch.ops.aten.add.Tensor
+    module.recompile()
+    return module
+
+
+def exported():
+    torch.manual_seed(0)
+    return torch.export.export(Net().eval(), (torch.ones(1, 4),)).module(check_guards=False)
+
+
+def test_what_is_read_or_run_inside_is_what_it_would_be():
+    x = torch.ones(1, 4)
+    plain = edited(exported())
+    with late_code():
+        late = edited(exported())
+        assert "_code" not in vars(late)
+        assert torch.equal(late(x), plain(x))
+        again = edited(exported())
+        assert again.code == plain.code
+        third = edited(exported())
+        assert inspect.signature(third.forward) == inspect.signature(plain.forward)
+        assert torch.equal(copy.deepcopy(third)(x), plain(x))
+
+
+def test_an_edit_after_a_run_counts():
+    with late_code():
+        module = exported()
+        before = module(torch.ones(1, 4))
+        after = edited(module)(torch.ones(1, 4))
+    assert not torch.equal(before, after)
+
+
+def test_what_lives_at_the_end_is_written():
+    with late_code():
+        with late_code():
+            module = edited(exported())
+        assert "_code" not in vars(module)
+    assert "aten.add.Tensor" in vars(module)["_code"]
+    assert fx.GraphModule.recompile.__name__ == "recompile"
+    module.recompile()
+    assert inspect.isfunction(type(module).forward)
+
+
+def test_captures_are_what_they_were():
+    x = torch.randn(1, 4)
+    program = capture(Net().eval(), (x,))
+    assert "_code" in vars(program.graph_module)
+    assert program.module(check_guards=False)(x).shape == (1, 4)
