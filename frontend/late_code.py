@@ -29,7 +29,8 @@ def late_code() -> Iterator[None]:
     if getattr(_inside, "waiting", None) is not None:
         yield
         return
-    _inside.waiting = waiting = []
+    waiting: list[weakref.ref[fx.GraphModule]] = []
+    _inside.waiting = waiting
     try:
         with replaced(fx.GraphModule, "recompile", _put_off):
             yield
@@ -50,8 +51,7 @@ def _put_off(self: fx.GraphModule) -> Any:
         self._in_spec = codegen.pytree_info.in_spec
         self._out_spec = codegen.pytree_info.out_spec
     own = type(self)  # each graph module has a class of its own
-    own.forward = _Late("forward")  # type: ignore[method-assign]
-    for name in _WRITTEN:
+    for name in ("forward", *_WRITTEN):
         self.__dict__.pop(name, None)
         setattr(own, name, _Late(name))
     waiting.append(weakref.ref(self))
