@@ -13,3 +13,7 @@ SMALLEST = 2.0**-24
 
 ROUNDING = 2.0**-11
 """By how much rounding changes a normal number at most, relatively: 4.9e-4."""
+
+MASKED = -1.5 * 2.0**15
+"""What a mask adds to scores that get no weight: its neighbours are 32 apart, so that it swallows
+scores below 16, and the sum stays finite."""

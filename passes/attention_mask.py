@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from frontend.sizes import Size
 from passes.patterns.nodes import aten, dtype, input_of, is_call, shape
+from passes.patterns.operands import mul_sides, scalar
 from passes.rewriter import Rewriter
 
-MASKED_SCORE = -1e4
-"""Added to a score that must get no weight. Finite in fp16 even when two masks add up, and
-``exp`` of it is zero in float32; the hand-written ports use the same (documented: Apple
-ml-ane-transformers). A row with every key masked gets equal weights instead of NaN."""
+MASKED_SCORE = -(2.0**30)
+"""Added to a score that must get no weight. float32 numbers of this size are 128 apart: a row with
+every key masked has the same score everywhere, as it has after ``finfo.min``, -1e9 or a fill, and
+averages the values. Where packages compute in float16 the conversion puts
+``frontend.fp16.MASKED`` in its place."""
 
+
+_SWALLOWS = -1e6
+"""float32 numbers beyond this one are so far apart that sums with scores forget the scores."""
+
+_MOVES = (
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.view.default,
+    aten.reshape.default,
+    aten.slice.Tensor,
+    aten._to_copy.default,
+)
 
 _FAR = 8.0
 """From here on neighbouring fp16 numbers are 2^-7 apart, which a softmax turns into 1 %."""
@@ -40,7 +55,8 @@ def additive_mask(
         zero, blocked = (rw.emit(aten.scalar_tensor.default, v) for v in (0.0, MASKED_SCORE))
         mask = rw.emit(aten.where.self, mask, zero, blocked)
     else:
-        if rw.is_constant(mask) and _is_far_from_zero(rw.value(mask)):
+        far = _is_far_from_zero(rw.value(mask)) if rw.is_constant(mask) else _is_mild(rw, mask)
+        if far:
             highest = rw.emit(aten.amax.default, mask, [-1], True)
             mask = rw.emit(aten.sub.Tensor, mask, highest)
         if not rw.is_constant(mask) or bool((rw.value(mask) < MASKED_SCORE).any()):
@@ -56,8 +72,28 @@ def _is_far_from_zero(mask: torch.Tensor) -> bool:
     A softmax does not notice when all scores of a row move together.
     """
     highest = mask.amax(-1)
-    far = (highest.abs() >= _FAR) & (highest > MASKED_SCORE)
-    return mask.is_floating_point() and bool(far.any() and (highest > MASKED_SCORE).all())
+    far = (highest.abs() >= _FAR) & (highest > _SWALLOWS)
+    return mask.is_floating_point() and bool(far.any() and (highest > _SWALLOWS).all())
+
+
+def _is_mild(rw: Rewriter, mask: fx.Node) -> bool:
+    """True if ``mask`` is made of zeros and of a number that float32 scores outlive: -1e4.
+
+    A row that has nothing else then leaves the scores of its keys as they are.
+    """
+    node: Argument = mask
+    while is_call(node, *_MOVES):
+        node = node.args[0]
+    fills: list[float | None] = []
+    if is_call(node, aten.where.self):
+        fills = [scalar(rw, choice) for choice in node.args[1:3]]
+    elif is_call(node, aten.masked_fill.Scalar):
+        fills = [scalar(rw, node.args[0]), scalar(rw, node.args[2])]
+    else:
+        fills = [0.0, *(scalar(rw, factor) for _, factor in mul_sides(node))]
+    known = [number for number in fills if number is not None]
+    far = [number for number in known if _SWALLOWS < number <= -_FAR]
+    return 0.0 in known and len(known) == len(far) + 1 == 2
 
 
 def masks_nothing(rw: Rewriter, mask: fx.Node | None) -> bool:

@@ -19,6 +19,10 @@ from passes.patterns.nodes import argument, aten, axis, dtype, input_of, is_call
 from passes.patterns.operators import MATMULS, SOFTMAXES
 from passes.rewriter import Rewriter
 
+# Scores that are filled in with so little, or less, get no weight: ``exp`` of it is zero in
+# float32. The hand-written ports use it (documented: Apple ml-ane-transformers).
+_FILL = -1e4
+
 
 @dataclass
 class _Scores:
@@ -164,14 +168,14 @@ def _scores_first(node: fx.Node) -> tuple[fx.Node | None, Any]:
 
 
 def _blocks(value: Argument, scale: float) -> bool:
-    return isinstance(value, int | float) and value * scale <= MASKED_SCORE
+    return isinstance(value, int | float) and value * scale <= _FILL
 
 
 def _is_blocking_constant(rw: Rewriter, node: Argument, scale: float) -> bool:
     if not is_tensor(node) or not rw.is_constant(node):
         return False
     value = rw.value(node)
-    return value.is_floating_point() and bool((value * scale <= MASKED_SCORE).all())
+    return value.is_floating_point() and bool((value * scale <= _FILL).all())
 
 
 def _number(rw: Rewriter, operand: Argument) -> float | None:
@@ -227,7 +231,7 @@ def _biases(rw: Rewriter, found: _Scores) -> list[fx.Node]:
 
 
 def _blocks_of(rw: Rewriter, found: _Scores) -> fx.Node | None:
-    """0 where a score stays, -1e4 or less where it is filled in; ``None`` without fills."""
+    """0 where a score stays, ``MASKED_SCORE`` where it is filled in; ``None`` without fills."""
     terms: list[fx.Node] = []
     for condition, keep in found.fills:
         zero = rw.emit(aten.scalar_tensor.default, 0.0)
@@ -259,8 +263,8 @@ def _even_where_blocked(
 ) -> tuple[fx.Node, list[fx.Node]]:
     """Query and biases, zero for queries that see no key.
 
-    Filling in gives all keys of such a query the same score, hence the same weight; adding -1e4
-    alone would keep their differences.
+    Filling in gives all keys of such a query the same score, hence the same weight; float16 alone
+    would keep differences of large scores.
     """
     highest = rw.emit(aten.amax.default, blocks, [-1], True)
     sees = rw.emit(aten.gt.Scalar, highest, MASKED_SCORE / 2)

@@ -86,7 +86,9 @@ class SplitAttention(Pass):
         system: oldest system to choose for, such as ``"iOS18"``.
 
     Bound: float32 outputs within rtol 1e-5 / atol 1e-6 of the original, except rows whose keys
-    are all masked: those average all values here, and are zero or NaN in torch.
+    are all masked. Those average all values, as in torch where -1e9 or less is added; masked by
+    booleans or -inf they are zero or NaN in torch. Where -1e4 is added they keep their scores,
+    which float32 rounds to 2**-10 in torch.
     """
 
     name: ClassVar[str] = "split_attention"

@@ -20,6 +20,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from frontend.fp16 import MASKED as FP16_MASKED
 from frontend.fp16 import MAX as FP16_MAX
 from lowering.conversion.softmax_masks import idle_bounds, is_large, saturating
 from lowering.conversion.state_chains import mark_state_chains
@@ -167,9 +168,10 @@ def _copied_graph(
         if node.op == "placeholder" and isinstance(value, torch.Tensor):
             copy.meta["val"] = contiguous(value.to(_INPUT_DTYPES.get(value.dtype, value.dtype)))
         bounds = idle_bounds(node) if fp16 else frozenset()
-        every = _saturated_number if node in masks else _known_dtype
+        every = _mask_number if node in masks else _known_dtype
+        bound = every if node in masks else _saturated_number
         copy.args = tuple(
-            fx.node.map_aggregate(value, _saturated_number if position in bounds else every)
+            fx.node.map_aggregate(value, bound if position in bounds else every)
             for position, value in enumerate(copy.args)
         )
         copy.kwargs = fx.node.map_aggregate(copy.kwargs, every)
@@ -190,6 +192,12 @@ def _known_dtype(argument: object) -> Any:
 def _saturated_number(argument: Any) -> Any:
     if is_large(argument):
         return math.copysign(FP16_MAX, argument)
+    return _known_dtype(argument)
+
+
+def _mask_number(argument: Any) -> Any:
+    if is_large(argument):
+        return math.copysign(FP16_MASKED, argument)
     return _known_dtype(argument)
 
 
@@ -279,7 +287,7 @@ def _narrowed(tensors: dict[str, Any], masks: set[str | None]) -> dict[str, Any]
         if value.dtype == torch.int64:
             narrowed = _within(value, _INT32.min, _INT32.max)
         elif name in masks:
-            narrowed = torch.where(value.isinf(), value, _within(value, -FP16_MAX, FP16_MAX))
+            narrowed = torch.where(value.isinf(), value, _within(value, FP16_MASKED, -FP16_MASKED))
         else:
             return value
         if narrowed is not value and isinstance(value, torch.nn.Parameter):

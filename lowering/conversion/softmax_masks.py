@@ -1,8 +1,8 @@
 """Large constants that may saturate in float16: those that only tell a softmax what to leave out.
 
-To a softmax -65504 says what -1e9 says, and as an infinity it would turn ``0 * -1e9`` into NaN. To
-anything else a constant beyond float16 is a number, which stays what it is: its operator computes
-in float32 (``sound_passes.precision``).
+To a softmax -49152 (``fp16.MASKED``) says what -1e9 says, and as an infinity it would turn
+``0 * -1e9`` into NaN. To anything else a constant beyond float16 is a number, which stays what it
+is: its operator computes in float32 (``sound_passes.precision``).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Lookup = Callable[[fx.Node], torch.Tensor | None]
 
 
 def saturating(graph: fx.Graph, constant: Lookup) -> frozenset[fx.Node]:
-    """Nodes whose numbers beyond float16 may become the largest float16.
+    """Nodes whose numbers beyond float16 may become ``fp16.MASKED``, or its opposite.
 
     These are calls that fill in or multiply by a mask's number, placeholders of constant masks, and
     comparisons of either with such a number.
@@ -75,9 +75,7 @@ def saturating(graph: fx.Graph, constant: Lookup) -> frozenset[fx.Node]:
             continue
         elif packet in _COMPARISONS:
             compared.append(node)
-        elif packet is _aten.nan_to_num or (
-            _fills_mask(node, constant) and _only_masks(node, constant)
-        ):
+        elif (_fills_mask(node, constant) or packet in _BOUNDS) and _only_masks(node, constant):
             found.add(node)
     found.update(node for node in compared if _comes_from(node, found))
     return frozenset(found)
@@ -99,7 +97,10 @@ def is_large(value: object) -> bool:
 
 
 def idle_bounds(node: fx.Node) -> frozenset[int]:
-    """Positions of arguments that bound nothing: no float16 number lies beyond them."""
+    """Positions of arguments that bound nothing: no float16 number lies beyond them.
+
+    Those that ``nan_to_num`` puts in the place of infinities are likewise the ends of float16.
+    """
     lower, upper = _BOUNDS.get(_packet(node), (None, None))
     bounded = node.meta.get("val")
     found: set[int] = set()
@@ -108,7 +109,8 @@ def idle_bounds(node: fx.Node) -> frozenset[int]:
     for position, value in enumerate(node.args):
         if not isinstance(value, int | float) or not is_large(value):
             continue
-        if (position == lower and value < 0) or (position == upper and value > 0):
+        ends = position and _packet(node) is _aten.nan_to_num
+        if ends or (position == lower and value < 0) or (position == upper and value > 0):
             found.add(position)
     return frozenset(found)
 
