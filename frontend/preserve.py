@@ -23,7 +23,7 @@ PRESERVED: Mapping[str, str] = {
     "group_norm.default": "kept for one lowering with a stable reduction",
     "instance_norm.default": "one MIL op",
     "softmax.int": "one MIL op",
-    "log_softmax.int": "its lowering is stable in fp16",
+    "log_softmax.int": "its lowering takes no logarithm of a softmax",
     "silu.default": "one MIL op",
     "mish.default": "one short idiom of MIL",
     "hardswish.default": "one short idiom of MIL",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import dataclasses
 from collections.abc import Sequence
@@ -173,6 +174,27 @@ class Draft:
             and spec.kind is InputKind.USER_INPUT
         ]
 
+    def rename_written_inputs(self) -> None:
+        """Gives inputs that the program writes other names, where a copy of the graph would.
+
+        ``fx`` has no node named like a builtin (``input``, of ``nn.Sequential``), and
+        ``ExportedProgram.module`` looks for written inputs by name in such a copy.
+        """
+        written = {s.target for s in self._outputs if s.kind is OutputKind.USER_INPUT_MUTATION}
+        for node in self.user_inputs():
+            if node.name not in written or not hasattr(builtins, node.name):
+                continue
+            old, spec = node.name, self._specs.pop(node.name)
+            node.name = node.target = self._free_name(f"written_{old}")
+            renamed = dataclasses.replace(spec, arg=TensorArgument(name=node.name))
+            self._inputs[self._inputs.index(spec)] = self._specs[node.name] = renamed
+            self._outputs = [
+                dataclasses.replace(s, target=node.name)
+                if s.kind is OutputKind.USER_INPUT_MUTATION and s.target == old
+                else s
+                for s in self._outputs
+            ]
+
     def output_node(self) -> fx.Node:
         """The graph's output node."""
         return self.graph.output_node()
@@ -316,7 +338,13 @@ def runnable(program: ExportedProgram) -> torch.nn.Module:
     Buffers that the program writes to are copied: a run changes neither the program's initial
     state nor the model that shares its tensors. Everything else is shared.
     """
-    module = program.module(check_guards=False)
+    written = program.graph_signature.user_inputs_to_mutate.values()
+    named = program
+    if any(hasattr(builtins, name) for name in written):
+        draft = Draft(program)
+        draft.rename_written_inputs()
+        named = draft.close()
+    module = named.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     for node in module.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):

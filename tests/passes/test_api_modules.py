@@ -293,3 +293,17 @@ def test_a_top_level_module_may_be_parametrized():
     x = seeded(1, 4, 10)
     with torch.no_grad():
         torch.testing.assert_close(optimize_for_ane(model, x)(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ReLU(True), nn.Hardswish(True), nn.LeakyReLU(0.2, inplace=True)], ids=str
+)
+def test_a_first_layer_in_place(layer: nn.Module) -> None:
+    """Its input is called ``input``, which a copy of a graph renames."""
+    model, x = nn.Sequential(layer, nn.Linear(4, 4)).eval(), torch.randn(2, 4)
+    given, want = x.clone(), x.clone()
+    expected = model(want)
+    optimized = optimize_for_ane(model, (x.clone(),))
+    torch.testing.assert_close(optimized(given), expected)
+    torch.testing.assert_close(given, want)
+    assert optimized.program.graph_signature.user_inputs == ("input",)

@@ -90,18 +90,6 @@ def _erfc(mb: MilBuilder, x: Var) -> Var:
     return mb.sub(x=1.0, y=mb.erf(x=x))
 
 
-def _expm1(mb: MilBuilder, x: Var) -> Var:
-    return mb.sub(x=mb.exp(x=x), y=1.0)
-
-
-def _log2(mb: MilBuilder, x: Var) -> Var:
-    return mb.mul(x=mb.log(x=x), y=1.0 / math.log(2.0))
-
-
-def _log10(mb: MilBuilder, x: Var) -> Var:
-    return mb.mul(x=mb.log(x=x), y=1.0 / math.log(10.0))
-
-
 def _acosh(mb: MilBuilder, x: Var) -> Var:
     return mb.log(x=mb.add(x=x, y=mb.sqrt(x=mb.sub(x=mb.square(x=x), y=1.0))))
 
@@ -188,10 +176,8 @@ _COMPARISONS = {
 }
 _FLOAT_OPS = {
     aten.sqrt: "sqrt",
-    aten.rsqrt: "rsqrt",
     aten.exp: "exp",
     aten.exp2: "exp2",
-    aten.log: "log",
     aten.sin: "sin",
     aten.cos: "cos",
     aten.tan: "tan",
@@ -224,9 +210,6 @@ TABLE = {
     aten.round.decimals: _round_decimals,
     aten.reciprocal.default: _of_float(_reciprocal),
     aten.erfc.default: _of_float(_erfc),
-    aten.expm1.default: _of_float(_expm1),
-    aten.log2.default: _of_float(_log2),
-    aten.log10.default: _of_float(_log10),
     aten.acosh.default: _of_float(_acosh),
     aten.asinh.default: _of_float(_asinh),
     aten.hypot.default: _hypot,

@@ -274,3 +274,33 @@ def test_integers_stay_integers() -> None:
     for (name, function), result in zip(INTEGER_FUNCTIONS.items(), found, strict=True):
         want = function(NUMERATORS)
         assert result.reshape(want.shape).tolist() == want.tolist(), name
+
+
+FAR_APART = torch.tensor([[0.0, 200.0, -150.0, 3.0], [-90.0, -95.0, 0.0, -300.0]])
+
+
+@pytest.mark.parametrize("precision", [ct.precision.FLOAT32, ct.precision.FLOAT16])
+def test_logarithms_at_the_ends(precision: object) -> None:
+    """What lies far below the largest, zero, and numbers whose exponential is nearly one."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "log_softmax": lambda x: x.log_softmax(-1),
+        "log_softmax of another axis": lambda x: x.log_softmax(0),
+        "cross entropy": lambda x: nn.functional.cross_entropy(
+            x, x[:, 0].long() * 0 + 3, reduction="none"
+        ),
+        "log": lambda x: torch.log(x.clamp(min=0)),
+        "log2": lambda x: torch.log2(x.clamp(min=0)),
+        "log10": lambda x: torch.log10(x.clamp(min=0)),
+        "rsqrt": lambda x: torch.rsqrt(x.clamp(min=0)),
+        "logit": lambda x: torch.logit(x.clamp(0, 1)),
+        "expm1": lambda x: torch.expm1(x / 65_536),
+        "expm1 far out": lambda x: torch.expm1(x / 64),
+    }
+    model = Of(lambda x: tuple(function(x) for function in functions.values()))
+    optimized = passes.optimize_for_ane(model, (FAR_APART,))
+    made = convert(optimized, compute_precision=precision, skip_model_load=True)
+    found = predict(made, {"x": FAR_APART.numpy()}).values()
+    bound = FP16_BOUND if precision is ct.precision.FLOAT16 else 1e-5
+    for (name, function), value in zip(functions.items(), found, strict=True):
+        error = rel_l2(torch.from_numpy(np.asarray(value)), function(FAR_APART))
+        assert error < bound, name

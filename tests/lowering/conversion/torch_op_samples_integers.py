@@ -1,4 +1,4 @@
-"""Samples for quotients and bounds of integers, which coremltools computes as floats."""
+"""Samples for quotients and bounds of integers, computed as floats by coremltools; logarithms."""
 
 import torch
 
@@ -31,6 +31,8 @@ SAMPLES = {
     aten.clamp_max.default: [(LARGE, 33_554_433), (X, 0.2)],
     aten.clamp_max.Tensor: [(LARGE, DIVISORS), (X, X.flip(0))],
     aten.relu.default: [(LARGE,), (X,)],
+    aten.log_softmax.int: [(X * 50, -1), (X * 50, 0), (N, 1, torch.float32)],
+    aten._log_softmax.default: [(X * 50, -1, False)],
     aten.floor.default: [(LARGE,), (X * 3,)],
     aten.ceil.default: [(LARGE,), (X * 3,)],
     aten.round.default: [(LARGE,), (X * 3,)],

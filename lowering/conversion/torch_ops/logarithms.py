@@ -1,0 +1,67 @@
+"""Logarithms, and what is near them, exact at the ends.
+
+MIL's ``log`` adds 1e-45 to its input and ``rsqrt`` 1e-12, unless told otherwise: the logarithm of 0
+is then -103.3, and ``rsqrt`` of 1e-12 is a third off. coremltools 9.0 takes the logarithm of a
+softmax as two operators, which gives -103.3 for every value that is so far below the largest, and
+in float16 loses the digits of all that are 10 below it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from coremltools.converters.mil.mil import Var
+
+from lowering.conversion.builder import MilBuilder
+from lowering.conversion.torch_ops.common import axis_of, cast
+
+aten = torch.ops.aten
+
+# Below this size ``exp(x) - 1`` cancels; there it is written by ``tanh(x / 2)``.
+_CANCELS = 0.5
+
+
+def _log(factor: float | None = None) -> Callable[[MilBuilder, Var], Var]:
+    """The natural logarithm, or ``factor`` times it."""
+
+    def lower(mb: MilBuilder, x: Var) -> Var:
+        found = mb.log(x=cast(mb, x, mb.result.dtype), epsilon=0.0)
+        return found if factor is None else mb.mul(x=found, y=factor)
+
+    return lower
+
+
+def _rsqrt(mb: MilBuilder, x: Var) -> Var:
+    return mb.rsqrt(x=cast(mb, x, mb.result.dtype), epsilon=0.0)
+
+
+def _log_softmax(mb: MilBuilder, x: Var, dim: int, dtype: torch.dtype | bool | None = None) -> Var:
+    """``x - max - log(sum(exp(x - max)))``; the sum stays within one operator."""
+    x = cast(mb, x, mb.result.dtype)
+    if not x.rank:
+        return mb.sub(x=x, y=x)
+    axes = [axis_of(dim, x.rank)]
+    below = mb.sub(x=x, y=mb.reduce_max(x=x, axes=axes, keep_dims=True))
+    return mb.sub(x=below, y=mb.reduce_log_sum_exp(x=below, axes=axes, keep_dims=True))
+
+
+def _expm1(mb: MilBuilder, x: Var) -> Var:
+    """``exp(x) - 1``, and near zero ``2t / (1 - t)`` with ``t = tanh(x / 2)``."""
+    x = cast(mb, x, mb.result.dtype)
+    far = mb.sub(x=mb.exp(x=x), y=1.0)
+    half = mb.tanh(x=mb.mul(x=x, y=0.5))
+    near = mb.real_div(x=mb.mul(x=half, y=2.0), y=mb.sub(x=1.0, y=half))
+    return mb.select(cond=mb.less(x=mb.abs(x=x), y=_CANCELS), a=near, b=far)
+
+
+TABLE = {
+    aten.log.default: _log(),
+    aten.log2.default: _log(1.0 / math.log(2.0)),
+    aten.log10.default: _log(1.0 / math.log(10.0)),
+    aten.rsqrt.default: _rsqrt,
+    aten.expm1.default: _expm1,
+    aten.log_softmax.int: _log_softmax,
+    aten._log_softmax.default: _log_softmax,
+}
