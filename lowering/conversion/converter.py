@@ -25,7 +25,7 @@ from lowering.conversion.distinct_outputs import distinct_outputs
 from lowering.conversion.exact_batch_norm import exact_batch_norms
 from lowering.conversion.fast_coremltools import fast_coremltools
 from lowering.conversion.input_shapes import Sizes, check_enumerated
-from lowering.conversion.interface import check_interface, check_names
+from lowering.conversion.interface import check_interface, check_names, warn_of_renamed
 from lowering.conversion.io_types import check_states, input_types, output_types, state_types
 from lowering.conversion.metadata import describe
 from lowering.conversion.prepare import Prepared, prepare
@@ -269,6 +269,8 @@ def lower(
                 f"coremltools could not convert the program: {error}"
             ) from error
     check_interface(mlmodel, prepared, taken, given, classifier)
+    warn_of_renamed([kind.name for kind in taken], "inputs")
+    warn_of_renamed(names, "outputs")
     return mlmodel
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 
@@ -24,6 +25,23 @@ _DTYPES = {
 }
 # A size that the description leaves open.
 _ANY = -1
+
+
+class RenamedWarning(UserWarning):
+    """Names that Core ML reserves are others in the package."""
+
+
+def warn_of_renamed(names: Sequence[str], what: str) -> None:
+    """Says which inputs or outputs have another name in the package, and which."""
+    renamed = {name: package_name(name) for name in names if package_name(name) != name}
+    if renamed:
+        pairs = ", ".join(f"{name!r} is {other!r}" for name, other in renamed.items())
+        warnings.warn(
+            f"{what} of the package cannot have all names of the program's, some of which are "
+            f"reserved: {pairs}",
+            RenamedWarning,
+            stacklevel=4,
+        )
 
 
 def check_names(names: Sequence[str], what: str) -> None:

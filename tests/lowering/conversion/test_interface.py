@@ -8,6 +8,7 @@ from torch import nn
 
 import passes
 from lowering import convert
+from lowering.conversion.interface import RenamedWarning
 from lowering.errors import LoweringError
 from lowering.reference import load
 
@@ -134,3 +135,22 @@ def test_a_model_that_only_writes_is_refused():
 
     with pytest.raises(LoweringError, match=r"returns no tensor[\s\S]*new value of a buffer"):
         convert(Writes(), (torch.randn(2, 3),), minimum_deployment_target=ct.target.iOS18)
+
+
+class Reserved(nn.Module):
+    def forward(self, state, tensor, plain):
+        return {"list": state + tensor, "sum": plain + 1}
+
+
+def test_reserved_names_are_told():
+    """Core ML's own words cannot name an input or output; the others stay without a word."""
+    x = torch.ones(2, 3)
+    optimized = passes.optimize_for_ane(Reserved(), (x, x, x))
+    with pytest.warns(RenamedWarning) as told:
+        made = convert(optimized, skip_model_load=True)
+    texts = [str(item.message) for item in told if item.category is RenamedWarning]
+    assert len(texts) == 2
+    assert "'state' is 'state_workaround'" in texts[0] and "plain" not in texts[0]
+    assert "'list' is 'list_workaround'" in texts[1] and "sum" not in texts[1]
+    found = {item.name for item in made.get_spec().description.input}
+    assert found == {"state_workaround", "tensor_workaround", "plain"}
