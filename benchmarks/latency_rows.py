@@ -50,9 +50,9 @@ def _stored(features: Features, share: float) -> Features:
 
 def weight_share(variant: str) -> float:
     """Stored bytes of each fp16 byte of weight, from the row's variant."""
-    bits = re.search(r"(\d+)-bit", variant)
+    bits = re.search(r"(\d+)-bit|\bint(\d+)", variant)
     if bits:
-        return int(bits.group(1)) / 16
+        return int(bits[1] or bits[2]) / 16
     sparse = re.search(r"sparse (\d+)%", variant)
     if sparse:
         # The values that stay, and one bit each to say where.
@@ -172,10 +172,12 @@ def _described(row: Mapping[str, Any]) -> Features | str:
         masked="mask" in form,
         open_norms=str(form.get("norm")).startswith("rms"),
     )
-    programs = re.search(r"(\d+) parts", row["variant"])
-    return transformer(
+    variant = row["variant"]
+    programs = re.search(r"(\d+) parts", variant)
+    whole = transformer(
         size, known["tokens"], known["keys"], written, int(programs[1]) if programs else 1
     )
+    return _palettized(_stored(whole, weight_share(variant)), palette_group(variant))
 
 
 def family(row: Mapping[str, Any]) -> str:

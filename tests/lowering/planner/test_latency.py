@@ -225,6 +225,7 @@ def test_notch():
     [
         ("fp16", 1.0, 0),
         ("palettized 4-bit", 0.25, 0),
+        ("queries in thirds, int4 palettes", 0.25, 0),
         ("sparse 75%", 0.3125, 0),
         ("W8A8 (quantization table)", 0.5, 0),
         ("4-bit palettized group 2", 0.25, 2),
