@@ -117,7 +117,7 @@ def measured() -> dict[str, float]:
         return passes.optimize_for_ane(model, (torch.zeros(1, TOKENS, dtype=torch.int32),))
 
     optimized = timed("make and optimize", optimized_decoder)
-    parameters = sum(weight.numel() for weight in optimized.program.parameters())
+    parameters = sum(weight.numel() for weight in optimized.program.state_dict.values())
     converted = timed("convert", lambda: convert(optimized, skip_model_load=True))
     with tempfile.TemporaryDirectory() as folder:
         package = timed("save", lambda: save(converted, Path(folder) / "decoder.mlpackage"))

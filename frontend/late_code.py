@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import fx
 from torch.fx.graph import _PyTreeCodeGen
@@ -42,7 +41,7 @@ def late_code() -> Iterator[None]:
                 _recompile(module)
 
 
-def _put_off(self: fx.GraphModule) -> Any:
+def _put_off(self: fx.GraphModule) -> object:
     waiting = getattr(_inside, "waiting", None)
     if waiting is None:  # another thread
         return _recompile(self)
@@ -64,7 +63,7 @@ class _Late:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, module: fx.GraphModule | None, owner: type) -> Any:
+    def __get__(self, module: fx.GraphModule | None, owner: type) -> object:
         if module is None:
             return self
         _recompile(module)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
 from torch.export import _trace, exported_program
@@ -36,10 +35,10 @@ def quick_signatures() -> Iterator[None]:
             populate = getattr(module, _NAME)
 
             def populate_by_tables(
-                metadata: dict[str, Any],
+                metadata: dict[str, object],
                 made: fx.GraphModule,
                 signature: ExportGraphSignature,
-                populate: Any = populate,
+                populate: Callable[..., None] = populate,
             ) -> None:
                 parameters = dict(signature.inputs_to_parameters)
                 populate(metadata, made, _Tables(parameters, dict(signature.inputs_to_buffers)))
