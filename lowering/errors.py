@@ -81,9 +81,10 @@ class UnsupportedOpsError(LoweringError):
     # Enough to find each kind of use; a 48-layer model repeats the rest.
     MAX_PLACES = 4
 
-    def __init__(self, unsupported: Sequence[Unsupported]) -> None:
+    def __init__(self, unsupported: Sequence[Unsupported], format: str = "Core ML") -> None:
         self.unsupported = tuple(unsupported)
-        lines = [f"{len(self.unsupported)} operator(s) of the program cannot be lowered to Core ML"]
+        count = len(self.unsupported)
+        lines = [f"{count} operator(s) of the program cannot be lowered to {format}"]
         for entry in self.unsupported:
             lines.append(f"  {entry.op} × {len(entry.places)}: {entry.reason}")
             shown = dict.fromkeys(entry.places)

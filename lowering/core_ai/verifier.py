@@ -1,0 +1,93 @@
+"""Holds an ``.aimodel`` against its original, through Apple's own runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from lowering.core_ai.asset import PREFIX, CoreAIModel, read_interface
+from lowering.core_ai.converter import CoreAIError
+from lowering.core_ai.runtime import run_calls
+from lowering.verification.original import Original, VerificationError
+from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
+from lowering.verification.result import Verification
+from lowering.verification.steps import Session, step_inputs
+
+
+def verify_core_ai(
+    model: CoreAIModel | str | os.PathLike[str],
+    against: nn.Module | ExportedProgram | Original,
+    inputs: object = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    thresholds: Thresholds | None = None,
+    steps: int = 1,
+    dynamic_shapes: object = None,
+) -> Verification:
+    """Run an asset in Apple's runtime and hold its outputs against the original's.
+
+    Args:
+        model: the path of an asset, or what ``convert(..., format="aimodel")`` gave.
+        against: an ``OptimizedModel``, an ``nn.Module`` or an ``ExportedProgram``.
+        inputs: positional inputs, as for ``capture``; a mapping of names to tensors fits all.
+        kwargs: keyword inputs.
+        thresholds: what is close enough, as for packages.
+        steps: how many calls to make one after the other.
+        dynamic_shapes: as for ``capture``.
+
+    Returns:
+        Errors of each output, of the worst of all steps. It is true when the asset passed.
+
+    Raises:
+        VerificationError: asset and original do not belong together.
+        CoreAIError: Core AI is not installed.
+    """
+    thresholds = thresholds or Thresholds()
+    path = model if isinstance(model, CoreAIModel) else Path(model)
+    metadata = model.metadata if isinstance(model, CoreAIModel) else read_interface(Path(model))[1]
+    original = Original.of(
+        against, inputs, kwargs, metadata=metadata, dynamic_shapes=dynamic_shapes
+    )
+    is_fp16 = metadata.get(PREFIX + "precision") == "float16"
+    rounds = list(step_inputs(original, steps))
+    exact, half = Session(original), Session(original, half=True) if is_fp16 else None
+    expected, halves = [], []
+    for step in rounds:
+        expected.append(exact.call(step))
+        halves.append(half.call(step) if half is not None else None)
+    precision = "float16" if is_fp16 else "float32"
+    try:
+        ran = run_calls(path, [step.inputs() for step in rounds])
+    except CoreAIError as error:
+        return Verification((), precision, str(error), steps=len(rounds))
+    worst: dict[str, Parity] = {}
+    for found, wanted, halved in zip(ran.outputs, expected, halves, strict=True):
+        assert wanted is not None
+        if len(found) > len(wanted):
+            raise VerificationError(
+                "asset and original do not belong together",
+                expected=f"{len(wanted)} outputs",
+                found=", ".join(found),
+            )
+        for position, (name, value) in enumerate(found.items()):
+            yardstick = None
+            if halved is not None:
+                yardstick = rel_l2(halved[position], wanted[position])
+            allowed = thresholds.allowed(is_fp16, yardstick)
+            entry = parity(name, _tensor(value), wanted[position], allowed, yardstick)
+            if name not in worst or entry.rel_l2 > worst[name].rel_l2:
+                worst[name] = entry
+    return Verification(
+        tuple(worst.values()), precision, step=len(rounds), steps=len(rounds)
+    )
+
+
+def _tensor(value: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(value))
