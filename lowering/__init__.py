@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from lowering.contract.verbs import verify as verify
     from lowering.conversion.composites import Composite as Composite
     from lowering.conversion.composites import composite as composite
+    from lowering.core_ai.asset import CoreAIModel as CoreAIModel
     from lowering.errors import CompositeError as CompositeError
+    from lowering.errors import CoreAIError as CoreAIError
     from lowering.errors import LoweringError as LoweringError
     from lowering.errors import PackageError as PackageError
     from lowering.errors import SaveError as SaveError
@@ -88,6 +90,8 @@ __all__, __getattr__, __dir__ = lazily(
         "ContractError": "lowering.contract.errors",
         "Detect": "lowering.contract.tasks.detect",
         "Embed": "lowering.contract.tasks.embed",
+        "CoreAIError": "lowering.errors",
+        "CoreAIModel": "lowering.core_ai.asset",
         "ExecutionError": "lowering.reference",
         "Explained": "lowering.checking.explain",
         "Image": "lowering.contract.image",

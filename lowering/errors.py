@@ -45,6 +45,10 @@ class PackageError(AnePassesError):
     """What was given is no package, or its weights, manifest or program cannot be read."""
 
 
+class CoreAIError(AnePassesError):
+    """Core AI is not installed, or its runtime gave no result."""
+
+
 class SaveError(AnePassesError):
     """A package could not be written; the destination is as it was before."""
 

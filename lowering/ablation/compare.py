@@ -147,7 +147,7 @@ def _output_difference(first: str | Path, second: str | Path, seed: int) -> dict
     one, other = load(first), load(second)
     if list(one.inputs) != list(other.inputs) or set(one.outputs) != set(other.outputs):
         return None
-    inputs = given_inputs(one, (), seed)
+    inputs = given_inputs(one.inputs, (), seed)
     if any(one.inputs[name].ranges != other.inputs[name].ranges for name in one.inputs):
         return None
     want, have = one(inputs, one.make_state()), other(inputs, other.make_state())

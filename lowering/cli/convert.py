@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.compute_units import compute_units_option, constant_name
+from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given, report_converted
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, Target, is_folder, load_target, trust_option
@@ -50,6 +50,7 @@ Examples:
   ane-passes convert model.py:tiny -o tiny.mlpackage --with-pass mine.py:MyPass
   ane-passes convert vit/ -o vit.mlpackage    # what `ane-passes export` wrote
   ane-passes convert model.pt2 -o plain.mlpackage --no-optimize --json
+  ane-passes convert model.py:tiny -o tiny.aimodel    # Core AI, the extra ane-passes[coreai]
 
 Exit codes: 0 converted, 2 the model or the call needs attention.
 """
@@ -109,18 +110,30 @@ def convert(
         attention, pipeline, forms, own_passes, chip=for_chip, system=deployment_target
     )
     if is_folder(target):
-        _refuse_said(("deployment_target", "precision", "no_optimize", "sizes", "composites"))
+        refuse_given(
+            ("deployment_target", "precision", "no_optimize", "sizes", "composites"),
+            "The folder's contract says this",
+        )
         with step("Converting to an ML Program"):
             made = _of_folder(target, trust, chosen, compute_units, allow_wide_integers)
             path = _saved(made, output)
         _report(made, path, (), time.perf_counter() - start, as_json)
         return
+    is_asset = Path(output).suffix == ASSET_SUFFIX
+    if is_asset:
+        refuse_given(
+            ("deployment_target", "compute_units", "sizes", "composites"),
+            "Core AI has nothing of this kind",
+        )
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
         loaded = load_target(target, trust)
     model: Any = loaded
     if not no_optimize:
         model = optimized(loaded, chosen)
+    if is_asset:
+        _to_core_ai(model, output, precision, allow_wide_integers, start, as_json)
+        return
     with step("Converting to an ML Program"):
         mlmodel = _converted(
             model,
@@ -137,23 +150,27 @@ def convert(
     _report(mlmodel, path, reports, time.perf_counter() - start, as_json)
 
 
+def _to_core_ai(
+    model: Any, output: str, precision: str, wide: bool, start: float, as_json: bool
+) -> None:
+    with step("Converting to Core AI"):
+        from lowering.core_ai.converter import convert_to_core_ai
+
+        options: dict[str, Any] = {"precision": precision, "allow_wide_integers": wide}
+        if isinstance(model, Target):
+            options |= {"kwargs": model.kwargs, "dynamic_shapes": model.dynamic_shapes}
+            made = convert_to_core_ai(model.model, model.args, **options)
+        else:
+            made = convert_to_core_ai(model, **options)
+        path = made.save(output)
+    seconds = time.perf_counter() - start
+    report_converted(made, path, getattr(model, "reports", ()), seconds, as_json)
+
+
 def _saved(mlmodel: object, output: str) -> Path:
     from lowering.package.saving import save
 
     return save(mlmodel, output)
-
-
-def _refuse_said(options: Sequence[str]) -> None:
-    """A folder's contract says these; another answer on the command line would be a second one."""
-    context = click.get_current_context()
-    given = [
-        name
-        for name in options
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    ]
-    if given:
-        option = given[0].replace("_", "-")
-        raise click.UsageError(f"The folder's contract says this: leave out --{option}.")
 
 
 def _of_folder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given, run_asset
 
 if TYPE_CHECKING:
     from lowering.reference import LoadedModel
@@ -26,7 +27,8 @@ HELP = """Run a Core ML package through the reference interpreter. Works on any 
 
 Inputs are given as NAME=FILE.npy, NAME=IMAGE (.png, .jpg), NAME=NUMBER, NAME=random or NAME=zeros;
 an input that is not given is drawn at random. Random values depend on --seed only. A package that
-was made from a contract takes pictures of any size and kind, as its contract says.
+was made from a contract takes pictures of any size and kind, as its contract says. An .aimodel runs
+in Apple's own runtime for Core AI (the extra ane-passes[coreai]).
 
 \b
 Examples:
@@ -87,6 +89,17 @@ def predict(
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
+    if package.suffix == ASSET_SUFFIX:
+        refuse_given(("precision", "function", "watch"), "Apple's runtime runs an asset as it is")
+        given, found, took = run_asset(package, assignments, steps, seed)
+        if output_dir is not None:
+            _write(dict(found), output_dir)
+        if as_json:
+            _print_json(package, "as declared", took / steps, given, found)
+        else:
+            stdout_console().print(_table(found))
+            stdout_console().print(f"{took:.1f} s in Apple's runtime, with its start (CPU)")
+        return
     with step(f"Loading {package}"):
         from frontend.errors import about
         from lowering.contract.verbs import with_pictures
@@ -101,7 +114,7 @@ def predict(
         )
         with about(model.label):
             table = SourceTable.from_metadata(model.metadata, model.function)
-    inputs = with_pictures(model, given_inputs(model, assignments, seed))
+    inputs = with_pictures(model, given_inputs(model.inputs, assignments, seed))
     watcher = Watch(table.lookup) if watch else None
     if watcher is not None:
         watcher.inputs(inputs)
@@ -115,24 +128,36 @@ def predict(
         _write(outputs, output_dir)
     origins = watcher.origins if watcher else []
     if as_json:
-        from lowering.support.finite import finite
-
-        print_json(
-            finite(
-                {
-                    "package": str(package),
-                    "precision": precision,
-                    "seconds_per_call": seconds,
-                    "inputs": {name: _summary(value) for name, value in inputs.items()},
-                    "outputs": {name: _summary(value) for name, value in outputs.items()},
-                    **({"findings": [item.to_json() for item in origins]} if watcher else {}),
-                }
-            )
-        )
+        findings = {"findings": [item.to_json() for item in origins]} if watcher else {}
+        _print_json(package, precision, seconds, inputs, outputs, **findings)
     else:
         _print(model, outputs, seconds, origins if watcher else None)
     if origins:
         raise SystemExit(_EXIT_FOUND)
+
+
+def _print_json(
+    package: Path,
+    precision: str,
+    seconds: float,
+    inputs: Mapping[str, object],
+    outputs: Mapping[str, object],
+    **findings: object,
+) -> None:
+    from lowering.support.finite import finite
+
+    print_json(
+        finite(
+            {
+                "package": str(package),
+                "precision": precision,
+                "seconds_per_call": seconds,
+                "inputs": {name: _summary(value) for name, value in inputs.items()},
+                "outputs": {name: _summary(value) for name, value in outputs.items()},
+                **findings,
+            }
+        )
+    )
 
 
 def _summary(value: Any) -> dict[str, Any]:
@@ -166,15 +191,7 @@ def _print(
     findings: list[WatchFinding] | None,
 ) -> None:
     console = stdout_console()
-    table = Table("output", "type", "shape", "min", "max", "mean")
-    for name, value in outputs.items():
-        row = _summary(value)
-        if "dtype" in row:
-            numbers = [f"{row[key]:.6g}" if key in row else "" for key in ("min", "max", "mean")]
-            table.add_row(escape(name), row["dtype"], escape(str(tuple(row["shape"]))), *numbers)
-        else:
-            table.add_row(escape(name), escape(_shown(value)), "", "", "", "")
-    console.print(table)
+    console.print(_table(outputs))
     for name, value in outputs.items():
         console.print(*_not_finite(name, value, findings is not None), sep="\n", end="")
     count = len(model.ops)
@@ -190,6 +207,18 @@ def _print(
                 f"({item.type} {item.op}), range {item.low:.6g} to {item.high:.6g}; {item.source}"
             )
         )
+
+
+def _table(outputs: Mapping[str, Any]) -> Table:
+    table = Table("output", "type", "shape", "min", "max", "mean")
+    for name, value in outputs.items():
+        row = _summary(value)
+        if "dtype" in row:
+            numbers = [f"{row[key]:.6g}" if key in row else "" for key in ("min", "max", "mean")]
+            table.add_row(escape(name), row["dtype"], escape(str(tuple(row["shape"]))), *numbers)
+        else:
+            table.add_row(escape(name), escape(_shown(value)), "", "", "", "")
+    return table
 
 
 def _shown(value: object) -> str:

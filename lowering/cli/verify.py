@@ -17,6 +17,7 @@ from lowering.cli.common import (
     stdout_console,
     step,
 )
+from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, Target, is_folder, load_target, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
@@ -37,6 +38,7 @@ HELP = f"""Run a package on any OS and compare its outputs with the original's.
 Packages with fp16 values are measured against torch: the error of the original itself, run in half
 precision, times three is allowed. Where an output differs by more, the first op that goes wrong is
 named with its module, line and passes. The passes that the package was made with are read from it.
+An .aimodel runs in Apple's own runtime for Core AI.
 
 {MODEL_HELP}
 \b
@@ -140,6 +142,9 @@ def verify(
         known = known_passes(own_passes)
         loaded = load_target(target, trust)
     against: nn.Module | ExportedProgram | Original = loaded.model
+    if package.suffix == ASSET_SUFFIX:
+        _say(package, _in_core_ai(package, loaded, inputs, threshold, steps), as_json)
+        return
     if inputs is not None:
         with step("Repeating the passes"):
             against = _on(read_arrays(inputs), package, loaded, known)
@@ -162,6 +167,24 @@ def verify(
             at_least=AT_LEAST if at_least is None else at_least,
         )
     _say(package, found, as_json)
+
+
+def _in_core_ai(
+    package: Path, loaded: Target, inputs: Path | None, threshold: float | None, steps: int
+) -> Verification:
+    refuse_given(("precision", "metric", "at_least"), "Apple's runtime runs an asset as it is")
+    with step("Running both"):
+        from lowering.core_ai.verifier import verify_core_ai
+
+        return verify_core_ai(
+            package,
+            loaded.model,
+            loaded.args if inputs is None else read_arrays(inputs),
+            loaded.kwargs,
+            thresholds=_thresholds(threshold),
+            steps=steps,
+            dynamic_shapes=loaded.dynamic_shapes,
+        )
 
 
 def _on(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 if TYPE_CHECKING:
     import coremltools as ct
@@ -19,30 +19,76 @@ if TYPE_CHECKING:
     from lowering.verification.result import Verification
 
 from lowering.contract.names import CONTRACT, CONTRACT_KEY
+from lowering.core_ai.asset import CoreAIModel, is_aimodel
+from lowering.errors import LoweringError
 
+FORMATS = ("mlpackage", "aimodel")
 # What each verb needs is imported where it is called: predict and plan start without a converter.
+
+
+@overload
+def convert(
+    model: nn.Module | ExportedProgram | str | os.PathLike[str],
+    example_inputs: object = None,
+    *,
+    format: Literal["mlpackage"] = "mlpackage",
+    **options: object,
+) -> ct.models.MLModel: ...
+
+
+@overload
+def convert(
+    model: nn.Module | ExportedProgram | str | os.PathLike[str],
+    example_inputs: object = None,
+    *,
+    format: Literal["aimodel"],
+    **options: object,
+) -> CoreAIModel: ...
 
 
 def convert(
     model: nn.Module | ExportedProgram | str | os.PathLike[str],
     example_inputs: object = None,
+    *,
+    format: str = "mlpackage",
     **options: object,
-) -> ct.models.MLModel:
+) -> ct.models.MLModel | CoreAIModel:
     """Convert a program, or the folder that :func:`lowering.export` wrote, to an ML Program.
 
     Args:
         model: as for :func:`lowering.conversion.converter.convert`, or a folder, whose contract
             says inputs, labels, target and precision; its model is rewritten by the passes.
         example_inputs: positional inputs for capturing an ``nn.Module``.
+        format: ``mlpackage`` for Core ML, ``aimodel`` for Core AI; the latter with the options of
+            :func:`lowering.core_ai.converter.convert_to_core_ai`, and not for a folder.
         options: as there, and for a folder ``pipeline``.
 
     Raises:
         ContractError: the folder cannot be used.
-        LoweringError: the program cannot be a Core ML model.
+        CoreAIError: Core AI is not installed.
+        LoweringError: the program cannot be a Core ML model, or there is no such format.
         UnsupportedOpsError: operators without a lowering, all of them at once.
     """
     from lowering.conversion import converter
 
+    if format not in FORMATS:
+        raise LoweringError(
+            "a model is converted to one of two formats",
+            expected=" or ".join(FORMATS),
+            found=format,
+        )
+    if format == "aimodel":
+        from lowering.core_ai.converter import convert_to_core_ai
+
+        if isinstance(model, str | os.PathLike):
+            raise LoweringError(
+                "the contract of a folder describes a Core ML package",
+                expected="format='mlpackage'",
+                found=f"format='aimodel' for {os.fspath(model)}",
+                hint="convert the model itself, without its folder, to Core AI",
+            )
+        other: Callable[..., CoreAIModel] = convert_to_core_ai
+        return other(model, example_inputs, **options)
     if isinstance(model, str | os.PathLike):
         from lowering.contract.converting import convert_folder
 
@@ -62,7 +108,8 @@ def verify(
     """Run a package on any OS and hold it against its original, or its contract's folder.
 
     Args:
-        package: an MLModel, the path of a ``.mlpackage``, or a MIL program.
+        package: an MLModel, the path of a ``.mlpackage``, a MIL program, or a Core AI model or
+            the path of its ``.aimodel``, which runs in Apple's own runtime.
         against: as for :func:`lowering.verification.verifier.verify`, or a folder.
         inputs: positional inputs; of a folder a mapping by name.
         kwargs: keyword inputs.
@@ -73,6 +120,11 @@ def verify(
         ContractError: the folder cannot be used, or is not the package's.
         VerificationError: package and original do not belong together.
     """
+    if isinstance(package, CoreAIModel) or is_aimodel(package):
+        from lowering.core_ai.verifier import verify_core_ai
+
+        through: Callable[..., Verification] = verify_core_ai
+        return through(package, against, inputs, kwargs, **options)
     from lowering.verification import verifier
 
     if isinstance(against, str | os.PathLike):
@@ -95,7 +147,8 @@ def predict(
     """Run a package, or a contract's folder, once; a picture may be given as its file.
 
     Args:
-        model: a package, as for :func:`lowering.reference.predict`, or a folder.
+        model: a package, as for :func:`lowering.reference.predict`, a folder, or a Core AI model
+            or the path of its ``.aimodel``, which runs in Apple's own runtime.
         inputs: by name; a file of a picture is brought into the form that the contract says.
         state: from ``make_state``.
         function: the function to run.
@@ -106,6 +159,11 @@ def predict(
         PictureError: a picture cannot be read.
         InputError: inputs do not fit.
     """
+    if isinstance(model, CoreAIModel) or is_aimodel(model):
+        from lowering.core_ai.runtime import run_calls
+
+        asset = model if isinstance(model, CoreAIModel) else Path(cast(str, model))
+        return run_calls(asset, [inputs]).outputs[0]
     from lowering.reference import LoadedModel, load
 
     if isinstance(model, LoadedModel):

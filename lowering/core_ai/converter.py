@@ -15,24 +15,19 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from frontend.errors import AnePassesError
 from lowering.conversion.converter import program_of
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.wide_integers import check_integers
 from lowering.core_ai.asset import PREFIX, CoreAIModel, Port
 from lowering.core_ai.decompose import to_core_ai_operators
 from lowering.core_ai.halves import in_float16
-from lowering.errors import LoweringError
+from lowering.errors import CoreAIError, LoweringError
 from passes.pipeline_text import to_json
 
 EXTRA = "coreai"
 PRECISIONS = ("float16", "float32")
 # Core AI has no wider numbers (*measured*): what they become.
 _NARROWED = {torch.int64: "int32", torch.float64: "float32"}
-
-
-class CoreAIError(AnePassesError):
-    """Core AI is not installed, or its runtime ended."""
 
 
 def convert_to_core_ai(
@@ -111,7 +106,10 @@ class _Ports:
         written = set(signature.buffers_to_mutate.values())
         names = {stored.buffer: stored.name for stored in prepared.stored}
         self.states = tuple(
-            _port(names.get(str(spec.target), str(spec.target).replace(".", "_")), nodes[spec.arg.name])
+            _port(
+                names.get(str(spec.target), str(spec.target).replace(".", "_")),
+                nodes[spec.arg.name],
+            )
             for spec in signature.input_specs
             if spec.kind is InputKind.BUFFER and spec.target in written
         )
@@ -138,7 +136,14 @@ def _lowered(torch_side: ModuleType, program: ExportedProgram, ports: _Ports) ->
                 state_names=[port.name for port in ports.states] or None,
             )
             return maker.to_coreai()
-    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise LoweringError(
             "coreai-torch cannot convert the program",
             found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",

@@ -56,12 +56,18 @@ def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
         **torch._decomp.decomposition_table,
         **dict(torch.export.default_decompositions().items()),
     }
-    table = {op: function for op, function in table.items() if _name(op) not in known}
+    table = {
+        op: function
+        for op, function in table.items()
+        # Most of torch's references end in operators of another namespace, ``prims``.
+        if _name(op) not in known and function.__module__ != "torch._refs"
+    }
     resize = torch._decomp.decomposition_table[_aten.upsample_nearest2d.vec]
     return {
         **table,
         **PLAIN,
         _aten.argmin.default: _argmin,
+        _aten.var.correction: _var,
         _aten.remainder.Scalar: _remainder,
         _aten.scatter_add.default: _scatter_add,
         _aten.sort.default: _sort,
@@ -92,6 +98,20 @@ def _missing(program: ExportedProgram, known: frozenset[str]) -> list[Unsupporte
 
 def _argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     return torch.argmax(-x, dim, keepdim)
+
+
+def _var(
+    x: Tensor,
+    dim: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> Tensor:
+    axes = list(dim) if dim else list(range(x.dim()))
+    centred = x - x.mean(axes, keepdim=True)
+    count = math.prod(x.shape[axis] for axis in axes)
+    total = (centred * centred).sum(axes, keepdim)
+    return total / max(count - (1 if correction is None else correction), 0)
 
 
 def _remainder(x: Tensor, divisor: float) -> Tensor:
@@ -151,7 +171,9 @@ def _avg_pool2d(
     for size, window, step, pad in zip(x.shape[2:], kernel, steps, pads, strict=True):
         left = (size + 2 * pad - window) % step
         # A window that would start in the padding at the end is no window.
-        is_begun = ceil_mode and left and size + pad > (size + 2 * pad - window) // step * step + step
+        is_begun = (
+            ceil_mode and left and size + pad > (size + 2 * pad - window) // step * step + step
+        )
         margins.append(step - left if is_begun else 0)
     around = (pads[1], pads[1] + margins[1], pads[0], pads[0] + margins[0])
     shares = torch.nn.functional.avg_pool2d(
@@ -159,12 +181,10 @@ def _avg_pool2d(
     )
     if divisor_override is not None:
         return shares
-    ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
+    ones = torch.full((1, 1, *x.shape[2:]), 1.0, dtype=x.dtype, device=x.device)
     inner, outer = ((pads[1], pads[1], pads[0], pads[0]), (0, margins[1], 0, margins[0]))
     ones = torch.nn.functional.pad(ones, inner, value=1.0 if count_include_pad else 0.0)
-    counted = torch.nn.functional.avg_pool2d(
-        torch.nn.functional.pad(ones, outer), kernel, steps
-    )
+    counted = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(ones, outer), kernel, steps)
     return shares / counted
 
 

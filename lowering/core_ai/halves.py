@@ -29,7 +29,7 @@ def in_float16(program: ExportedProgram) -> ExportedProgram:
     return draft.close()
 
 
-def _half(argument: object) -> object:
+def _half(argument: fx.node.Argument) -> fx.node.Argument:
     return torch.float16 if argument is torch.float32 else argument
 
 

@@ -16,7 +16,7 @@ import torch
 
 from frontend.errors import InputError
 from lowering.core_ai.asset import CoreAIModel, Interface, Port, read_interface
-from lowering.core_ai.converter import CoreAIError
+from lowering.errors import CoreAIError
 
 Arrays = dict[str, np.ndarray]
 _CHILD = "lowering.core_ai.runtime_child"
@@ -96,7 +96,9 @@ def feed(ports: Sequence[Port], given: Mapping[str, object]) -> Arrays:
     for port in ports:
         value = given[port.name]
         if isinstance(value, torch.Tensor):
-            value = value.detach().to(torch.float32 if value.dtype == torch.bfloat16 else value.dtype)
+            value = value.detach().to(
+                torch.float32 if value.dtype == torch.bfloat16 else value.dtype
+            )
             value = value.numpy()
         array = np.asarray(value)
         fits = array.ndim == len(port.shape) and all(

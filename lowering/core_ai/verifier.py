@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lowering.core_ai.asset import PREFIX, CoreAIModel, read_interface
-from lowering.core_ai.converter import CoreAIError
 from lowering.core_ai.runtime import run_calls
+from lowering.errors import CoreAIError
 from lowering.verification.original import Original, VerificationError
 from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
 from lowering.verification.result import Verification
@@ -84,9 +84,7 @@ def verify_core_ai(
             entry = parity(name, _tensor(value), wanted[position], allowed, yardstick)
             if name not in worst or entry.rel_l2 > worst[name].rel_l2:
                 worst[name] = entry
-    return Verification(
-        tuple(worst.values()), precision, step=len(rounds), steps=len(rounds)
-    )
+    return Verification(tuple(worst.values()), precision, step=len(rounds), steps=len(rounds))
 
 
 def _tensor(value: np.ndarray) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import coremltools as ct
 from google.protobuf.message import Message
 
+from lowering.core_ai.asset import CoreAIModel, save_aimodel
 from lowering.errors import SaveError
 from lowering.package.folder import DATA, MANIFEST, SUFFIX
 from lowering.support.quiet import quiet_coremltools
@@ -21,7 +22,7 @@ from lowering.support.staging import put, reason, staged
 _HASH_BLOCK = 1 << 20  # bytes read at a time, so that weights are never in memory as a whole
 
 
-def save(mlmodel: ct.models.MLModel, path: str | os.PathLike[str]) -> Path:
+def save(mlmodel: ct.models.MLModel | CoreAIModel, path: str | os.PathLike[str]) -> Path:
     """Write ``mlmodel`` as a package at ``path``, replacing a package that is there.
 
     The package is written beside ``path`` and moved into place; until then, and after any
@@ -29,8 +30,9 @@ def save(mlmodel: ct.models.MLModel, path: str | os.PathLike[str]) -> Path:
     order, and the identifiers in the manifest follow from the content.
 
     Args:
-        mlmodel: what :func:`lowering.convert.convert` returns, or any ML Program ``MLModel``.
-        path: ends with ``.mlpackage``, which is added where there is no suffix.
+        mlmodel: what :func:`lowering.convert` returns, or any ML Program ``MLModel``.
+        path: ends with ``.mlpackage`` (``.aimodel`` for Core AI), which is added where there is no
+            suffix.
 
     Returns:
         The absolute path of the package.
@@ -39,6 +41,9 @@ def save(mlmodel: ct.models.MLModel, path: str | os.PathLike[str]) -> Path:
         SaveError: the folder is missing or cannot be written, or something that is not a package
             stands at ``path``.
     """
+
+    if isinstance(mlmodel, CoreAIModel):
+        return save_aimodel(mlmodel, path)
 
     def write(fresh: Path) -> Any:
         mlmodel.save(str(fresh))

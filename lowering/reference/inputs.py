@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from frontend.errors import InputError
 from lowering.reference.images import image_mode, new_image
 from lowering.reference.io import Feature
-from lowering.reference.model import LoadedModel
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 _PIXEL_VALUES = 256
@@ -19,9 +18,12 @@ _PIXEL_VALUES = 256
 _RANDOM_INTEGERS = 2
 
 
-def given_inputs(model: LoadedModel, assignments: Iterable[str], seed: int) -> dict[str, Any]:
-    """Inputs of ``model`` from words ``name=value``; those not given are drawn at random, but
-    for those that the model has a value for.
+def given_inputs(
+    features: Mapping[str, Feature], assignments: Iterable[str], seed: int
+) -> dict[str, Any]:
+    """Inputs of these ``features`` from words ``name=value``; those not given are drawn at random.
+
+    An optional one that is not given is left out.
 
     A value is a ``.npy`` file, an image file, a number, ``random`` or ``zeros``.
 
@@ -33,13 +35,13 @@ def given_inputs(model: LoadedModel, assignments: Iterable[str], seed: int) -> d
         name, separator, word = assignment.partition("=")
         if not separator:
             raise InputError("cannot read an input", expected="NAME=VALUE", found=assignment)
-        if name not in model.inputs:
-            raise InputError(f"the model has no input {name!r}", expected=", ".join(model.inputs))
+        if name not in features:
+            raise InputError(f"the model has no input {name!r}", expected=", ".join(features))
         words[name] = word
     generator = np.random.default_rng(seed)
     return {
         name: _value(feature, words.get(name, "random"), generator)
-        for name, feature in model.inputs.items()
+        for name, feature in features.items()
         if name in words or feature.default is None
     }
 

@@ -1,0 +1,143 @@
+"""Core AI as a second back end; everything runs in Apple's own runtime, in a child process."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from torch import nn
+
+import passes
+from lowering import CoreAIError, InputError, LoweringError, SaveError, UnsupportedOpsError
+from lowering import convert, predict, save, verify
+from lowering.cli import main
+from lowering.core_ai import runtime
+from lowering.core_ai.asset import Interface, Port, read_interface
+
+pytest.importorskip("coreai_torch", reason="needs ane-passes[coreai]")
+
+
+class Others(nn.Module):
+    """What coreai-torch 0.4.3 converts to other numbers, or not at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, affine=False).eval()
+        self.norm.running_mean.fill_(0.5)
+
+    def forward(self, x):  # (1, 3, 7, 9)
+        rows = x.mean((0, 1))
+        return {
+            "nearest": F.interpolate(x, scale_factor=1.7, mode="nearest"),
+            "smaller": F.interpolate(x, size=(3, 4), mode="nearest"),
+            "pooled": F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+            "ceiled": F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
+            "ceiled alone": F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
+            "divided": F.avg_pool2d(x, 3, 2, 1, divisor_override=5),
+            "ramp": rows + torch.arange(0, 0.9, 0.1),
+            "normed": self.norm(x),
+            "spread": x.var(-1),
+            "least": x.argmin(-1),
+            "sorted": x.sort(-1, descending=True)[0],
+            "modulo": x % 0.3,
+            "elu": F.elu(x),
+            "again": F.elu(x),
+            "given": x,
+        }
+
+
+def test_what_is_written_another_way_is_torchs():
+    x = torch.randn(1, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    model = Others().eval()
+    made = convert(passes.optimize_for_ane(model, (x,)), format="aimodel", precision="float32")
+    found = predict(made, {"x": x})
+    expected = model(x)
+    assert len(found) == len(expected)
+    for (name, value), wanted in zip(found.items(), expected.values(), strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("total", torch.full((2,), 5.0))
+
+    def forward(self, x):
+        self.total.add_(x)
+        return self.total * 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_states_go_on_and_start_where_the_buffer_did(precision):
+    x = torch.tensor([1.0, 2.0])
+    made = convert(passes.optimize_for_ane(Counter(), (x,)), format="aimodel", precision=precision)
+    assert verify(made, Counter(), (x,), steps=3)
+
+
+def encoder():
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
+
+
+def test_an_encoder_in_float16_from_file(tmp_path):
+    model, x = encoder(), torch.randn(1, 16, 32)
+    path = save(convert(passes.optimize_for_ane(model, (x,)), format="aimodel"), tmp_path / "e.aimodel")
+    assert verify(path, model, (x,))
+    with torch.no_grad():
+        model.layers[0].linear1.weight.mul_(1.1)
+    assert not verify(path, model, (x,))
+    # Nothing of this machine is in the file.
+    assert str(Path.cwd()).encode() not in (path / "main.mlirb").read_bytes()
+
+
+def test_the_command_line(tmp_path):
+    (tmp_path / "model.py").write_text(
+        "import torch\ndef tiny():\n    return torch.nn.Linear(4, 3).eval(), (torch.ones(1, 4),)\n"
+        "torch.manual_seed(0)\n"
+    )
+    target, asset = f"{tmp_path / 'model.py'}:tiny", str(tmp_path / "tiny.aimodel")
+    run = CliRunner().invoke
+    made = run(main, ["convert", target, "-o", asset, "--json", "--precision", "float32"])
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["format"] == "aimodel"
+    ran = run(main, ["predict", asset, "--json", "--output-dir", str(tmp_path / "out")])
+    assert ran.exit_code == 0, ran.output
+    (name,) = json.loads(ran.stdout)["outputs"]
+    assert np.load(tmp_path / "out" / f"{name}.npy").shape == (1, 3)
+    refused = run(main, ["predict", asset, "--watch"])
+    assert refused.exit_code == 2 and "--watch" in refused.output
+
+
+class Unknown(nn.Module):
+    def forward(self, x):
+        return torch.cummax(x, -1)[0]
+
+
+def test_every_refusal_is_one_error(tmp_path, monkeypatch):
+    x = torch.ones(1, 4)
+    with pytest.raises(UnsupportedOpsError, match=r"aten\.cummax\.default.*\n.*Unknown|cummax"):
+        convert(Unknown(), (x,), format="aimodel")
+    with pytest.raises(LoweringError, match="one of two formats"):
+        convert(nn.ReLU(), (x,), format="onnx")
+    made = convert(nn.ReLU(), (x,), format="aimodel")
+    (tmp_path / "mine.aimodel").mkdir()
+    (tmp_path / "mine.aimodel" / "notes.txt").write_text("mine")
+    with pytest.raises(SaveError, match="left alone"):
+        save(made, tmp_path / "mine.aimodel")
+    assert (tmp_path / "mine.aimodel" / "notes.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="another shape"):
+        predict(made, {made.inputs[0].name: torch.ones(2, 4)})
+    monkeypatch.setattr(runtime, "_CHILD", "lowering.core_ai.no_such_child")
+    with pytest.raises(CoreAIError, match="ended without a result"):
+        predict(made, {made.inputs[0].name: x})
+
+
+def test_what_an_asset_says_is_read_back():
+    whole = Interface((Port("x", (1, -1), "int32"),), (), (Port("s", (2,), "float16"),))
+    assert Interface.from_text(whole.to_text()) == whole
+    with pytest.raises(Exception, match="no Core AI asset"):
+        read_interface(Path("nowhere.aimodel"))
