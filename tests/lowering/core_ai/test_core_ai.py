@@ -11,8 +11,17 @@ from click.testing import CliRunner
 from torch import nn
 
 import passes
-from lowering import CoreAIError, InputError, LoweringError, SaveError, UnsupportedOpsError
-from lowering import convert, predict, save, verify
+from lowering import (
+    CoreAIError,
+    InputError,
+    LoweringError,
+    SaveError,
+    UnsupportedOpsError,
+    convert,
+    predict,
+    save,
+    verify,
+)
 from lowering.cli import main
 from lowering.core_ai import runtime
 from lowering.core_ai.asset import Interface, Port, read_interface
@@ -85,7 +94,8 @@ def encoder():
 
 def test_an_encoder_in_float16_from_file(tmp_path):
     model, x = encoder(), torch.randn(1, 16, 32)
-    path = save(convert(passes.optimize_for_ane(model, (x,)), format="aimodel"), tmp_path / "e.aimodel")
+    made = convert(passes.optimize_for_ane(model, (x,)), format="aimodel")
+    path = save(made, tmp_path / "e.aimodel")
     assert verify(path, model, (x,))
     with torch.no_grad():
         model.layers[0].linear1.weight.mul_(1.1)
