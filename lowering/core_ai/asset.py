@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lowering.errors import PackageError, SaveError
 from lowering.support.staging import put, reason, staged
 
@@ -37,10 +35,6 @@ class Port:
     name: str
     shape: tuple[int, ...]
     dtype: str
-
-    def zeros(self) -> np.ndarray:
-        """An array of this shape and dtype."""
-        return np.zeros(self.shape, self.dtype)
 
 
 @dataclass(frozen=True)

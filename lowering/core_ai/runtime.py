@@ -69,7 +69,7 @@ def run_calls(
             for name, value in feed(interface.inputs, call).items():
                 given[f"{number}:{name}"] = value
         for port in interface.states:
-            given[f"state:{port.name}"] = (states or {}).get(port.name, port.zeros())
+            given[f"state:{port.name}"] = (states or {}).get(port.name, _zeros(port))
         found = _in_child(asset, given, folder, timeout)
     outputs = tuple(
         {port.name: found[f"{number}:{port.name}"] for port in interface.outputs}
@@ -119,6 +119,10 @@ def feed(ports: Sequence[Port], given: Mapping[str, object]) -> Arrays:
             )
         arrays[port.name] = np.ascontiguousarray(narrowed)
     return arrays
+
+
+def _zeros(port: Port) -> np.ndarray:
+    return np.zeros(port.shape, port.dtype)
 
 
 def _in_child(asset: Path, given: Arrays, folder: Path, timeout: float) -> Arrays:
