@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from rich.markup import escape
@@ -30,9 +30,12 @@ from lowering.cli.sizes import sizes_option
 
 if TYPE_CHECKING:
     import coremltools as ct
+    from torch import nn
 
     from passes.base import Pass
     from passes.pipeline import PassReport
+
+    Convertible: TypeAlias = Target | nn.Module
 
 _PRECISIONS = ("float16", "float32")
 
@@ -151,7 +154,7 @@ def convert(
 
 
 def _to_core_ai(
-    model: Any, output: str, precision: str, wide: bool, start: float, as_json: bool
+    model: Convertible, output: str, precision: str, wide: bool, start: float, as_json: bool
 ) -> None:
     with step("Converting to Core AI"):
         from lowering.core_ai.converter import convert_to_core_ai
@@ -191,7 +194,7 @@ def _of_folder(
 
 
 def _converted(
-    model: Any, deployment_target: str, precision: str, compute_units: str, **more: object
+    model: Convertible, deployment_target: str, precision: str, compute_units: str, **more: object
 ) -> object:
     import coremltools as ct
 

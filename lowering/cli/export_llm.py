@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.markup import escape
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import load_target, trust_option
+
+if TYPE_CHECKING:
+    from torch import nn
 
 HELP = """Export a decoder of transformers, unmodified, for generation with a cache.
 
@@ -36,7 +39,7 @@ class _Numbers(click.ParamType):
     name = "N[,N...]"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
         """The numbers."""
         if isinstance(value, tuple):
@@ -135,9 +138,9 @@ def export_llm(
         console.print(f"      {escape(str(snippet))} (not compiled here)")
 
 
-def _model(target: str, trust: bool) -> Any:
+def _model(target: str, trust: bool) -> nn.Module:
     if (Path(target) / "config.json").is_file():
         from lowering.generation.checkpoint import load_checkpoint
 
         return load_checkpoint(Path(target))
-    return load_target(target, trust).model
+    return cast("nn.Module", load_target(target, trust).model)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -23,6 +23,9 @@ from lowering.core_ai.decompose import to_core_ai_operators
 from lowering.core_ai.halves import in_float16
 from lowering.errors import CoreAIError, LoweringError
 from passes.pipeline_text import to_json
+
+if TYPE_CHECKING:
+    from coreai.authoring import AIProgram
 
 EXTRA = "coreai"
 PRECISIONS = ("float16", "float32")
@@ -122,7 +125,7 @@ def _port(name: str, node: fx.Node) -> Port:
     return Port(name, sizes, dtype)
 
 
-def _lowered(torch_side: ModuleType, program: ExportedProgram, ports: _Ports) -> Any:
+def _lowered(torch_side: ModuleType, program: ExportedProgram, ports: _Ports) -> AIProgram:
     # The other mode writes the paths of source files into the asset (*measured*).
     maker = torch_side.TorchConverter(mode=torch_side.TorchConverter.Mode.RELEASE)
     said = io.StringIO()
@@ -135,7 +138,8 @@ def _lowered(torch_side: ModuleType, program: ExportedProgram, ports: _Ports) ->
                 output_names=[port.name for port in ports.outputs],
                 state_names=[port.name for port in ports.states] or None,
             )
-            return maker.to_coreai()
+            made: AIProgram = maker.to_coreai()
+            return made
     except (
         ValueError,
         TypeError,
