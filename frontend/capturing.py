@@ -135,7 +135,7 @@ def _exported(
             )
     except AnePassesError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # forward may call sys.exit
         raise explain_export_error(error, model, call.args, call.kwargs) from error
     if not state and (written := written_constants(program, model)):
         return _exported(model, call, written)

@@ -26,7 +26,7 @@ _LONGEST = 600
 
 
 def explain_export_error(
-    error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    error: BaseException, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> CaptureError:
     """A CaptureError for ``error``, with the innermost line of the user's own code."""
     source = user_line(error.__traceback__) or _quoted_line(str(error))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from frontend.json_text import parse
 from passes.base import Pass
 from passes.default_pipeline import ALL_PASSES
 from passes.errors import PassError
@@ -58,7 +59,7 @@ def from_json(text: str, known: Sequence[type[Pass]] = ()) -> tuple[Pass, ...]:
         PipelineTextError: it is no list of texts, or see ``from_text``.
     """
     try:
-        texts = json.loads(text)
+        texts = parse(text)
     except ValueError as error:
         raise PipelineTextError("a pipeline is no JSON", found=str(error)) from error
     if not isinstance(texts, list) or not all(isinstance(entry, str) for entry in texts):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import shutil
 import tempfile
 import time
@@ -30,7 +31,7 @@ from rich.table import Table
 import frontend
 import lowering
 import passes
-from benchmarks.hostile import damage, mutate, sound
+from benchmarks.hostile import calls, damage, given, models, mutate, programs, sound
 from benchmarks.hostile.case import Case
 from benchmarks.hostile.judge import violations
 from benchmarks.hostile.run import Ran, apart, run
@@ -49,7 +50,7 @@ _REFUSED = 2
 @click.command(help=__doc__)
 @click.option("--seed", default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--jobs", default=2, show_default=True, help="Cases at a time.")
-@click.option("--only", default="", help="Only cases whose title holds this text.")
+@click.option("--only", default="", help="Only cases whose title this regular expression finds.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write JSON there too.")
 @json_option
 @guarded
@@ -61,7 +62,9 @@ def main(seed: int, jobs: int, only: str, output: Path | None, as_json: bool) ->
     try:
         with quiet_coremltools():
             _warm()
-            chosen = [case for case in all_cases(root / "sound", seed) if only in case.title]
+            chosen = [
+                case for case in all_cases(root / "sound", seed) if re.search(only, case.title)
+            ]
         ran = _watched(chosen, root / "cases", jobs)
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -87,10 +90,22 @@ def all_cases(folder: Path, seed: int) -> list[Case]:
         seed: of everything that is drawn.
     """
     folder.mkdir(parents=True)
-    apart(lambda: sound.build(folder))
-    packages = sound.packages(folder)
+    packages, program = sound.packages(folder), folder / "model.pt2"
+
+    def build() -> None:
+        sound.build(folder)
+        programs.build(program)
+
+    apart(build)
     rng = np.random.default_rng(seed)
-    return [*damage.cases(packages, rng), *mutate.cases(packages, rng)]
+    return [
+        *damage.cases(packages, rng),
+        *mutate.cases(packages, rng),
+        *programs.cases(program, rng),
+        *models.cases(),
+        *calls.cases(packages),
+        *given.cases(packages),
+    ]
 
 
 def _warm() -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Where a case's command may write, below the folder that the case runs in.
+# The folder that a case runs in, with its files.
+RUN = "run"
+# Where its command may write, below that.
 OUTPUT = "out"
 # What code of a hostile file would leave.
 MARKER = "code-was-run"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from benchmarks.hostile.case import MARKER, OUTPUT
+from benchmarks.hostile.case import MARKER, OUTPUT, RUN
 from benchmarks.hostile.run import EXIT_UNCAUGHT, Ran
 
 _DONE = (0, 1)
@@ -41,7 +41,7 @@ def _files(ran: Ran) -> Iterator[str]:
             yield f"runs code of the file: {path}"
         elif parts[0] == "tmp":
             yield f"left behind: {path}"
-        elif parts[1] != OUTPUT:
+        elif parts[:2] != [RUN, OUTPUT]:
             yield f"writes outside of the output: {path}"
         elif ran.code not in _DONE:
             yield f"half-written: {path}"
@@ -53,8 +53,8 @@ def _message(ran: Ran) -> Iterator[str]:
     text = ran.stderr.strip() or ran.stdout.strip()
     if text.startswith("Usage:"):
         return  # click's own: the option, what it may be, and where to read on
-    if not text.startswith("Error: "):
-        yield f"prints more than the error: {text[:_SHOWN]}"
+    if not any(line.startswith("Error: ") for line in text.splitlines()):
+        yield f"prints no error: {text[:_SHOWN]}"
     missing = [name for name in ran.case.names if name not in text]
     if missing:
         yield f"the message does not name {', '.join(missing)}: {text[:_SHOWN]}"

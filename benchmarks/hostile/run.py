@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.hostile.case import OUTPUT, Case
+from benchmarks.hostile.case import OUTPUT, RUN, Case
 
 # A verb on one of these tiny models takes a second or two; twenty times that is a hang.
 CPU_SECONDS = 40
@@ -119,10 +119,10 @@ def apart(action: Callable[[], object]) -> None:
 
 
 def _started(case: Case, folder: Path) -> _Running:
-    for name in ("run", "tmp", "log"):
+    for name in (RUN, "tmp", "log"):
         (folder / name).mkdir(parents=True)
-    (folder / "run" / OUTPUT).mkdir()
-    case.make(folder / "run")
+    (folder / RUN / OUTPUT).mkdir()
+    case.make(folder / RUN)
     before = snapshot(folder)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -185,7 +185,7 @@ def _child(case: Case, folder: Path) -> None:
             os.dup2(log, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _limit()
-        os.chdir(folder / "run")
+        os.chdir(folder / RUN)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
         sys.dont_write_bytecode = True  # Python's own copies beside a module are none of ours
         code = _called(case.arguments)

@@ -89,7 +89,7 @@ def scan_run(
 
     try:
         run_eagerly(model, args, kwargs, see)
-    except Exception as error:  # whatever the user's model raises
+    except (Exception, SystemExit) as error:  # whatever the user's model raises
         message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         line = user_line(error.__traceback__) or ""
         found.always.add("does-not-run", message, place=Source(line=line))

@@ -25,18 +25,19 @@ def read_arrays(path: Path) -> dict[str, Any]:
     Raises:
         VerificationError: it is none.
     """
-    import zipfile
-
-    import numpy as np
-
+    from lowering.support.array_file import READ_ERRORS, read_array_file
     from lowering.verification import VerificationError
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise VerificationError("this is one array without a name", expected="a .npz file")
-            return dict(archive)
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        found = read_array_file(path)
+    except READ_ERRORS as error:
         raise VerificationError(
-            "the inputs cannot be read", expected="a .npz file", found=f"{path}: {error}"
+            "the inputs cannot be read",
+            expected="a .npz file with arrays of numbers",
+            found=f"{path}: {error}",
         ) from error
+    if not isinstance(found, dict):
+        raise VerificationError(
+            "this is one array without a name", expected="a .npz file", found=str(path)
+        )
+    return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import click
@@ -40,6 +41,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except AnePassesError as error:
+            _complete(error, kwargs)
             if kwargs.get("as_json"):
                 print_json(error.to_json())
             else:
@@ -48,6 +50,21 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(EXIT_USER_ERROR)
 
     return run
+
+
+# Arguments of verbs that name what a command is about.
+_SUBJECTS = ("package", "target", "first", "second")
+
+
+def _complete(error: AnePassesError, arguments: Mapping[str, object]) -> None:
+    """Let ``error`` say what the command was given and where to read on, where it does not."""
+    text = str(error)
+    given = [str(arguments[name]) for name in _SUBJECTS if arguments.get(name)]
+    if not any(PurePath(one.partition(":")[0]).name in text for one in given):
+        error.details["file"] = ", ".join(given) or None
+    if "next step:" not in text:
+        command = click.get_current_context().command_path
+        error.details["next step"] = f"`{command} --help` says what it takes"
 
 
 def print_json(value: object) -> None:

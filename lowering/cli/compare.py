@@ -34,7 +34,9 @@ Exit codes: 0 compared, 2 a package or the call needs attention.
     show_default=True,
     help="Chip to predict for, such as M1 or 'A17 Pro'; may be repeated.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."
+)
 @json_option
 @guarded
 def compare(first: Path, second: Path, chips: tuple[str, ...], seed: int, as_json: bool) -> None:

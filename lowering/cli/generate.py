@@ -41,7 +41,9 @@ Exit codes: 0 done, 2 the package or the call needs attention.
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, help="Draw from so many of the likeliest.")
 @click.option("--top-p", type=float, help="Draw from the likeliest that reach this together.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws."
+)
 @click.option("--stop", type=int, multiple=True, help="A token that ends the answer.")
 @click.option(
     "--precision",

@@ -195,12 +195,15 @@ def _guarded(action: Callable[[], Any], message: str) -> Any:
     """Run the user's code; whatever it raises becomes one message with the user's own line."""
     try:
         return action()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit as well: the command is ours to end
         from frontend.source import raising_line
 
         raise ModelLoadError(
             f"{message}: {type(error).__name__}: {first_line(error)}",
             source=raising_line(error.__traceback__),
+            hint="put right what fails there; the same code fails by itself in Python",
         ) from error
 
 

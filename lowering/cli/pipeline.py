@@ -118,10 +118,11 @@ def read_pipeline(path: Path, known: Sequence[type[Pass]] = ()) -> tuple[Pass, .
         PipelineFileError: the file holds something else.
         PipelineTextError: it names a pass that is neither ours nor ``known``.
     """
+    from frontend.json_text import parse
     from passes.pipeline_text import from_json
 
     try:
-        spelled = json.loads(path.read_text(encoding="utf-8"))["pipeline"]
+        spelled = parse(path.read_text(encoding="utf-8"))["pipeline"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineFileError(
             "this is no list of passes",

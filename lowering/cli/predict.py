@@ -62,7 +62,9 @@ attention.
     show_default=True,
     help="Calls one after the other on the same state.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of random inputs.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random inputs."
+)
 @click.option(
     "--max-turns",
     type=click.IntRange(min=1),

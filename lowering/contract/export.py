@@ -35,7 +35,7 @@ from lowering.contract.names import CONTRACT, PROGRAM
 from lowering.contract.reading import contract_of
 from lowering.contract.tasks.base import OutputTask, Wanted
 from lowering.errors import SaveError
-from lowering.support.staging import put, reason, staged
+from lowering.support.staging import put, reason, staged, standing
 
 
 def export(
@@ -155,7 +155,7 @@ def _place(folder: str | os.PathLike[str], overwrite: bool) -> Path:
         )
     if not place.parent.is_dir():
         raise SaveError("the output folder's parent does not exist", found=str(place.parent))
-    if place.exists() and not (place / CONTRACT).is_file():
+    if standing(place) and not (place / CONTRACT).is_file():
         raise SaveError("something that is no export stands there; left alone", found=str(place))
     if place.exists() and not overwrite:
         raise SaveError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
+from frontend.json_text import parse
 from lowering.contract.contract import (
     DTYPES,
     PRECISIONS,
@@ -49,7 +50,7 @@ def contract_of(text: str, label: str) -> ModelContract:
         ContractError: it is none, or by a later version; all that is wrong with it at once.
     """
     try:
-        raw = json.loads(text, object_pairs_hook=_without_repeats)
+        raw = parse(text, _without_repeats)
     except ValueError as error:
         raise ContractError(
             f"the contract is no JSON: {error}", found=label, hint=_AGAIN

@@ -11,10 +11,12 @@ from typing import Any
 import coremltools as ct
 from coremltools.converters.mil.mil.scope import ScopeSource
 
+from frontend.json_text import parse
 from frontend.source import Source, source_of
 from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
 from lowering.conversion.stored_states import StoredState
+from lowering.package.metadata_entry import reading
 from lowering.package.source_table import SOURCES_KEY, SourceTable
 from passes.base import Pass
 from passes.pipeline import PassReport
@@ -62,8 +64,9 @@ def describe(
 
 def stored_in(metadata: Mapping[str, str], buffers: Iterable[str]) -> list[StoredState]:
     """How a package keeps ``buffers``; as they are, where its metadata does not say."""
-    entries = json.loads(metadata.get(STATES_KEY, "[]"))
-    known = {entry["buffer"]: StoredState(**entry) for entry in entries}
+    with reading(STATES_KEY, "list of states", "JSON, as convert writes it"):
+        entries = parse(metadata.get(STATES_KEY, "[]"))
+        known = {entry["buffer"]: StoredState(**entry) for entry in entries}
     return [known.get(name, StoredState(package_name(name), name)) for name in buffers]
 
 

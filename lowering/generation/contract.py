@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from frontend.decoder.step import NEW, CacheForm
+from frontend.errors import about
+from frontend.json_text import parse
 from lowering.generation.errors import GenerationError
+from lowering.package.metadata_entry import reading
 
 CONTRACT_KEY = "com.ane-passes.generation"
 _VERSION = 1
@@ -77,16 +80,20 @@ class Contract:
                 found=label,
                 hint="export the model with export_decoder or ane-passes export-llm",
             )
-        raw = json.loads(metadata[CONTRACT_KEY])
-        if raw.pop("version") != _VERSION:
-            raise GenerationError(
-                "the package was exported by another version", found=label, hint="export it again"
+        form = "JSON, as export_decoder writes it"
+        with about(label), reading(CONTRACT_KEY, "description of its functions", form):
+            raw = parse(metadata[CONTRACT_KEY])
+            if raw.pop("version") != _VERSION:
+                raise GenerationError(
+                    "the package was exported by another version",
+                    found=label,
+                    hint="export it again",
+                )
+            return cls(
+                context=raw["context"],
+                vocabulary=raw["vocabulary"],
+                form=raw["form"],
+                rings=tuple(raw["rings"]),
+                states={name: tuple(shape) for name, shape in raw["states"].items()},
+                steps={name: StepContract(**step) for name, step in raw["steps"].items()},
             )
-        return cls(
-            context=raw["context"],
-            vocabulary=raw["vocabulary"],
-            form=raw["form"],
-            rings=tuple(raw["rings"]),
-            states={name: tuple(shape) for name, shape in raw["states"].items()},
-            steps={name: StepContract(**step) for name, step in raw["steps"].items()},
-        )

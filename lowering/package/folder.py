@@ -7,10 +7,10 @@ file.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
+from frontend.json_text import parse
 from lowering.errors import PackageError
 from lowering.package.kinds import git_lfs_pointer
 
@@ -62,8 +62,8 @@ def _root_path(manifest: Path) -> str:
     """What the manifest says of the root item: a path relative to ``Data``."""
     hint = "copy the package again, or save the model again"
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = parse(manifest.read_text(encoding="utf-8"))
+    except ValueError as error:
         pointer = git_lfs_pointer(manifest, "the package's manifest")
         raise pointer or PackageError(
             "the package's manifest is corrupt",

@@ -17,7 +17,7 @@ from lowering.core_ai.asset import CoreAIModel, save_aimodel
 from lowering.errors import SaveError
 from lowering.package.folder import DATA, MANIFEST, SUFFIX
 from lowering.support.quiet import quiet_coremltools
-from lowering.support.staging import put, reason, staged
+from lowering.support.staging import put, reason, staged, standing
 
 _HASH_BLOCK = 1 << 20  # bytes read at a time, so that weights are never in memory as a whole
 
@@ -77,6 +77,13 @@ def package_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         SaveError: the folder is missing, or something that is not a package stands there.
     """
+    if Path(path).name in ("", ".."):
+        raise SaveError(
+            "the output has no name",
+            expected=f"a path ending in {SUFFIX}",
+            found=repr(str(path)),
+            hint="name the package, such as net.mlpackage",
+        )
     target = Path(path).expanduser().absolute()
     if not target.suffix:
         target = target.with_name(target.name + SUFFIX)
@@ -88,7 +95,7 @@ def package_path(path: str | os.PathLike[str]) -> Path:
         )
     if not target.parent.is_dir():
         raise SaveError("the output folder does not exist", found=str(target.parent))
-    if target.exists() and not (target / MANIFEST).is_file():
+    if standing(target) and not (target / MANIFEST).is_file():
         raise SaveError(
             "something that is not a package stands at the output path; it is left alone",
             found=str(target),

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from frontend.errors import first_line
+from frontend.json_text import parse
 from frontend.source import Source
-from lowering.errors import PackageError
-from lowering.package.kinds import SAVE_AGAIN
+from lowering.package.metadata_entry import reading
 
 SOURCES_KEY = "com.ane-passes.sources"
+_FORM = 'JSON {"operator": {"module", "line", "passes"}}'
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,9 @@ class SourceTable:
         """
         own = f"{SOURCES_KEY}.{function}"
         key = own if own in metadata else SOURCES_KEY
-        try:
-            raw = json.loads(metadata.get(key, "{}"))
+        with reading(key, "table of source lines", _FORM):
+            raw = parse(metadata.get(key, "{}"))
             return cls({str(name): _source(entry) for name, entry in raw.items()})
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise PackageError(
-                "the package's table of source lines is damaged",
-                expected='JSON {"operator": {"module", "line", "passes"}}',
-                found=f"metadata {key!r}: {first_line(error)}",
-                hint=f"{SAVE_AGAIN}; or remove {key!r} from the package's user-defined metadata",
-            ) from error
 
     def to_metadata(self) -> str:
         """JSON ``{name: {"module", "line", "passes"}}``; empty fields are left out."""

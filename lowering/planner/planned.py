@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frontend.errors import AnePassesError
+from frontend.json_text import parse
 from lowering.planner.export_compute_plan import FORMAT
 from lowering.planner.result import OpPlan, Plan
 
@@ -107,7 +107,7 @@ def read_compute_plan(path: str | Path) -> tuple[dict[str, str], list[PlannedOp]
     path = Path(path)
     hint = "make one on a Mac: python -m lowering.planner.export_compute_plan MODEL -o plan.json"
     try:
-        raw = json.loads(path.read_text("utf-8"))
+        raw = parse(path.read_text("utf-8"))
         if raw["format"] != FORMAT:
             raise ComputePlanError(
                 f"{path.name} was written by another version",

@@ -11,6 +11,7 @@ import numpy as np
 from frontend.errors import InputError
 from lowering.reference.images import image_mode, new_image
 from lowering.reference.io import Feature
+from lowering.support.array_file import READ_ERRORS, read_array_file
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 _PIXEL_VALUES = 256
@@ -86,10 +87,14 @@ def _value(feature: Feature, word: str, generator: np.random.Generator) -> objec
 
 def _read_array(feature: Feature, path: Path) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array = read_array_file(path)
+    except READ_ERRORS as error:
         raise InputError(f"cannot read input {feature.name!r}", found=f"{path}: {error}") from error
-    return np.asarray(array)
+    if isinstance(array, dict):
+        raise InputError(
+            f"cannot read input {feature.name!r}", expected="one array", found=f"{path}: several"
+        )
+    return array
 
 
 def _read_image(feature: Feature, path: Path) -> object:

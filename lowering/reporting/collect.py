@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from frontend.json_text import parse
 from lowering.ablation.result import Ablation
 from lowering.conversion.metadata import PREFIX
 from lowering.package.folder import stored_bytes
+from lowering.package.metadata_entry import reading
 from lowering.planner.mil import ProgramOp, read_program
 from lowering.planner.placement import plan
 from lowering.reference import load
@@ -110,8 +111,10 @@ def _passes(metadata: Mapping[str, str], reports: Sequence[PassReport]) -> tuple
             )
             for report in reports
         )
-    counts = json.loads(metadata.get(PREFIX + "passes", "[]"))
-    return tuple(PassCount(c["name"], c["rewrites"], c["declined"]) for c in counts)
+    key = PREFIX + "passes"
+    with reading(key, "list of passes", 'JSON [{"name", "rewrites", "declined"}]'):
+        counts = parse(metadata.get(key, "[]"))
+        return tuple(PassCount(c["name"], c["rewrites"], c["declined"]) for c in counts)
 
 
 def _edges(ops: Sequence[ProgramOp]) -> tuple[tuple[int, int], ...]:

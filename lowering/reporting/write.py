@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from frontend.json_text import parse
 from lowering.ablation.result import Ablation
 from lowering.reporting.model_explorer import graph_json
 from lowering.reporting.page import page
@@ -48,7 +49,7 @@ def read_ablations(path: Path) -> list[Ablation]:
         ReportError: there are none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse(path.read_text(encoding="utf-8"))
         documents = found if isinstance(found, list) else [found]
         if not documents:
             raise ValueError("an empty list")

@@ -62,7 +62,7 @@ def quiet_third_parties() -> None:
 
     Errors are raised all the same.
     """
-    for name in ("coremltools", "torch._export", "torch.export"):
+    for name in ("coremltools", "torch._export", "torch.export", "torch._subclasses"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)

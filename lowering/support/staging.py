@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lowering.errors import SaveError
+
 _SUFFIX = ".saving"
 # Where the package that is being replaced waits between two moves.
 _PREVIOUS = "previous"
@@ -64,6 +66,26 @@ def put(fresh: Path, target: Path) -> None:
         except OSError:
             aside.rename(target)
             raise
+
+
+def standing(target: Path) -> bool:
+    """Whether something stands at ``target``; a link that leads nowhere is nothing.
+
+    Raises:
+        SaveError: no file can have this name, or it cannot be looked at.
+    """
+    try:
+        if not target.name:
+            raise SaveError("the output has no name", found=str(target), hint=_NAME_IT)
+        return target.parent.is_dir() and target.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise SaveError(
+            f"nothing can be written at the output path: {why}", found=str(target), hint=_NAME_IT
+        ) from error
+
+
+_NAME_IT = "give the path of a file or folder that can be made"
 
 
 def reason(error: OSError) -> str:

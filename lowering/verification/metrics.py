@@ -41,7 +41,24 @@ def mask(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     return float((ours.reshape(theirs.shape) == theirs).double().mean())
 
 
-METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine, "boxes": matched, "mask": mask}
+def boxes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The share of boxes that both sides have, see ``matched``.
+
+    Raises:
+        VerificationError: the outputs are not those of a detector.
+    """
+    missing = [name for name in ("boxes", "classes", "count") if name not in found]
+    if missing:
+        raise VerificationError(
+            "the metric 'boxes' needs the outputs of a detector",
+            expected="outputs boxes, classes and count",
+            found=", ".join(found),
+            hint="name another metric, such as cosine",
+        )
+    return matched(found, expected)
+
+
+METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine, "boxes": boxes, "mask": mask}
 
 
 def _first(outputs: Mapping[str, Tensor]) -> Tensor:
