@@ -77,7 +77,10 @@ def standing(target: Path) -> bool:
     try:
         if not target.name:
             raise SaveError("the output has no name", found=str(target), hint=_NAME_IT)
-        return target.parent.is_dir() and target.exists()
+        target.stat()
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except (OSError, ValueError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise SaveError(
