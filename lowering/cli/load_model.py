@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,6 +23,8 @@ from lowering.support.model_files import described
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
+
+Result = TypeVar("Result")
 
 MODEL_HELP = """\
 MODEL names a function that returns the model and what to call it with, or a saved program:
@@ -191,7 +193,7 @@ def _unpacked(name: str, value: object, text: str) -> Target:
     )
 
 
-def _guarded(action: Callable[[], Any], message: str) -> Any:
+def _guarded(action: Callable[[], Result], message: str) -> Result:
     """Run the user's code; whatever it raises becomes one message with the user's own line."""
     try:
         return action()
