@@ -126,12 +126,14 @@ def to_value(feature: Feature, declared: Value, given: object, rounds: bool = Tr
     return _converted(feature, array, dtype)
 
 
-def to_output(feature: Feature, value: Any, keep_fp32: bool) -> object:
+def to_output(feature: Feature, value: object, keep_fp32: bool) -> object:
     """A value of the program in the form the caller gets: numpy array, image, label or dict.
 
     With ``keep_fp32`` an output declared fp16 comes as float32, unrounded.
     """
     if feature.image is not None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"a picture is made of a tensor, not of {type(value).__name__}")
         return to_image(feature.image, value)
     if not isinstance(value, Tensor):
         return value

@@ -20,7 +20,7 @@ from lowering.reference.io import (
     to_value,
 )
 from lowering.reference.precision import Precision, settle
-from lowering.reference.program import Block, Op, Step, compile_function
+from lowering.reference.program import Block, Function, Op, Step, compile_function
 from lowering.reference.states import State, StateCell
 
 # Sees each op right after it ran: the op, its results, and these as computed, before rounding.
@@ -74,7 +74,7 @@ class LoadedModel:
         self.ops: tuple[Op, ...] = tuple(self._compiled.ops())
 
     @property
-    def program(self) -> Any:
+    def program(self) -> Function:
         """The compiled function: declared inputs and outputs, steps, registers."""
         return self._compiled
 
