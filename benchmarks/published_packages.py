@@ -103,7 +103,7 @@ def measure(distribution: str, package: Path, seed: int = 0) -> Result:
     result = Result(distribution, package.name)
     try:
         model = lowering.load(package)
-        inputs = given_inputs(model, (), seed)
+        inputs = given_inputs(model.inputs, (), seed)
         state = model.make_state()
         model(inputs, state)
         start = time.perf_counter()
