@@ -24,6 +24,10 @@ from frontend.source import source_of
 from lowering.errors import Unsupported, UnsupportedOpsError
 
 _aten = torch.ops.aten
+# References that end in operators of ATen.
+_REFERENCES = frozenset(
+    getattr(_aten, name).default for name in ("isnan", "hypot", "erfc", "unfold")
+)
 # Decompositions hold operators that need another one; each round takes one level apart.
 _MOST_ROUNDS = 4
 
@@ -52,16 +56,14 @@ def to_core_ai_operators(program: ExportedProgram, known: frozenset[str]) -> Exp
 
 def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
     """Operator to function, for all that ``known`` lacks and that can be taken apart."""
-    table: dict[Any, Callable[..., Any]] = {
-        **torch._decomp.decomposition_table,
-        **dict(torch.export.default_decompositions().items()),
-    }
-    table = {
+    usual: dict[Any, Callable[..., Any]] = dict(torch.export.default_decompositions().items())
+    further = {
         op: function
-        for op, function in table.items()
+        for op, function in torch._decomp.decomposition_table.items()
         # Most of torch's references end in operators of another namespace, ``prims``.
-        if _name(op) not in known and function.__module__ != "torch._refs"
+        if function.__module__ != "torch._refs" or op in _REFERENCES
     }
+    table = {op: f for op, f in {**further, **usual}.items() if _name(op) not in known}
     resize = torch._decomp.decomposition_table[_aten.upsample_nearest2d.vec]
     return {
         **table,

@@ -78,6 +78,25 @@ def run_calls(
     return Ran(outputs, {port.name: found[f"state:{port.name}"] for port in interface.states})
 
 
+def run_asset(
+    path: Path, inputs: Mapping[str, np.ndarray], *, timeout: float = TIMEOUT_SECONDS
+) -> Arrays:
+    """Call any stateless asset once, whoever made it.
+
+    Args:
+        path: of the asset.
+        inputs: by name, exactly as the asset declares them.
+        timeout: seconds after which the runtime is taken to hang.
+
+    Raises:
+        CoreAIError: Core AI is not installed, or the runtime ended without a result.
+    """
+    with tempfile.TemporaryDirectory(prefix="ane-passes-") as folder:
+        given = {f"0:{name}": value for name, value in inputs.items()}
+        found = _in_child(path, given, Path(folder), timeout)
+    return {name.split(":", 1)[1]: value for name, value in found.items()}
+
+
 def feed(ports: Sequence[Port], given: Mapping[str, object]) -> Arrays:
     """``given`` as arrays of the declared shapes and dtypes, which the runtime does not check.
 
