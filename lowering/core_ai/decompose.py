@@ -1,11 +1,12 @@
 """Takes a program apart into the operators that Core AI has, and around what it gets wrong.
 
 coreai-torch 0.4.3 has some 190 operators of ATen. Those it has none for are taken apart by torch's
-own tables or by the functions below; what is left then is refused with its lines. Four operators
-it converts to other numbers without a word (*measured*, on Apple's runtime for Linux): nearest
-resizing by a factor that is no whole number reads half a pixel further on, average pooling counts
-the padding whatever ``count_include_pad`` says, ranges of a fractional step round the step to
-float16, and a batch norm without weights ends in an error. Those are written another way.
+own tables or by the functions below; what is left then is refused with its lines. Some it converts
+to other numbers without a word (*measured*, on Apple's runtime for Linux): ``alpha`` of sums and
+differences is dropped, nearest resizing by a factor that is no whole number reads half a pixel
+further on, average pooling counts the padding whatever ``count_include_pad`` says, and ranges of a
+fractional step round the step to float16. A batch norm without weights ends in an error. Those are
+written another way.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from frontend.decompositions import as_strided
 from frontend.ops import PLAIN
 from frontend.source import source_of
 from lowering.errors import Unsupported, UnsupportedOpsError
@@ -68,9 +70,16 @@ def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
     return {
         **table,
         **PLAIN,
+        _aten.as_strided.default: as_strided,
+        _aten.bitwise_and.Scalar: _with_number(torch.bitwise_and),
+        _aten.bitwise_or.Scalar: _with_number(torch.bitwise_or),
+        _aten.bitwise_xor.Scalar: _with_number(torch.bitwise_xor),
+        _aten.index_put.default: _index_put,
         _aten.argmin.default: _argmin,
         _aten.var.correction: _var,
-        _aten.remainder.Scalar: _remainder,
+        _aten.add.Tensor: _scaled(torch.add),
+        _aten.sub.Tensor: _scaled(torch.sub),
+        _aten.remainder.Scalar: _with_number(torch.remainder),
         _aten.scatter_add.default: _scatter_add,
         _aten.sort.default: _sort,
         _aten.sort.stable: _sort_stable,
@@ -116,8 +125,42 @@ def _var(
     return total / max(count - (1 if correction is None else correction), 0)
 
 
-def _remainder(x: Tensor, divisor: float) -> Tensor:
-    return torch.remainder(x, torch.full((), divisor, dtype=x.dtype, device=x.device))
+def _scaled(function: Callable[..., Tensor]) -> Callable[..., Tensor | NotImplementedType]:
+    def of(x: Tensor, other: Tensor, *, alpha: float = 1) -> Tensor | NotImplementedType:
+        return NotImplemented if alpha == 1 else function(x, other * alpha)
+
+    return of
+
+
+def _with_number(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def of(x: Tensor, number: float) -> Tensor:
+        return function(x, torch.full((), number, dtype=x.dtype, device=x.device))
+
+    return of
+
+
+def _index_put(
+    x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
+) -> Tensor | NotImplementedType:
+    """What is added at places, which Core AI does along one axis only."""
+    before = next((axis for axis, index in enumerate(indices) if index is not None), 0)
+    given = [index for index in indices[before:] if index is not None]
+    if not accumulate or before + len(given) < len(indices) or given[0].dtype == torch.bool:
+        return NotImplemented
+    sizes, rest = x.shape[before : before + len(given)], x.shape[before + len(given) :]
+    places = torch.zeros((), dtype=torch.int64, device=x.device)
+    for size, index in zip(sizes, torch.broadcast_tensors(*given), strict=True):
+        places = places * size + torch.where(index < 0, index + size, index)
+    # Axes before the indexed ones go to the end: (indexed, the rest, before).
+    turned = x.permute(*range(before, x.dim()), *range(before))
+    values = values.expand(*x.shape[:before], *places.shape, *rest)
+    values = values.permute(*range(before, values.dim()), *range(before))
+    row = math.prod(rest) * math.prod(x.shape[:before])
+    index = places.reshape(-1, 1).expand(-1, row)
+    flat, rows = turned.reshape(-1, row), values.reshape(-1, row)
+    added: Tensor = _aten.scatter.reduce(flat, 0, index, rows, reduce="add")
+    behind = x.dim() - before
+    return added.reshape(turned.shape).permute(*range(behind, x.dim()), *range(behind))
 
 
 def _scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
