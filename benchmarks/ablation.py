@@ -124,6 +124,7 @@ def write_reports(ablation: Ablation, folder: Path) -> None:
     import coremltools as ct
 
     import passes
+    from frontend.model_call import ModelCall
     from lowering import convert, save
     from lowering.reporting import collect
     from lowering.reporting.write import written
@@ -136,7 +137,8 @@ def write_reports(ablation: Ablation, folder: Path) -> None:
     system = ct.target[DEPLOYMENT_TARGET]
     mlmodel = convert(optimized, minimum_deployment_target=system, skip_model_load=True)
     package = save(mlmodel, folder / f"{name}.mlpackage")
-    report = collect(package, model, (), inputs, chip=CHIP, ablation=ablation)
+    call = ModelCall(name, model, (), inputs)
+    report = collect(package, call, chip=CHIP, ablation=ablation)
     write_text(written(report, "html"), folder / f"{name}.html")
 
 
@@ -158,12 +160,13 @@ def main(
 ) -> None:
     """See the module."""
     with step("Importing"):
-        from lowering.ablation.sweep import Model, Settings, ablate_models
+        from frontend.model_call import ModelCall
+        from lowering.ablation.sweep import Settings, ablate_models
         from lowering.ablation.tables import ablation_csv, ablation_markdown
         from lowering.reporting.page import ablations_page
         from lowering.support.text_file import write_text
     start = time.perf_counter()
-    models = [Model(name, *_arguments(name)) for name in names or MODELS]
+    models = [ModelCall(name, *_arguments(name)) for name in names or MODELS]
     with sweeping(jobs, "local", None, cache, fresh=False) as options:
         found = ablate_models(models, Settings((CHIP,), DEPLOYMENT_TARGET, **options))
     seconds = time.perf_counter() - start

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export import ExportedProgram
 
 from frontend.capturing import capture
+from frontend.model_call import ModelCall
 from frontend.source import source_of
 from lowering.ablation.cache import Cache
 from lowering.ablation.digest import Digester
@@ -31,27 +31,6 @@ from passes.pipeline_text import to_text
 
 # Namespaces of operators that torch and this package define.
 _KNOWN_EVERYWHERE = ("aten", "prim", "prims", "ane", "higher_order")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model to ablate.
-
-    Attributes:
-        name: of the result.
-        model: a module or an exported program.
-        args: positional example inputs; inferred where ``None``.
-        kwargs: keyword example inputs.
-        pipeline: the default that variants are made of.
-        dynamic_shapes: as for ``torch.export.export``.
-    """
-
-    name: str
-    model: nn.Module | ExportedProgram
-    args: Any = None
-    kwargs: Mapping[str, Any] | None = None
-    pipeline: tuple[Pass, ...] = DEFAULT_PIPELINE
-    dynamic_shapes: Any = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +66,11 @@ class Settings:
 
 
 def ablate_models(
-    models: Sequence[Model], settings: Settings | None = None, *, only: Collection[str] = ()
+    models: Sequence[ModelCall],
+    settings: Settings | None = None,
+    *,
+    pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
+    only: Collection[str] = (),
 ) -> list[Ablation]:
     """What each pass does to each model, *predicted* where it concerns the ANE.
 
@@ -97,6 +80,7 @@ def ablate_models(
     Args:
         models: what to ablate.
         settings: how; by default for an M4 and iOS 17, here and without a cache.
+        pipeline: the passes that variants are made of.
         only: names of the passes to leave out and to try alone; all by default.
 
     Returns:
@@ -106,21 +90,19 @@ def ablate_models(
         CaptureError: a model cannot be captured.
         CompositeError: a custom operator has no lowering.
         UnknownChipError: a chip is not known.
-        VariantsError: ``only`` names a pass that is not in a pipeline.
+        VariantsError: ``only`` names a pass that is not in ``pipeline``.
     """
     settings = settings or Settings()
-    variants = [
-        variants_of(model.pipeline, deployment_target=settings.deployment_target, only=only)
-        for model in models
-    ]
+    target = settings.deployment_target
+    variants = variants_of(pipeline, deployment_target=target, only=only)
     with Sweep(models, settings) as sweep:
-        return sweep.run(variants)
+        return sweep.run([variants] * len(models))
 
 
 class Sweep:
     """Captured models, and what was found of their variants so far; a context manager."""
 
-    def __init__(self, models: Sequence[Model], settings: Settings) -> None:
+    def __init__(self, models: Sequence[ModelCall], settings: Settings) -> None:
         self.models = tuple(models)
         self.settings = settings
         self.chips = settings.chip_names  # raises for a chip that is not known, before any work
@@ -176,7 +158,7 @@ class Sweep:
             for case, states, own in zip(cases, programs, measures, strict=True)
         ]
 
-    def _source(self, model: Model, path: Path) -> StoredProgram:
+    def _source(self, model: ModelCall, path: Path) -> StoredProgram:
         program = capture(
             model.model, model.args, kwargs=model.kwargs, dynamic_shapes=model.dynamic_shapes
         )

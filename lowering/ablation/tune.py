@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from frontend.errors import AnePassesError
+from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation, VariantResult
 from lowering.ablation.sites import sites_of
-from lowering.ablation.sweep import Model, Settings, Sweep
+from lowering.ablation.sweep import Settings, Sweep
 from lowering.ablation.variants import Variant, choices_of, variant_with
 from lowering.verification.parity import Thresholds
 from passes.base import Pass
+from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.forms import Sites, forms_in
 from passes.pipeline_text import to_text
 
@@ -74,7 +76,7 @@ class Tuning:
 class _Rule:
     """What is minimised, on which chip, under which bound."""
 
-    target: str
+    chip: str
     by: By
     bound: float
 
@@ -82,7 +84,7 @@ class _Rule:
         """Milliseconds; ``None`` when unknown or when the variant is not exact enough."""
         if variant.figures is None or not variant.figures.rel_l2 <= self.bound:
             return None
-        predicted = variant.figures.on(self.target)
+        predicted = variant.figures.on(self.chip)
         return predicted.dispatch_ms if self.by == "price" else predicted.latency_ms
 
     def best(self, found: Ablation) -> VariantResult | None:
@@ -106,9 +108,10 @@ class _Rule:
 
 
 def tune_model(
-    model: Model,
+    model: ModelCall,
     settings: Settings | None = None,
     *,
+    pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
     by: By = "price",
     bound: float | None = None,
 ) -> Tuning:
@@ -121,7 +124,8 @@ def tune_model(
 
     Args:
         model: what to tune.
-        settings: how to measure; the first of its targets is tuned for.
+        settings: how to measure; the first of its chips is tuned for.
+        pipeline: the passes to start from, the default of the choice.
         by: minimise the dispatcher's price, or the predicted latency.
         bound: largest relative L2 error of the package; by default what ``verify`` allows.
 
@@ -129,13 +133,13 @@ def tune_model(
         TuneError: no variant can be measured, keeps the bound, or has what is minimised.
         CaptureError, CompositeError, UnknownChipError: see ``ablate``.
     """
-    settings = settings or Settings()
+    settings, steps = settings or Settings(), tuple(pipeline)
     tried: dict[str, Variant] = {}
-    best = variant_with(model.pipeline, {})
+    best = variant_with(steps, {})
     with Sweep([model], settings) as sweep:
-        everywhere = partial(_changes, model.pipeline, settings.deployment_target)
-        sites = sites_of(sweep.programs[0], model.pipeline)
-        at_sites = partial(_site_changes, model.pipeline, settings.deployment_target, sites)
+        everywhere = partial(_changes, steps, settings.deployment_target)
+        sites = sites_of(sweep.programs[0], steps)
+        at_sites = partial(_site_changes, steps, settings.deployment_target, sites)
         changes = [everywhere, at_sites] if sites else [everywhere]
         # Ends: the cost falls with each round, and there are finitely many variants.
         while True:
@@ -156,7 +160,7 @@ def tune_model(
     assert chosen is not None  # there is a best one
     return Tuning(
         found,
-        rule.target,
+        rule.chip,
         by,
         rule.bound,
         chosen.name,
@@ -203,7 +207,7 @@ def _nothing(found: Ablation, rule: _Rule) -> TuneError:
         )
     return TuneError(
         f"no variant has a {rule.by}",
-        found=figures.on(rule.target).latency_note,
+        found=figures.on(rule.chip).latency_note,
         hint="choose by the price: --by price",
     )
 
@@ -218,7 +222,7 @@ def _reasons(found: Ablation, rule: _Rule, chosen: VariantResult, sites: Sites) 
         yield "no sites in modules of their own differ in size: one form for all"
     measures: tuple[By, ...] = ("price", "latency")
     for by in measures:
-        yield _winner(found, _Rule(rule.target, by, rule.bound))
+        yield _winner(found, _Rule(rule.chip, by, rule.bound))
     bad = [v.name for v in found.variants if v.figures and not v.figures.rel_l2 <= rule.bound]
     if bad:
         yield f"left out, since their error is above {rule.bound:.1e}: {'; '.join(bad)}"
@@ -229,14 +233,14 @@ def _reasons(found: Ablation, rule: _Rule, chosen: VariantResult, sites: Sites) 
         yield f"the default is best by {rule.by}, or within {MIN_GAIN:.0%} of the best"
     if chosen.figures is not None and chosen.figures.mil.count(_NATIVE):
         yield _NATIVE_CAVEAT
-    if chosen.figures is not None and chosen.figures.on(rule.target).ane_ops == 0:
+    if chosen.figures is not None and chosen.figures.on(rule.chip).ane_ops == 0:
         yield "nothing of it runs on the ANE: the dispatcher prices the CPU lower for this model"
 
 
 def _winner(found: Ablation, rule: _Rule) -> str:
     best, default = rule.best(found), found.variants[0]
     if best is None:
-        return f"by {rule.by}: unknown on {rule.target}"
+        return f"by {rule.by}: unknown on {rule.chip}"
     least, now = rule.cost(best), rule.cost(default)
     text = f"by {rule.by}: {best.name}, {least:.3g} ms predicted"
     if best is default:
@@ -244,5 +248,5 @@ def _winner(found: Ablation, rule: _Rule) -> str:
     if now is None:
         return f"{text}; the default has no {rule.by}"
     text += f", the default {now:.3g} ms"
-    verdict = found.difference(best, rule.target).verdict
+    verdict = found.difference(best, rule.chip).verdict
     return f"{text}: {verdict}" if rule.by == "latency" else text

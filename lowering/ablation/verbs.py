@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
+from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
-from lowering.ablation.sweep import Model, Settings, ablate_models
+from lowering.ablation.sweep import Settings, ablate_models
 from lowering.ablation.tune import By, Tuning, tune_model
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.pipeline import Pass
@@ -43,8 +44,8 @@ def ablate(
         UnknownChipError: a chip is not known.
         VariantsError: ``only`` names a pass that is not in the pipeline.
     """
-    subject = _subject(model, example_inputs, kwargs, dynamic_shapes, pipeline)
-    (found,) = ablate_models([subject], settings, only=only)
+    call = ModelCall(type(model).__name__, model, example_inputs, kwargs or {}, dynamic_shapes)
+    (found,) = ablate_models([call], settings, pipeline=pipeline, only=only)
     return found
 
 
@@ -76,15 +77,5 @@ def tune(
         CaptureError, CompositeError, UnknownChipError: as for :func:`ablate`.
         TuneError: no variant can be chosen.
     """
-    subject = _subject(model, example_inputs, kwargs, dynamic_shapes, pipeline)
-    return tune_model(subject, settings, by=by, bound=bound)
-
-
-def _subject(
-    model: nn.Module | ExportedProgram,
-    args: object,
-    kwargs: Mapping[str, Any] | None,
-    dynamic_shapes: object,
-    pipeline: Sequence[Pass],
-) -> Model:
-    return Model(type(model).__name__, model, args, kwargs, tuple(pipeline), dynamic_shapes)
+    call = ModelCall(type(model).__name__, model, example_inputs, kwargs or {}, dynamic_shapes)
+    return tune_model(call, settings, pipeline=pipeline, by=by, bound=bound)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from frontend.model_call import ModelCall
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_model_call, trust_option
 from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import (
     attention_option,
@@ -43,7 +46,7 @@ _FORMATS = ("table", "md", "csv", "json")
 
 
 @click.command("ablate", help=HELP, short_help="Compare the passes: all, none, each left out.")
-@click.argument("targets", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("model_specs", nargs=-1, required=True, metavar="MODEL...")
 @trust_option
 @click.option(
     "--passes",
@@ -63,7 +66,7 @@ _FORMATS = ("table", "md", "csv", "json")
 @json_option
 @guarded
 def ablate(
-    targets: tuple[str, ...],
+    model_specs: tuple[str, ...],
     trust: bool,
     only: str | None,
     output_format: str,
@@ -81,11 +84,12 @@ def ablate(
     with step("Importing"):
         from lowering.ablation.sweep import Settings, ablate_models
     composite_options = composite_arguments(composites)
-    models = models_of(targets, chosen_passes(attention, pipeline, forms, own_passes), trust)
+    steps = chosen_passes(attention, pipeline, forms, own_passes)
+    calls = calls_of(model_specs, trust)
     names = [name.strip() for name in only.split(",")] if only else ()
     with sweeping(**where) as options:
         settings = Settings(chips, deployment_target, **composite_options, **options)
-        found = ablate_models(models, settings, only=names)
+        found = ablate_models(calls, settings, pipeline=steps, only=names)
     form = "json" if as_json else output_format
     if form == "json":
         documents = [entry.to_json() for entry in found]
@@ -104,19 +108,15 @@ def ablate(
                 console.print(part)
 
 
-def models_of(targets: tuple[str, ...], pipeline: tuple[Any, ...], trust: bool) -> list[Any]:
-    """The models of ``targets``, their weights the same in each run."""
+def calls_of(model_specs: Sequence[str], trust: bool) -> list[ModelCall]:
+    """The models of a command, under names that differ, their weights the same in each run."""
     import torch
 
-    from lowering.ablation.sweep import Model
-
-    models: list[Model] = []
-    for text in targets:
-        with step(f"Loading {text}"):
+    calls: list[ModelCall] = []
+    for spec in model_specs:
+        with step(f"Loading {spec}"):
             torch.manual_seed(0)
-            found = load_target(text, trust)
-        name = found.name if found.name not in [model.name for model in models] else text
-        models.append(
-            Model(name, found.model, found.args, found.kwargs, pipeline, found.dynamic_shapes)
-        )
-    return models
+            found = load_model_call(spec, trust)
+        taken = found.name in [call.name for call in calls]
+        calls.append(replace(found, name=spec) if taken else found)
+    return calls

@@ -15,7 +15,7 @@ def inputs_option(function: Command) -> Command:
     return click.option(
         "--inputs",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="A .npz with arrays named after the model's inputs; others are the target's own.",
+        help="A .npz with arrays named after the model's inputs; others are the model's own.",
     )(function)
 
 

@@ -17,7 +17,7 @@ from lowering.cli.common import (
 )
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_model_call, trust_option
 from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import chosen_passes, composites_option, pipeline_option
 
@@ -49,7 +49,7 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 
 
 @click.command("check", help=HELP, short_help="List what is in the way of a conversion.")
-@click.argument("target", metavar="MODEL")
+@click.argument("model_spec", metavar="MODEL")
 @trust_option
 @click.option(
     "--fail-on",
@@ -67,7 +67,7 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 @json_option
 @guarded
 def check(
-    target: str,
+    model_spec: str,
     trust: bool,
     fail_on: str,
     deployment_target: str,
@@ -81,7 +81,7 @@ def check(
     """See ``HELP``."""
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
-        loaded = load_target(target, trust)
+        loaded = load_model_call(model_spec, trust)
     with step("Looking for obstacles"):
         import coremltools as ct
 

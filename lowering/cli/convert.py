@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 from rich.markup import escape
 
+from frontend.model_call import ModelCall
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.compute_units import compute_units_option, constant_name
 from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given, report_converted
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import MODEL_HELP, Target, is_folder, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
 from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import (
     attention_option,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from passes.base import Pass
     from passes.pipeline import PassReport
 
-    Convertible: TypeAlias = Target | nn.Module
+    Convertible: TypeAlias = ModelCall | nn.Module
 
 _PRECISIONS = ("float16", "float32")
 
@@ -60,7 +61,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 
 
 @click.command("convert", help=HELP, short_help="Write a Core ML package.")
-@click.argument("target", metavar="MODEL")
+@click.argument("model_spec", metavar="MODEL")
 @trust_option
 @click.option("-o", "--output", required=True, metavar="PACKAGE", help="Where to write it.")
 @deployment_target_option(". Models that write buffers need iOS18")
@@ -88,7 +89,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 @json_option
 @guarded
 def convert(
-    target: str,
+    model_spec: str,
     trust: bool,
     output: str,
     deployment_target: str,
@@ -112,13 +113,13 @@ def convert(
     chosen = chosen_passes(
         attention, pipeline, forms, own_passes, chip=for_chip, system=deployment_target
     )
-    if is_folder(target):
+    if is_folder(model_spec):
         refuse_given(
             ("deployment_target", "precision", "no_optimize", "sizes", "composites"),
             "The folder's contract says this",
         )
         with step("Converting to an ML Program"):
-            made = _of_folder(target, trust, chosen, compute_units, allow_wide_integers)
+            made = _of_folder(model_spec, trust, chosen, compute_units, allow_wide_integers)
             path = _saved(made, output)
         _report(made, path, (), time.perf_counter() - start, as_json)
         return
@@ -130,7 +131,7 @@ def convert(
         )
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
-        loaded = load_target(target, trust)
+        loaded = load_model_call(model_spec, trust)
     model: Any = loaded
     if not no_optimize:
         model = optimized(loaded, chosen)
@@ -160,7 +161,7 @@ def _to_core_ai(
         from lowering.core_ai.converter import convert_to_core_ai
 
         options: dict[str, Any] = {"precision": precision, "allow_wide_integers": wide}
-        if isinstance(model, Target):
+        if isinstance(model, ModelCall):
             options |= {"kwargs": model.kwargs, "dynamic_shapes": model.dynamic_shapes}
             made = convert_to_core_ai(model.model, model.args, **options)
         else:
@@ -177,7 +178,7 @@ def _saved(mlmodel: object, output: str) -> Path:
 
 
 def _of_folder(
-    target: str, trust: bool, pipeline: Sequence[Pass], compute_units: str, wide: bool
+    model_spec: str, trust: bool, pipeline: Sequence[Pass], compute_units: str, wide: bool
 ) -> object:
     import coremltools as ct
 
@@ -185,7 +186,7 @@ def _of_folder(
     from lowering.contract.folder import open_folder
 
     return convert_folder(
-        open_folder(target, trust=trust),
+        open_folder(model_spec, trust=trust),
         pipeline=pipeline,
         compute_units=ct.ComputeUnit[constant_name(compute_units)],
         skip_model_load=True,
@@ -207,7 +208,7 @@ def _converted(
         "skip_model_load": True,  # the command saves the package and does not run it
         **more,
     }
-    if isinstance(model, Target):
+    if isinstance(model, ModelCall):
         options |= {"kwargs": model.kwargs, "dynamic_shapes": model.dynamic_shapes}
         return convert_program(model.model, model.args, **options)
     return convert_program(model, **options)

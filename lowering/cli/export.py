@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
+from frontend.model_call import ModelCall
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.deployment_target import deployment_target_option
-from lowering.cli.load_model import MODEL_HELP, Target, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_model_call, trust_option
 from lowering.cli.task import task_of, task_options
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _Numbers(click.ParamType):
 
 
 @click.command("export", help=HELP, short_help="Write a folder with a model and its contract.")
-@click.argument("target", metavar="MODEL")
+@click.argument("model_spec", metavar="MODEL")
 @trust_option
 @click.option("-o", "--output", required=True, metavar="FOLDER", help="Where to write it.")
 @click.option("--name", help="Of the model; the folder's by default.")
@@ -87,7 +88,7 @@ class _Numbers(click.ParamType):
 @json_option
 @guarded
 def export(
-    target: str,
+    model_spec: str,
     trust: bool,
     output: str,
     name: str | None,
@@ -102,7 +103,7 @@ def export(
     """See ``HELP``."""
     task_given = {key: options.pop(key) for key in list(options) if key.startswith("task_")}
     with step("Loading the model"):
-        loaded, images, task = _loaded(target, trust, task_given)
+        loaded, images, task = _loaded(model_spec, trust, task_given)
     chosen = {key: value for key, value in options.items() if value not in (None, False)}
     if image is None and chosen:
         raise click.UsageError("--image says which input takes pictures; its form needs that.")
@@ -139,19 +140,19 @@ def export(
 
 
 def _loaded(
-    target: str, trust: bool, given: Mapping[str, Any]
-) -> tuple[Target, dict[str, Image], OutputTask | None]:
+    model_spec: str, trust: bool, given: Mapping[str, Any]
+) -> tuple[ModelCall, dict[str, Image], OutputTask | None]:
     from lowering.contract.checkpoint import is_checkpoint, read_checkpoint
 
     task = task_of(given)
-    if not is_checkpoint(target):
-        return load_target(target, trust), {}, task
-    found = read_checkpoint(Path(target), top_k=given["task_top_k"] if task is None else None)
-    loaded = Target(Path(target).name, found.model, None, dict(found.kwargs))
+    if not is_checkpoint(model_spec):
+        return load_model_call(model_spec, trust), {}, task
+    found = read_checkpoint(Path(model_spec), top_k=given["task_top_k"] if task is None else None)
+    loaded = ModelCall(Path(model_spec).name, found.model, None, dict(found.kwargs))
     return loaded, dict(found.images), found.task if task is None else task
 
 
-def _image(loaded: Target, name: str, given: dict[str, object]) -> Image:
+def _image(loaded: ModelCall, name: str, given: dict[str, object]) -> Image:
     """The image input, of the size that the model's own example has."""
     from torch import nn
     from torch.utils import _pytree as pytree

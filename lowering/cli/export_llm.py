@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import load_target, trust_option
+from lowering.cli.load_model import load_model_call, trust_option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,7 @@ class _Numbers(click.ParamType):
 
 
 @click.command("export-llm", help=HELP, short_help="Write a package that generates.")
-@click.argument("target", metavar="MODEL")
+@click.argument("model_spec", metavar="MODEL")
 @trust_option
 @click.option("-o", "--output", required=True, metavar="PACKAGE", help="Where to write it.")
 @click.option(
@@ -89,7 +89,7 @@ class _Numbers(click.ParamType):
 @json_option
 @guarded
 def export_llm(
-    target: str,
+    model_spec: str,
     trust: bool,
     output: str,
     context: tuple[int, ...],
@@ -104,7 +104,7 @@ def export_llm(
 ) -> None:
     """See ``HELP``."""
     with step("Loading the model"):
-        model = _model(target, trust)
+        model = _model(model_spec, trust)
         from lowering.generation.export import export_decoder
         from lowering.generation.swift import write_swift
     with step("Exporting"):
@@ -138,9 +138,9 @@ def export_llm(
         console.print(f"      {escape(str(snippet))} (not compiled here)")
 
 
-def _model(target: str, trust: bool) -> nn.Module:
-    if (Path(target) / "config.json").is_file():
+def _model(model_spec: str, trust: bool) -> nn.Module:
+    if (Path(model_spec) / "config.json").is_file():
         from lowering.generation.checkpoint import load_checkpoint
 
-        return load_checkpoint(Path(target))
-    return cast("nn.Module", load_target(target, trust).model)
+        return load_checkpoint(Path(model_spec))
+    return cast("nn.Module", load_model_call(model_spec, trust).model)

@@ -8,7 +8,6 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from frontend.errors import first_line
+from frontend.model_call import ModelCall
 from lowering.contract.names import CONTRACT
 from lowering.errors import ModelLoadError
 from lowering.support.model_files import described
 
 if TYPE_CHECKING:
-    from torch import nn
-    from torch.export import ExportedProgram
+    pass
 
 Result = TypeVar("Result")
 
@@ -57,26 +56,7 @@ _FORMS = "module:function, path/to/file.py:function or program.pt2"
 _RETURNS = "(model, example_inputs), (model, args, kwargs[, dynamic_shapes]) or a model"
 
 
-@dataclass(frozen=True)
-class Target:
-    """A model and what to call it with.
-
-    Attributes:
-        name: short name, for default file names and headings.
-        model: a module or an exported program.
-        args: positional example inputs; ``None`` means that they are to be inferred.
-        kwargs: keyword example inputs.
-        dynamic_shapes: as for ``torch.export.export``; ``None`` where every size is fixed.
-    """
-
-    name: str
-    model: nn.Module | ExportedProgram
-    args: Any = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    dynamic_shapes: Any = None
-
-
-def load_target(text: str, trust: bool = False) -> Target:
+def load_model_call(text: str, trust: bool = False) -> ModelCall:
     """Load what ``text`` names, see ``MODEL_HELP``.
 
     Args:
@@ -90,12 +70,12 @@ def load_target(text: str, trust: bool = False) -> Target:
     if text.endswith(".pt2"):
         from frontend.program_file import load_program
 
-        return Target(PurePath(text).stem, load_program(text, trust=trust))
+        return ModelCall(PurePath(text).stem, load_program(text, trust=trust))
     if is_folder(text):
         from lowering.contract.folder import open_folder
 
         folder = open_folder(text, trust=trust)
-        return Target(folder.contract.name, folder.composed(), None, dict(folder.example()))
+        return ModelCall(folder.contract.name, folder.composed(), None, dict(folder.example()))
     location, colon, function_name = text.rpartition(":")
     if not location and Path(text).exists():
         what, hint = described(Path(text))
@@ -170,17 +150,17 @@ def _called(function: Callable[[], Any], text: str) -> object:
     return _guarded(function, f"{text} failed")
 
 
-def _unpacked(name: str, value: object, text: str) -> Target:
+def _unpacked(name: str, value: object, text: str) -> ModelCall:
     from torch import nn
     from torch.export import ExportedProgram
 
     if isinstance(value, (nn.Module, ExportedProgram)):
-        return Target(name, value)
+        return ModelCall(name, value)
     if isinstance(value, tuple) and len(value) in (2, 3, 4):
         model, args, *rest = value
         kwargs = rest[0] if rest else {}
         if isinstance(model, (nn.Module, ExportedProgram)) and isinstance(kwargs, dict):
-            return Target(name, model, args, kwargs, *rest[1:])
+            return ModelCall(name, model, args, kwargs, *rest[1:])
     kinds = (
         "(" + ", ".join(type(part).__name__ for part in value) + ")"
         if isinstance(value, tuple)

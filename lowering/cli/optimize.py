@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_model_call, trust_option
 from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import (
     attention_option,
@@ -41,7 +41,7 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 
 
 @click.command("optimize", help=HELP, short_help="Rewrite a model and report every pass.")
-@click.argument("target", metavar="MODEL")
+@click.argument("model_spec", metavar="MODEL")
 @trust_option
 @click.option("-o", "--output", metavar="PROGRAM.pt2", help="Save the rewritten program.")
 @attention_option
@@ -52,7 +52,7 @@ Exit codes: 0 optimized, 2 the model or the call needs attention.
 @json_option
 @guarded
 def optimize(
-    target: str,
+    model_spec: str,
     trust: bool,
     output: str | None,
     attention: str | None,
@@ -64,7 +64,7 @@ def optimize(
 ) -> None:
     """See ``HELP``."""
     with step("Loading the model"):
-        loaded = load_target(target, trust)
+        loaded = load_model_call(model_spec, trust)
     model = optimized(loaded, chosen_passes(attention, pipeline, forms, own_passes, chip=for_chip))
     saved = None if output is None else _saved(model.program, output)
     if as_json:

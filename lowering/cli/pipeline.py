@@ -12,9 +12,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from frontend.errors import AnePassesError
+from frontend.model_call import ModelCall
 from lowering.cli.common import Command, step
 from lowering.cli.load_composites import composites_digest, load_composites
-from lowering.cli.load_model import Target
 
 if TYPE_CHECKING:
     from passes.base import Pass
@@ -207,15 +207,15 @@ def _setting(text: str) -> tuple[str, str]:
     return option, form
 
 
-def optimized(target: Target, pipeline: Sequence[Pass]) -> OptimizedModel:
-    """What ``pipeline`` makes of ``target``."""
+def optimized(call: ModelCall, pipeline: Sequence[Pass]) -> OptimizedModel:
+    """What ``pipeline`` makes of a model."""
     with step("Optimizing for the Neural Engine"):
         import passes
 
         return passes.optimize_for_ane(
-            target.model,
-            target.args,
-            kwargs=target.kwargs,
-            dynamic_shapes=target.dynamic_shapes,
+            call.model,
+            call.args,
+            kwargs=call.kwargs,
+            dynamic_shapes=call.dynamic_shapes,
             pipeline=pipeline,
         )

@@ -9,7 +9,7 @@ import click
 
 from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import guarded, json_option, print_json, step
-from lowering.cli.load_model import MODEL_HELP, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, load_model_call, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 
 @click.command("report", help=HELP, short_help="Write what is known of a package as a page.")
 @click.argument("package", type=click.Path(path_type=Path), required=False)
-@click.argument("target", required=False, metavar="[MODEL]")
+@click.argument("model_spec", required=False, metavar="[MODEL]")
 @trust_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="Default: by -o; else html.")
@@ -58,7 +58,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 @guarded
 def report(
     package: Path | None,
-    target: str | None,
+    model_spec: str | None,
     trust: bool,
     output: Path | None,
     form: str | None,
@@ -71,7 +71,7 @@ def report(
     """See :data:`HELP`."""
     if package is None and ablation is None:
         raise click.UsageError("Give a PACKAGE, or --ablation for a page of ablations alone.")
-    if inputs is not None and target is None:
+    if inputs is not None and model_spec is None:
         raise click.UsageError("--inputs are the original's: give its MODEL too.")
     if form is None:
         from lowering.reporting.write import format_of
@@ -83,9 +83,9 @@ def report(
         return
     from lowering.reporting.write import read_ablation, written
 
-    name = None if target is None else target.rpartition(":")[2]
+    name = None if model_spec is None else model_spec.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
-    made = _collected(package, target, inputs, own_passes, chip, ablated, trust)
+    made = _collected(package, model_spec, inputs, own_passes, chip, ablated, trust)
     if output is None and (as_json or form != "html"):
         click.echo(written(made, "json" if as_json else form))
         return
@@ -116,7 +116,7 @@ def _ablations(file: Path, chip: str, form: str, output: Path, as_json: bool) ->
 
 def _collected(
     package: Path,
-    target: str | None,
+    model_spec: str | None,
     inputs: Path | None,
     own_passes: tuple[str, ...],
     chip: str,
@@ -124,25 +124,18 @@ def _collected(
     trust: bool,
 ) -> Any:
     """The report's data; the original is loaded only where one is named."""
-    if target is None:
-        with step("Planning"):
-            from lowering.reporting import collect
-
-            return collect(package, chip=chip, ablation=ablation)
-    with step("Loading the model"):
-        known = known_passes(own_passes)
-        loaded = load_target(target, trust)
-    with step("Planning, and running both"):
+    call = None
+    if model_spec is not None:
+        with step("Loading the model"):
+            call = load_model_call(model_spec, trust)
+    with step("Planning" if call is None else "Planning, and running both"):
         from lowering.reporting import collect
 
         return collect(
             package,
-            loaded.model,
-            loaded.args,
-            loaded.kwargs,
-            dynamic_shapes=loaded.dynamic_shapes,
+            call,
             inputs=None if inputs is None else read_arrays(inputs),
-            known_passes=known,
+            known_passes=known_passes(own_passes),
             chip=chip,
             ablation=ablation,
         )

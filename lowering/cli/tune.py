@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from lowering.cli.ablate import models_of
+from lowering.cli.ablate import calls_of
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import MODEL_HELP, trust_option
 from lowering.cli.load_passes import with_pass_option
@@ -16,6 +16,7 @@ from lowering.cli.pipeline import (
     chosen_passes,
     composite_arguments,
     composites_option,
+    optimized,
     pipeline_option,
     write_pipeline,
 )
@@ -23,7 +24,8 @@ from lowering.cli.sweep import sweep_options, sweeping
 from lowering.errors import SaveError
 
 if TYPE_CHECKING:
-    from lowering.ablation.sweep import Model, Settings
+    from frontend.model_call import ModelCall
+    from lowering.ablation.sweep import Settings
     from lowering.ablation.tune import By, Tuning
 
 HELP = f"""Choose the forms of attention, norms, linears and layout for one model.
@@ -45,7 +47,7 @@ Exit codes: 0 done, 2 the model or the call needs attention.
 
 
 @click.command("tune", help=HELP, short_help="Choose the forms that suit a model best.")
-@click.argument("target", metavar="MODEL")
+@click.argument("model_spec", metavar="MODEL")
 @trust_option
 @click.option(
     "--by",
@@ -74,7 +76,7 @@ Exit codes: 0 done, 2 the model or the call needs attention.
 @json_option
 @guarded
 def tune(
-    target: str,
+    model_spec: str,
     trust: bool,
     by: By,
     bound: float | None,
@@ -94,11 +96,12 @@ def tune(
         from lowering.ablation.sweep import Settings
         from lowering.ablation.tune import tune_model
     lowerings = composite_arguments(composites)
-    (model,) = models_of((target,), chosen_passes(None, pipeline, own_passes=own_passes), trust)
+    steps = chosen_passes(None, pipeline, own_passes=own_passes)
+    (call,) = calls_of((model_spec,), trust)
     with sweeping(**where) as options:
         settings = Settings(chips, deployment_target, **lowerings, **options)
-        found = tune_model(model, settings, by=by, bound=bound)
-    saved = None if output is None else _save(found, model, settings, output)
+        found = tune_model(call, settings, pipeline=steps, by=by, bound=bound)
+    saved = None if output is None else _save(found, call, settings, output)
     if as_json:
         print_json({**found.to_json(), "saved": None if saved is None else str(saved)})
         return
@@ -125,7 +128,7 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _save(found: Tuning, model: Model, settings: Settings, output: Path) -> Path:
+def _save(found: Tuning, call: ModelCall, settings: Settings, output: Path) -> Path:
     """The chosen package, or its passes."""
     from lowering.package.saving import save
 
@@ -134,18 +137,10 @@ def _save(found: Tuning, model: Model, settings: Settings, output: Path) -> Path
     with step("Saving the chosen package"):
         import coremltools as ct
 
-        import passes
         from lowering.conversion.converter import convert
 
-        optimized = passes.optimize_for_ane(
-            model.model,
-            model.args,
-            kwargs=model.kwargs,
-            dynamic_shapes=model.dynamic_shapes,
-            pipeline=found.pipeline,
-        )
         mlmodel = convert(
-            optimized,
+            optimized(call, found.pipeline),
             composites=settings.composites() if settings.composites is not None else (),
             minimum_deployment_target=ct.target[settings.deployment_target],
             skip_model_load=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from frontend.model_call import ModelCall
 from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import (
     EXIT_CHECK_FAILED,
@@ -19,7 +20,7 @@ from lowering.cli.common import (
 )
 from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import MODEL_HELP, Target, is_folder, load_target, trust_option
+from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
 from lowering.cli.pipeline import composites_option
 
@@ -55,7 +56,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 
 @click.command("verify", help=HELP, short_help="Hold a package against its original.")
 @click.argument("package", type=click.Path(path_type=Path))
-@click.argument("target", metavar="MODEL")
+@click.argument("model_spec", metavar="MODEL")
 @trust_option
 @inputs_option
 @click.option(
@@ -101,7 +102,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 @guarded
 def verify(
     package: Path,
-    target: str,
+    model_spec: str,
     trust: bool,
     inputs: Path | None,
     threshold: float | None,
@@ -116,12 +117,12 @@ def verify(
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
-    if is_folder(target):
+    if is_folder(model_spec):
         if steps > 1:
             raise click.UsageError("--steps is for models; a folder's pictures are its steps.")
         found = _against_folder(
             package,
-            target,
+            model_spec,
             trust,
             pictures=pictures,
             metric=metric,
@@ -140,7 +141,7 @@ def verify(
         if composites is not None:
             load_composites(composites)  # defines the operators of a saved program
         known = known_passes(own_passes)
-        loaded = load_target(target, trust)
+        loaded = load_model_call(model_spec, trust)
     against: nn.Module | ExportedProgram | Original = loaded.model
     if package.suffix == ASSET_SUFFIX:
         _say(package, _in_core_ai(package, loaded, inputs, threshold, steps), as_json)
@@ -170,7 +171,7 @@ def verify(
 
 
 def _in_core_ai(
-    package: Path, loaded: Target, inputs: Path | None, threshold: float | None, steps: int
+    package: Path, loaded: ModelCall, inputs: Path | None, threshold: float | None, steps: int
 ) -> Verification:
     refuse_given(("precision", "metric", "at_least"), "Apple's runtime runs an asset as it is")
     with step("Running both"):
@@ -188,7 +189,7 @@ def _in_core_ai(
 
 
 def _on(
-    arrays: Mapping[str, object], package: Path, loaded: Target, known: Sequence[type[Pass]]
+    arrays: Mapping[str, object], package: Path, loaded: ModelCall, known: Sequence[type[Pass]]
 ) -> Original:
     """The original with ``arrays`` in the place of its own inputs of these names."""
     from lowering.reference import load
@@ -204,13 +205,13 @@ def _on(
     ).with_inputs(arrays)
 
 
-def _against_folder(package: Path, target: str, trust: bool, **options: object) -> Verification:
+def _against_folder(package: Path, model_spec: str, trust: bool, **options: object) -> Verification:
     with step("Running both"):
         from lowering.contract.folder import open_folder
         from lowering.contract.verifying import verify_folder
 
         call: Callable[..., Verification] = verify_folder
-        return call(package, open_folder(target, trust=trust), **options)
+        return call(package, open_folder(model_spec, trust=trust), **options)
 
 
 def _say(package: Path, found: Verification, as_json: bool) -> None:

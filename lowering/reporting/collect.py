@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frontend.json_text import parse
+from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
 from lowering.conversion.metadata import PREFIX
 from lowering.package.folder import stored_bytes
@@ -25,11 +26,8 @@ from passes.pipeline import PassReport
 
 def collect(
     package: str | Path,
-    model: Any = None,
-    args: Any = None,
-    kwargs: Mapping[str, Any] | None = None,
+    call: ModelCall | None = None,
     *,
-    dynamic_shapes: Any = None,
     inputs: Mapping[str, Any] | None = None,
     known_passes: Sequence[type[Pass]] = (),
     chip: str = "M4",
@@ -39,33 +37,27 @@ def collect(
 
     Args:
         package: path of a ``.mlpackage``.
-        model: the module or program it was made from; without it nothing is run, and the report
-            says nothing of errors.
-        args: positional example inputs of ``model``.
-        kwargs: keyword example inputs of ``model``.
-        dynamic_shapes: of ``model``, as for ``capture``.
-        inputs: arrays by the names of the model's inputs, in place of the example inputs.
-        known_passes: classes of your own passes that the package may name.
-        chip: to plan for.
-        ablation: what ``ane-passes ablate`` wrote about the same model.
+        call: the model it was made from; without it nothing is run, and the report says nothing
+            of errors.
+        inputs, known_passes, chip, ablation: as for :func:`lowering.report`.
 
     Raises:
         PackageError: there is no ML Program in ``package``.
         UnknownChipError: the chip is not known.
-        VerificationError, CaptureError: ``model`` is not what the package was made from.
+        VerificationError, CaptureError: ``call`` is not what the package was made from.
     """
     path = Path(package).expanduser()
     program = read_program(path)
     made = plan(program, chip=chip)
     original = accuracy = None
-    if model is not None:
+    if call is not None:
         original = Original.of(
-            model,
-            args,
-            kwargs,
+            call.model,
+            call.args,
+            call.kwargs,
             metadata=program.metadata,
             known_passes=known_passes,
-            dynamic_shapes=dynamic_shapes,
+            dynamic_shapes=call.dynamic_shapes,
         )
         original = original.with_inputs(inputs or {})
         accuracy = _accuracy(path, original, program.ops)

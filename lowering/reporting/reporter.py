@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.export import ExportedProgram
+
+from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
 from lowering.reporting.collect import collect
 from lowering.reporting.result import Report, ReportError
@@ -16,7 +20,7 @@ from passes.base import Pass
 
 def report(
     package: str | Path,
-    model: object = None,
+    model: nn.Module | ExportedProgram | None = None,
     args: object = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -57,12 +61,12 @@ def report(
         raise ReportError(
             "a report has no such format", expected=", ".join(FORMATS), found=repr(chosen)
         )
+    call = None
+    if model is not None:
+        call = ModelCall(type(model).__name__, model, args, kwargs or {}, dynamic_shapes)
     made = collect(
         package,
-        model,
-        args,
-        kwargs,
-        dynamic_shapes=dynamic_shapes,
+        call,
         inputs=inputs,
         known_passes=known_passes,
         chip=chip,

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from frontend.model_call import ModelCall
 from lowering.ablation.digest import Digester
 from lowering.ablation.engines import Engine
-from lowering.ablation.sweep import Model
 from lowering.ablation.tasks import StoredProgram, Task
 
 
@@ -31,16 +31,16 @@ class Mlp(nn.Module):
         return self.second(torch.relu(self.first(x)))
 
 
-def mlp() -> Model:
+def mlp() -> ModelCall:
     torch.manual_seed(0)
-    return Model("mlp", Mlp().eval(), (torch.randn(1, 4, 8),))
+    return ModelCall("mlp", Mlp().eval(), (torch.randn(1, 4, 8),))
 
 
-def attention_layer() -> Model:
+def attention_layer() -> ModelCall:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-    return Model("layer", model.eval(), (torch.randn(1, 6, 16),))
+    return ModelCall("layer", model.eval(), (torch.randn(1, 6, 16),))
 
 
 def source_in(folder: Path) -> StoredProgram:

@@ -11,10 +11,11 @@ from torch import nn
 
 import passes
 from frontend import capture
+from frontend.model_call import ModelCall
 from frontend.source import source_of
 from lowering import convert, verify
 from lowering.ablation.sites import MOST_GROUPS, sites_of
-from lowering.ablation.sweep import Model, Settings
+from lowering.ablation.sweep import Settings
 from lowering.ablation.tune import tune_model
 from lowering.ablation.variants import variant_with
 from passes import AtSites
@@ -126,7 +127,7 @@ def test_a_package_names_its_sites(model, tmp_path):
 
 def test_tune_tries_them(model):
     settings = Settings(deployment_target=ct.target.iOS18.name)
-    found = tune_model(Model("stages", model, (X,)), settings)
+    found = tune_model(ModelCall("stages", model, (X,)), settings)
     tried = [variant.name for variant in found.ablation.variants]
     assert any("attention at 6 x 6 tokens, 4 heads of 16=" in name for name in tried)
     assert any("linear at 16 to 48=" in name for name in tried)

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 import passes
+from frontend.model_call import ModelCall
 from lowering.ablation.cache import Cache
 from lowering.ablation.dask_cluster import DaskCluster
 from lowering.ablation.engines import InProcess
 from lowering.ablation.result import Ablation
-from lowering.ablation.sweep import Model, Settings, Sweep, ablate_models
+from lowering.ablation.sweep import Settings, Sweep, ablate_models
 from lowering.ablation.tasks import Task
 from lowering.ablation.variants import Variant, forms_of, variants_of
 from lowering.errors import CompositeError
@@ -182,14 +183,14 @@ def test_a_variant_that_fails_is_a_result():
             return self.total.add_(x) * 2
 
     # States need iOS 18.
-    with Sweep([Model("sum", Sum(), (torch.randn(1, 4),))], Settings()) as sweep:
+    with Sweep([ModelCall("sum", Sum(), (torch.randn(1, 4),))], Settings()) as sweep:
         (found,) = sweep.run([few()[:2]])
     assert all("writes buffer 'total'" in variant.failure for variant in found.variants)
     assert all(variant.figures is None for variant in found.variants)
     assert found.to_json()["variants"][0]["difference"]["M4"]["verdict"] == "unknown"
 
     newer = Settings(deployment_target="iOS18")
-    with Sweep([Model("sum", Sum(), (torch.randn(1, 4),))], newer) as sweep:
+    with Sweep([ModelCall("sum", Sum(), (torch.randn(1, 4),))], newer) as sweep:
         (found,) = sweep.run([few()[:2]])
     assert all(variant.figures.rel_l2 < 1e-2 for variant in found.variants)
 
@@ -236,4 +237,4 @@ def test_custom_operators_need_a_lowering():
             return torch.ops.ablation_test.twice(x)
 
     with pytest.raises(CompositeError, match=r"ablation_test\.twice"):
-        ablate_models([Model("net", Net(), (torch.ones(2),))])
+        ablate_models([ModelCall("net", Net(), (torch.ones(2),))])

@@ -8,9 +8,10 @@ import pytest
 from torch.export import ExportedProgram
 
 import passes
+from frontend.model_call import ModelCall
 from lowering.ablation import tune as tuning
 from lowering.ablation.result import Ablation, VariantResult
-from lowering.ablation.sweep import Model, Settings, Sweep
+from lowering.ablation.sweep import Settings, Sweep
 from lowering.ablation.tune import TuneError, tune_model
 from passes.at_sites import AtSites
 from passes.split_attention import SplitAttention
@@ -59,7 +60,7 @@ def priced(monkeypatch):
     def tuned(prices, *, sites=None, **options):
         monkeypatch.setattr(tuning, "sites_of", lambda program, pipeline: sites or {})
         Priced.prices = prices
-        model = Model("tiny", None, pipeline=passes.DEFAULT_PIPELINE)
+        model = ModelCall("tiny", None)
         return tune_model(model, Settings(deployment_target="iOS18"), **options)
 
     return tuned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import passes
+from frontend.model_call import ModelCall
 from lowering import convert, save
 from lowering.reporting import collect
 from tests.lowering.reporting.report_models import encoder
@@ -20,7 +21,7 @@ def package(tmp_path_factory):
 @pytest.fixture(scope="session")
 def report(package):
     model, args = encoder()
-    return collect(package, model, args)
+    return collect(package, ModelCall("encoder", model, args))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from frontend.errors import AnePassesError
+from frontend.model_call import ModelCall
 from lowering import convert, load, save
 from lowering.planner.mil import read_program
 from lowering.planner.placement import plan
@@ -101,7 +102,7 @@ def test_a_wrong_weight_shows_where_it_is(package):
     bad = next(point for point in points if point.rel_l2 > 0.05)
     assert ops[bad.op].facts.op_type == "conv"
     assert "layers.1.up" in str(read_program(package).sources.lookup(bad.value))
-    found = collect(package, model, args)
+    found = collect(package, ModelCall("net", model, args))
     assert any("first operator to go wrong is conv" in line for line in sentences(found))
 
 
@@ -128,13 +129,13 @@ def test_values_of_another_meaning_are_left_out(package, monkeypatch):
 
 def test_another_model_is_refused(package):
     with pytest.raises(AnePassesError):
-        collect(package, torch.nn.Linear(4, 4), (torch.randn(1, 4),))
+        collect(package, ModelCall("net", torch.nn.Linear(4, 4), (torch.randn(1, 4),)))
 
 
 def test_a_wrong_model_is_said_to_differ(package):
     torch.manual_seed(1)
     other, args = Encoder().eval(), encoder()[1]
-    found = collect(package, other, args)
+    found = collect(package, ModelCall("net", other, args))
     assert not found.accuracy.outputs.passed
     (fact,) = [fact for fact in facts(found) if fact.kind == "measured"]
     assert fact.tone == "bad" and "beyond" in fact.note
@@ -168,4 +169,5 @@ def test_sentences_say_where_and_why(report):
 
 def test_a_program_without_layers_has_no_block(tmp_path):
     path = save(convert(torch.nn.Linear(8, 4), (torch.randn(1, 8),)), tmp_path / "one.mlpackage")
-    assert collect(path, torch.nn.Linear(8, 4), (torch.randn(1, 8),)).block is None
+    call = ModelCall("net", torch.nn.Linear(8, 4), (torch.randn(1, 8),))
+    assert collect(path, call).block is None
