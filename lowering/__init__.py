@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from lowering.contract.export import export as export
     from lowering.contract.folder import open_folder as open_folder
     from lowering.contract.image import Image as Image
+    from lowering.contract.ship.checklist import ship as ship
+    from lowering.contract.ship.result import Checklist as Checklist
     from lowering.contract.tasks.classify import Classify as Classify
     from lowering.contract.tasks.detect import Detect as Detect
     from lowering.contract.tasks.embed import Embed as Embed
@@ -83,6 +85,7 @@ __all__, __getattr__, __dir__ = lazily(
         "Acceptance": "lowering.contract.contract",
         "AnePassesError": "frontend.errors",
         "CaptureError": "frontend.errors",
+        "Checklist": "lowering.contract.ship.result",
         "Classify": "lowering.contract.tasks.classify",
         "Composite": "lowering.conversion.composites",
         "CompositeError": "lowering.errors",
@@ -141,6 +144,7 @@ __all__, __getattr__, __dir__ = lazily(
         "probe": "lowering.verification",
         "report": "lowering.reporting.reporter",
         "save": "lowering.package.saving",
+        "ship": "lowering.contract.ship.checklist",
         "tune": "lowering.ablation.verbs",
         "verify": "lowering.contract.verbs",
     },

@@ -43,6 +43,7 @@ Examples:
   ane-passes check model.py:tiny
   ane-passes check model.py:tiny --fail-on off-ane    # a gate for CI
   ane-passes check model.pt2 --json
+  ane-passes check vit/ --ship --pictures cat.png --swift Vit.swift
 
 Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs attention.
 """
@@ -61,6 +62,28 @@ Exit codes: 0 nothing as bad as --fail-on, 1 something is, 2 the call needs atte
 @deployment_target_option()
 @click.option("--chip", default="M4", show_default=True, help="Chip to predict placement for.")
 @click.option("--quick", is_flag=True, help="Do not lower the program for trial.")
+@click.option(
+    "--ship",
+    is_flag=True,
+    help="The checklist before a folder of `ane-passes export` is shipped.",
+)
+@click.option("--package", type=click.Path(path_type=Path), help="Of --ship: the package.")
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="Of --ship: pictures to verify on.",
+)
+@click.option(
+    "--planned",
+    type=click.Path(path_type=Path, exists=True),
+    help="Of --ship: the compute plan that Core ML wrote on a Mac.",
+)
+@click.option(
+    "--swift",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Of --ship: write a Swift file there that loads the package.",
+)
 @pipeline_option
 @with_pass_option
 @composites_option
@@ -73,12 +96,22 @@ def check(
     deployment_target: str,
     chip: str,
     quick: bool,
+    ship: bool,
+    package: Path | None,
+    pictures: tuple[Path, ...],
+    planned: Path | None,
+    swift: Path | None,
     pipeline: Path | None,
     own_passes: tuple[str, ...],
     composites: str | None,
     as_json: bool,
 ) -> None:
     """See ``HELP``."""
+    if ship:
+        _ship(model_spec, trust, package, pictures, chip, planned, swift, as_json)
+        return
+    if package or pictures or planned or swift:
+        raise click.UsageError("--package, --pictures, --planned and --swift are of --ship.")
     with step("Loading the model"):
         lowerings = () if composites is None else load_composites(composites)
         loaded = load_model_call(model_spec, trust)
@@ -108,4 +141,34 @@ def check(
         for part in preflight_text(found):
             console.print(part)
     if found.at_least(Severity[fail_on.upper().replace("-", "_")]):
+        sys.exit(EXIT_CHECK_FAILED)
+
+
+def _ship(
+    model_spec: str,
+    trust: bool,
+    package: Path | None,
+    pictures: tuple[Path, ...],
+    chip: str,
+    planned: Path | None,
+    swift: Path | None,
+    as_json: bool,
+) -> None:
+    with step("Going through the checklist"):
+        from lowering.contract.ship.checklist import ship as go_through
+
+        found = go_through(
+            model_spec, package=package, pictures=pictures, chip=chip, planned=planned, trust=trust
+        )
+    if swift is not None and not any(row.name == "folder" for row in found.of("fail")):
+        from lowering.contract.folder import open_folder
+        from lowering.contract.swift import swift_text
+        from lowering.support.text_file import write_text
+
+        write_text(swift_text(open_folder(model_spec, trust=trust).contract), swift)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        stdout_console().print(found)
+    if not found:
         sys.exit(EXIT_CHECK_FAILED)

@@ -1,0 +1,1 @@
+"""The checklists before a model is shipped, looked at one by one."""

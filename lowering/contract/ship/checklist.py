@@ -1,0 +1,100 @@
+"""``lowering.ship``: every line of the checklist on a folder and its package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from frontend.errors import AnePassesError
+from lowering.contract.folder import open_folder
+from lowering.contract.pictures import Picture
+from lowering.contract.ship import device, rows
+from lowering.contract.ship.result import Checklist, Row
+from lowering.contract.ship.subject import Subject
+
+# Each line, and those that must not have failed for it to mean anything.
+_LINES: tuple[tuple[Callable[[Subject], Row], tuple[str, ...]], ...] = (
+    (rows.inference_mode, ()),
+    (rows.pure, ("inference mode",)),
+    (rows.varied, ("pure forward",)),
+    (rows.contract_digest, ()),
+    (rows.sizes, ()),
+    (rows.states, ()),
+    (rows.precision, ()),
+    (rows.labels, ("contract",)),
+    (rows.finite, ()),
+    (rows.preprocessing, ("pure forward", "finite", "contract")),
+    (rows.accuracy, ("pure forward", "finite", "contract", "preprocessing")),
+    (rows.metric, ("pure forward", "finite", "contract", "preprocessing", "accuracy")),
+    (rows.compression, ()),
+    (rows.size, ("precision",)),
+    (rows.placement, ("precision",)),
+    (rows.fallback, ("precision",)),
+    (device.compute_plan, ()),
+    (device.latency, ()),
+    (device.instruments, ()),
+    (device.power, ()),
+    (device.memory, ()),
+    (device.breakpoints, ()),
+)
+
+
+def ship(
+    folder: str | os.PathLike[str],
+    *,
+    package: str | os.PathLike[str] | None = None,
+    pictures: Sequence[Picture] = (),
+    chip: str = "M4",
+    planned: str | os.PathLike[str] | None = None,
+    trust: bool = False,
+) -> Checklist:
+    """Go through the checklist before a model is shipped.
+
+    Args:
+        folder: what :func:`lowering.export` wrote.
+        package: its package; by default NAME.mlpackage beside the folder, else one is converted.
+        pictures: to verify on, beside our own.
+        chip: to predict placement for.
+        planned: the compute plan that Core ML wrote on a Mac.
+        trust: run the code that the program's file asks for.
+
+    Returns:
+        A line for each thing, with pass, fail or skip, evidence, and for a skip the command.
+    """
+    label = Path(folder).name
+    try:
+        opened = open_folder(folder, trust=trust)
+    except AnePassesError as error:
+        command = f"ane-passes export MODEL -o {folder}"
+        broken = Row("folder", "fail", str(error), command)
+        left = [_name(line) for line, _ in _LINES]
+        skipped = (Row(name, "skip", "the folder cannot be read", command) for name in left)
+        return Checklist(label, (broken, *skipped))
+    subject = Subject(
+        opened,
+        None if package is None else Path(package),
+        pictures,
+        chip,
+        None if planned is None else Path(planned),
+    )
+    found = [Row("folder", "pass", "contract and program fit")]
+    for line, needs in _LINES:
+        failed = [row.name for row in found if row.status == "fail" and row.name in needs]
+        name = _name(line)
+        if failed:
+            command = f"ane-passes check {folder} --ship, when {failed[0]} passes"
+            found.append(Row(name, "skip", f"rests on {failed[0]}, which fails", command))
+            continue
+        try:
+            found.append(line(subject))
+        except AnePassesError as error:
+            found.append(Row(name, "fail", str(error), "see the message"))
+    return Checklist(opened.contract.name, tuple(found))
+
+
+def _name(line: Callable[[Subject], Row]) -> str:
+    """The name that the line's row has."""
+    return {"pure": "pure forward", "varied": "varied inputs", "contract_digest": "contract"}.get(
+        line.__name__, line.__name__.replace("_", " ")
+    )
