@@ -11,10 +11,10 @@ from lowering.contract.folder import open_folder
 from lowering.contract.pictures import Picture
 from lowering.contract.ship import device, rows
 from lowering.contract.ship.result import Checklist, Row
-from lowering.contract.ship.subject import Subject
+from lowering.contract.ship.looked_at import Shipped
 
 # Each line, and those that must not have failed for it to mean anything.
-_LINES: tuple[tuple[Callable[[Subject], Row], tuple[str, ...]], ...] = (
+_LINES: tuple[tuple[Callable[[Shipped], Row], tuple[str, ...]], ...] = (
     (rows.inference_mode, ()),
     (rows.pure, ("inference mode",)),
     (rows.varied, ("pure forward",)),
@@ -71,7 +71,7 @@ def ship(
         left = [_name(line) for line, _ in _LINES]
         skipped = (Row(name, "skip", "the folder cannot be read", command) for name in left)
         return Checklist(label, (broken, *skipped))
-    subject = Subject(
+    subject = Shipped(
         opened,
         None if package is None else Path(package),
         pictures,
@@ -93,7 +93,7 @@ def ship(
     return Checklist(opened.contract.name, tuple(found))
 
 
-def _name(line: Callable[[Subject], Row]) -> str:
+def _name(line: Callable[[Shipped], Row]) -> str:
     """The name that the line's row has."""
     return {"pure": "pure forward", "varied": "varied inputs", "contract_digest": "contract"}.get(
         line.__name__, line.__name__.replace("_", " ")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from lowering.contract.ship.result import Row
-from lowering.contract.ship.subject import Subject
+from lowering.contract.ship.looked_at import Shipped
 from lowering.planner.planned import compare, read_compute_plan
 
 # Where Core ML's own plan and the prediction part on more operators than this, the latter is wrong.
 _ALIKE = 0.8
 
 
-def compute_plan(subject: Subject) -> Row:
+def compute_plan(subject: Shipped) -> Row:
     """Where Core ML itself would run each operator."""
     package = subject.package_word
     command = (
@@ -27,7 +27,7 @@ def compute_plan(subject: Subject) -> Row:
     return Row("compute plan", "pass" if alike >= _ALIKE else "fail", text, command)
 
 
-def latency(subject: Subject) -> Row:
+def latency(subject: Shipped) -> Row:
     """Time of a call."""
     predicted = subject.plan.latency_ms
     known = subject.plan.latency_note if predicted is None else f"predicted {predicted}"
@@ -39,7 +39,7 @@ def latency(subject: Subject) -> Row:
     )
 
 
-def instruments(subject: Subject) -> Row:
+def instruments(subject: Shipped) -> Row:
     """That the Neural Engine is really used."""
     return Row(
         "instruments",
@@ -50,7 +50,7 @@ def instruments(subject: Subject) -> Row:
     )
 
 
-def power(subject: Subject) -> Row:
+def power(subject: Shipped) -> Row:
     """Power that the Neural Engine draws while the model runs."""
     return Row(
         "power",
@@ -60,7 +60,7 @@ def power(subject: Subject) -> Row:
     )
 
 
-def breakpoints(subject: Subject) -> Row:
+def breakpoints(subject: Shipped) -> Row:
     """That the process loads the Neural Engine's framework and evaluates on it."""
     return Row(
         "breakpoints",
@@ -70,7 +70,7 @@ def breakpoints(subject: Subject) -> Row:
     )
 
 
-def memory(subject: Subject) -> Row:
+def memory(subject: Shipped) -> Row:
     """Memory of the process at its peak."""
     return Row(
         "memory",

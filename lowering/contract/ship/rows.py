@@ -6,7 +6,7 @@ import torch
 
 from lowering.contract.converting import digest_in
 from lowering.contract.ship.result import Row
-from lowering.contract.ship.subject import Subject
+from lowering.contract.ship.looked_at import Shipped
 
 # Kinds of package values that hold weights in fewer bits.
 _COMPRESSED = "constexpr_"
@@ -19,7 +19,7 @@ _BESIDE_WEIGHTS = 4_000_000
 _BYTES = {"float16": 2, "float32": 4}
 
 
-def inference_mode(subject: Subject) -> Row:
+def inference_mode(subject: Shipped) -> Row:
     """No operator of the program behaves as in training."""
     found = []
     for node in subject.folder.program.graph.nodes:
@@ -34,7 +34,7 @@ def inference_mode(subject: Subject) -> Row:
     return Row("inference mode", "pass", "no operator is in training mode")
 
 
-def pure(subject: Subject) -> Row:
+def pure(subject: Shipped) -> Row:
     """The same input gives the same output."""
     for once, again in subject.results:
         for name, value in once.items():
@@ -48,7 +48,7 @@ def pure(subject: Subject) -> Row:
     return Row("pure forward", "pass", f"{len(subject.results)} inputs, each called twice")
 
 
-def varied(subject: Subject) -> Row:
+def varied(subject: Shipped) -> Row:
     """Other inputs give other outputs."""
     first, *others = (once for once, _ in subject.results)
     for other in others:
@@ -62,7 +62,7 @@ def varied(subject: Subject) -> Row:
     )
 
 
-def contract_digest(subject: Subject) -> Row:
+def contract_digest(subject: Shipped) -> Row:
     """The package was made from this contract."""
     digest = digest_in(subject.model.metadata)
     if digest is None:
@@ -72,7 +72,7 @@ def contract_digest(subject: Subject) -> Row:
     return Row("contract", "pass", f"sha256 {digest[:12]} in the package")
 
 
-def preprocessing(subject: Subject) -> Row:
+def preprocessing(subject: Shipped) -> Row:
     """Raw pictures become the numbers that the model was trained on."""
     if not subject.contract.images:
         return Row("preprocessing", "pass", "the model takes no pictures")
@@ -97,7 +97,7 @@ def preprocessing(subject: Subject) -> Row:
     return Row("preprocessing", "pass", f"first product within {worst:.1e}, on {names}")
 
 
-def finite(subject: Subject) -> Row:
+def finite(subject: Shipped) -> Row:
     """No number is NaN, infinite or beyond float16."""
     for item in subject.watched.origins:
         text = f"{item.problem} in {item.count} elements of {item.value} ({item.type})"
@@ -105,7 +105,7 @@ def finite(subject: Subject) -> Row:
     return Row("finite", "pass", f"{len(subject.calls) - 1} inputs, black and white among them")
 
 
-def accuracy(subject: Subject) -> Row:
+def accuracy(subject: Shipped) -> Row:
     """Outputs are as near to the model's as half precision allows."""
     outputs = [o for o in subject.verification.outputs if not o.name.startswith("picture ")]
     wrong = [item for item in outputs if not item.passed]
@@ -119,7 +119,7 @@ def accuracy(subject: Subject) -> Row:
     return Row("accuracy", "pass", f"{len(outputs)} outputs within {worst:.1e}")
 
 
-def metric(subject: Subject) -> Row:
+def metric(subject: Shipped) -> Row:
     """The task's own measure is reached."""
     agreed = subject.verification.agreement
     if agreed is None:
@@ -135,7 +135,7 @@ def metric(subject: Subject) -> Row:
     return Row("metric", "pass" if agreed.passed else "fail", text, command)
 
 
-def sizes(subject: Subject) -> Row:
+def sizes(subject: Shipped) -> Row:
     """Every size is fixed or one of a list, which the Neural Engine needs."""
     open_ended = [
         name
@@ -149,7 +149,7 @@ def sizes(subject: Subject) -> Row:
     return Row("sizes", "pass", f"fixed: {listed}")
 
 
-def states(subject: Subject) -> Row:
+def states(subject: Shipped) -> Row:
     """Buffers that the model writes are states of the package."""
     wanted, kept = len(subject.contract.states), len(list(subject.model.make_state()))
     if wanted and not kept:
@@ -157,7 +157,7 @@ def states(subject: Subject) -> Row:
     return Row("states", "pass", f"{kept} states" if kept else "none is written")
 
 
-def precision(subject: Subject) -> Row:
+def precision(subject: Shipped) -> Row:
     """Arithmetic is float16, which is all that the Neural Engine has."""
     floats = [
         value.dtype.name
@@ -172,7 +172,7 @@ def precision(subject: Subject) -> Row:
     return Row("precision", "pass", f"{len(floats) - wide} of {len(floats)} values are float16")
 
 
-def compression(subject: Subject) -> Row:
+def compression(subject: Shipped) -> Row:
     """Whether weights are stored in fewer bits."""
     kinds = sorted({op.type for op in subject.model.ops if op.type.startswith(_COMPRESSED)})
     if kinds:
@@ -185,7 +185,7 @@ def compression(subject: Subject) -> Row:
     )
 
 
-def placement(subject: Subject) -> Row:
+def placement(subject: Shipped) -> Row:
     """Operators are such that the Neural Engine has; *predicted*."""
     made = subject.plan
     total = sum(op.chosen_ms for op in made.ops)
@@ -203,7 +203,7 @@ def placement(subject: Subject) -> Row:
     return Row("placement", "pass", text)
 
 
-def fallback(subject: Subject) -> Row:
+def fallback(subject: Shipped) -> Row:
     """How often the program would change the device; *predicted*."""
     made = subject.plan
     cpu = sum(op.device == "cpu" for op in made.ops)
@@ -212,7 +212,7 @@ def fallback(subject: Subject) -> Row:
     )
 
 
-def size(subject: Subject) -> Row:
+def size(subject: Shipped) -> Row:
     """The package holds the weights once."""
     weights = sum(tensor.numel() for tensor in subject.folder.program.state_dict.values())
     allowed = weights * _BYTES[subject.contract.precision] * 1.25 + _BESIDE_WEIGHTS
@@ -226,7 +226,7 @@ def size(subject: Subject) -> Row:
     return Row("size", "pass", text)
 
 
-def labels(subject: Subject) -> Row:
+def labels(subject: Shipped) -> Row:
     """The package names the classes as the contract does."""
     task = subject.contract.task
     wanted = getattr(task, "labels", None)
@@ -242,5 +242,5 @@ def labels(subject: Subject) -> Row:
     return Row("labels", "pass", f"{len(found)}, in the contract's order")
 
 
-def _again(subject: Subject) -> str:
+def _again(subject: Shipped) -> str:
     return f"ane-passes convert {subject.folder.path} -o {subject.package_word}"

@@ -25,7 +25,7 @@ from lowering.reference.watch import Watch
 from lowering.verification.result import Verification
 
 
-class Subject:
+class Shipped:
     """A folder with its package.
 
     Args:
