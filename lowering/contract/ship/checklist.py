@@ -10,8 +10,8 @@ from frontend.errors import AnePassesError
 from lowering.contract.folder import open_folder
 from lowering.contract.pictures import Picture
 from lowering.contract.ship import device, rows
-from lowering.contract.ship.result import Checklist, Row
 from lowering.contract.ship.looked_at import Shipped
+from lowering.contract.ship.result import Checklist, Row
 
 # Each line, and those that must not have failed for it to mean anything.
 _LINES: tuple[tuple[Callable[[Shipped], Row], tuple[str, ...]], ...] = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lowering.contract.ship.result import Row
 from lowering.contract.ship.looked_at import Shipped
+from lowering.contract.ship.result import Row
 from lowering.planner.planned import compare, read_compute_plan
 
 # Where Core ML's own plan and the prediction part on more operators than this, the latter is wrong.

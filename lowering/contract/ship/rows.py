@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from lowering.contract.converting import digest_in
-from lowering.contract.ship.result import Row
 from lowering.contract.ship.looked_at import Shipped
+from lowering.contract.ship.result import Row
 
 # Kinds of package values that hold weights in fewer bits.
 _COMPRESSED = "constexpr_"
