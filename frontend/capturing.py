@@ -29,6 +29,7 @@ from frontend.example_inputs import infer_inputs
 from frontend.export_errors import decomposed, explain_export_error
 from frontend.heap import settled_heap
 from frontend.held_tensors import HeldTensors, adopt, written_constants
+from frontend.keras_models import for_inference
 from frontend.late_code import late_code
 from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
@@ -176,10 +177,10 @@ def call_arguments(
 
 
 def _original(model: nn.Module) -> nn.Module:
-    """The module behind ``torch.compile``, which would take its time for every shape."""
+    """The module behind ``torch.compile``, which takes its time for every shape, for inference."""
     while isinstance(model, OptimizedModule):
         model = model._orig_mod
-    return model
+    return for_inference(model)
 
 
 def _traceable(

@@ -178,6 +178,8 @@ def _image(loaded: ModelCall, name: str, given: dict[str, object]) -> Image:
     chosen: dict[str, Any] = dict(given)
     antialias = not chosen.pop("no_antialias", False)
     channels, *size = fitting[0][1:]
+    if channels not in (1, 3) and size[1] in (1, 3):
+        size, channels = [channels, size[0]], size[1]  # as Keras has them
     if "layout" not in chosen and channels == 1:
         chosen["layout"] = "GRAY"
     return Image(size=tuple(size), antialias=antialias, **chosen)

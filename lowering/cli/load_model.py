@@ -32,6 +32,7 @@ MODEL names a function that returns the model and what to call it with, or a sav
   mypackage.models:tiny    function in a module on the Python path (or in this folder)
   model.py:tiny            function in a file
   model.pt2                what torch.export.save wrote
+  model.keras, model.h5    what Keras' model.save wrote (Keras 3, on torch)
   folder                   what `ane-passes export` wrote
 
 A function is code: its module is imported and run. A .pt2 file is read and runs nothing; one that
@@ -52,6 +53,8 @@ trust_option = click.option(
     help="Run the code that a .pt2 MODEL asks for. For files of your own only.",
 )
 
+# Files of Keras, which is imported where one is named.
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 _FORMS = "module:function, path/to/file.py:function or program.pt2"
 _RETURNS = "(model, example_inputs), (model, args, kwargs[, dynamic_shapes]) or a model"
 
@@ -71,6 +74,11 @@ def load_model_call(text: str, trust: bool = False) -> ModelCall:
         from frontend.program_file import load_program
 
         return ModelCall(PurePath(text).stem, load_program(text, trust=trust))
+    if text.endswith(KERAS_SUFFIXES):
+        from frontend.keras_models import load_keras
+
+        model, example = load_keras(text, trust=trust)
+        return ModelCall(PurePath(text).stem, model, None, example)
     if is_folder(text):
         from lowering.contract.folder import open_folder
 

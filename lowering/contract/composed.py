@@ -39,6 +39,7 @@ class Composed(nn.Module):
         self._inputs = _inputs(program)
         self._outputs = output_names(program)
         self._task: OutputTask | None = contract.task
+        self._last = {entry.name for entry in contract.inputs if entry.channels_last}
         for name, image in contract.images.items():
             self.register_buffer(_factor(name), _factors(image), persistent=False)
         self.eval()
@@ -50,11 +51,14 @@ class Composed(nn.Module):
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """The package's outputs."""
-        values = []
+        values: list[object] = []
         for name, constant in self._inputs:
-            value = constant.value if constant is not None else inputs[name]
-            factors = getattr(self, _factor(name), None)
-            values.append(value if factors is None else value * factors)
+            if constant is not None:
+                values.append(constant.value)
+                continue
+            value, factors = inputs[name], getattr(self, _factor(name), None)
+            value = value if factors is None else value * factors
+            values.append(value.permute(0, 2, 3, 1) if name in self._last else value)
         # Run node by node, each new node keeps the user's line and module.
         with fx.traceback.preserve_node_meta():
             results = fx.Interpreter(self.model).run(*values, enable_io_processing=False)
@@ -77,6 +81,7 @@ class PlainTruth(nn.Module):
         self._inputs = _inputs(program)
         self._outputs = output_names(program)
         self._images = contract.images
+        self._last = {entry.name for entry in contract.inputs if entry.channels_last}
         self._task: OutputTask | None = contract.task
         # Its type says in which precision this copy runs.
         self.register_buffer("_precision", torch.zeros(()))
@@ -85,7 +90,7 @@ class PlainTruth(nn.Module):
     def __deepcopy__(self, memo: dict[int, object]) -> PlainTruth:
         copied = PlainTruth.__new__(PlainTruth)
         nn.Module.__init__(copied)
-        for name in ("_held", "_inputs", "_outputs", "_images", "_task", "training"):
+        for name in ("_held", "_inputs", "_outputs", "_images", "_last", "_task", "training"):
             object.__setattr__(copied, name, getattr(self, name))
         copied.register_buffer("_precision", self._precision.clone())
         return copied
@@ -101,6 +106,7 @@ class PlainTruth(nn.Module):
             value = inputs[name]
             if name in self._images:
                 value = normalised(self._images[name], pixels_in(self._images[name], value))
+                value = value.permute(0, 2, 3, 1) if name in self._last else value
             leaves.append(value.to(kind) if value.is_floating_point() else value)
         (program,) = self._held
         results = fx_values.run(program, leaves, weights=_in(kind))

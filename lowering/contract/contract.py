@@ -49,6 +49,19 @@ class InputSpec:
     image: Image | None = None
     range: tuple[float, float] | None = None
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether the model takes a picture as (1, height, width, channels), as Keras does."""
+        if self.image is None:
+            return False
+        batch, channels, height, width = self.image.shape
+        return self.shape != self.image.shape and self.shape == (batch, height, width, channels)
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether its picture has the model's shape."""
+        return self.image is None or self.channels_last or self.shape == self.image.shape
+
 
 @dataclass(frozen=True)
 class OutputSpec:

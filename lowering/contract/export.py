@@ -91,7 +91,7 @@ def export(
         image = images.get(entry.name)
         if image is None:
             continue
-        if image.shape != entry.shape:
+        if not replace(entry, image=image).takes_image:
             problems.append(
                 f"inputs.{entry.name}: a picture makes {list(image.shape)}, and the model takes "
                 f"{list(entry.shape)}"

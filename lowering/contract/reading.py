@@ -140,7 +140,8 @@ class _Reader:
         image = None
         if raw.get("image") is not None:
             image = self._image(raw["image"], f"{at}.image")
-            if image is not None and shape != image.shape:
+            fits = InputSpec("", shape, "", image).takes_image
+            if image is not None and not fits:
                 self._note(f"{at}.image", f"makes {list(image.shape)} of a picture, not the shape")
         return InputSpec(
             self._text(raw["name"], f"{at}.name"),

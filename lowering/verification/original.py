@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from frontend.capturing import capture
 from frontend.errors import AnePassesError
+from frontend.keras_models import for_inference
 from frontend.legalize import to_cpu_float32
 from frontend.structure import flatten
 from lowering.conversion.metadata import PIPELINE_KEY
@@ -102,6 +103,8 @@ class Original:
         if isinstance(optimized, ExportedProgram):
             program = to_cpu_float32(optimized)
             return cls(program, None, None, (), _leaves(program, inputs, kwargs))
+        if isinstance(against, nn.Module):
+            against = for_inference(against)
         captured = capture(against, inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
         steps = passes_of(pipeline, metadata, known_passes)
         program, reports = run_passes(captured, steps) if steps else (captured, ())

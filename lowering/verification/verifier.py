@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from frontend.keras_models import for_inference
 from lowering.conversion.metadata import stored_in
 from lowering.reference import LoadedModel, ModelLike, Precision, load
 from lowering.verification import package_values
@@ -83,6 +84,8 @@ def verify(
     precision = Precision.of(precision)
     model = load(package, precision=precision)
     thresholds = thresholds or Thresholds()
+    if isinstance(against, nn.Module):
+        against = for_inference(against)
     module = None if isinstance(against, OptimizedModel) else against
     if isinstance(module, nn.Module) and steps == 1 and metric is None:
         passes_of(pipeline, model.metadata, known_passes)
