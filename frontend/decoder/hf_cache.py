@@ -19,6 +19,7 @@ def step_cache(
     places: Places,
     lengths: Sequence[int],
     carried: Mapping[tuple[int, str, int], Tensor],
+    crossed: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> object:
     """A ``transformers.Cache`` for one step.
 
@@ -28,6 +29,7 @@ def step_cache(
         places: where the step's tokens go.
         lengths: tokens that each attention layer has room for, in order.
         carried: (layer, kind, index) to the state that a recurrent layer continues from.
+        crossed: keys and values of what an encoder said, for each layer.
     """
     known = _classes()
     attention = 0
@@ -40,13 +42,26 @@ def step_cache(
             attention += 1
         states = {key[1:]: state for key, state in carried.items() if key[0] == index}
         made.append(known.make(slot, window, states))
-    return known.Cache(made)
+    cache = known.Cache(made)
+    return known.with_encoded(cache, crossed) if crossed else cache
+
+
+def cache_to_encode() -> Any:
+    """A cache that keeps what a model's encoder says; see ``crossed_in``."""
+    known = _classes()
+    return known.EncoderDecoder(known.Dynamic(), known.Dynamic())
+
+
+def crossed_in(cache: Any) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values for the cross-attention of each layer."""
+    return [(layer.keys, layer.values) for layer in cache.cross_attention_cache.layers]
 
 
 def carried_by(cache: Any) -> dict[tuple[int, str, int], Tensor]:
     """What the recurrent layers of a ``step_cache`` carry on after the step."""
     found = {}
-    for index, layer in enumerate(cache.layers):
+    own = getattr(cache, "self_attention_cache", cache)
+    for index, layer in enumerate(own.layers):
         for kind in ("conv_states", "recurrent_states"):
             for at, state in (getattr(layer, kind, None) or {}).items():
                 if state is not None:
@@ -127,6 +142,32 @@ class _Known:
                 cache_utils.CacheLayerMixin.__init__(self)
                 cache_utils.LinearAttentionLayer.__init__(self, number_of_states)
 
+        class Crossing(cache_utils.CacheLayerMixin):
+            """Keys and values of what the encoder said; nothing is added to them."""
+
+            is_compileable = True
+            is_sliding = False
+
+            def hold(self, keys: Tensor, values: Tensor) -> None:
+                self.keys, self.values = keys, values
+                self.is_initialized = True
+
+            def lazy_initialization(self, *args: object, **kwargs: object) -> None:
+                """Nothing to do: they are there from the start."""
+
+            def update(self, key_states: Tensor, value_states: Tensor, *_: object) -> Any:
+                raise RuntimeError("the model computes keys of the source again")
+
+            def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+                return self.get_seq_length(), 0
+
+            def get_seq_length(self) -> int:
+                length: int = self.keys.shape[2]
+                return length
+
+            def get_max_length(self) -> int:
+                return self.get_seq_length()
+
         class StepCache(cache_utils.Cache):
             """The cache of one step."""
 
@@ -134,6 +175,11 @@ class _Known:
                 super().__init__(layers=layers)
 
         self.Cache = StepCache
+        self.EncoderDecoder, self.Dynamic = (
+            cache_utils.EncoderDecoderCache,
+            cache_utils.DynamicCache,
+        )
+        self._Crossing = Crossing
         self._kinds = (Attending, Carrying, Both, cache_utils.DummyLayer)
 
     def make(
@@ -150,6 +196,15 @@ class _Known:
         if states:
             layer.carry(states)
         return layer
+
+    def with_encoded(self, cache: Any, crossed: Sequence[tuple[Tensor, Tensor]]) -> object:
+        """``cache`` for self-attention beside what the encoder said."""
+        layers = []
+        for keys, values in crossed:
+            layer = self._Crossing()
+            layer.hold(keys, values)
+            layers.append(layer)
+        return self.EncoderDecoder(cache, self.Cache(layers))
 
 
 @functools.cache

@@ -55,12 +55,12 @@ def pack(extents: Sequence[Extent]) -> Packing:
     """
     first = extents[0]
     if all(extent == first for extent in extents):
-        shape = (len(extents), first.heads, first.length, first.width)
+        shape = (len(extents), first.heads, aligned(first.length), first.width)
         return Packing(shape, tuple(CacheSlot(row, 0, first) for row in range(len(extents))))
     slots, offset = [], 0
     for extent in extents:
         slots.append(CacheSlot(0, offset, extent))
-        offset += extent.length
+        offset += aligned(extent.length)
     heads = max(extent.heads for extent in extents)
     width = max(extent.width for extent in extents)
     return Packing((1, heads, offset, width), tuple(slots))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from frontend.decoder.source import EncoderInput, source_of
 from frontend.errors import CaptureError
 from frontend.surroundings import inference_mode
 
@@ -44,11 +45,13 @@ class Layer:
         attention: keys and values, ``None`` for a layer without.
         convolution, recurrence: by index, the shapes (batch first) of what a recurrent layer
             carries on.
+        cross: keys and values of what the encoder said.
     """
 
     attention: Attention | None = None
     convolution: Mapping[int, tuple[int, ...]] | None = None
     recurrence: Mapping[int, tuple[int, ...]] | None = None
+    cross: Attention | None = None
 
     @property
     def is_recurrent(self) -> bool:
@@ -66,6 +69,7 @@ class Decoder:
         vocabulary: how many token ids it knows.
         positions: how many positions it was made for, ``None`` where it does not say.
         layers: what each layer keeps.
+        source: what its encoder reads, ``None`` for a decoder alone.
     """
 
     cache_name: str
@@ -73,6 +77,11 @@ class Decoder:
     vocabulary: int
     positions: int | None
     layers: tuple[Layer, ...]
+    source: EncoderInput | None = None
+
+    def named(self, name: str) -> str:
+        """How the model calls ``name`` of the decoder: those of an encoder stand beside it."""
+        return name if self.source is None else f"decoder_{name}"
 
     @property
     def is_recurrent(self) -> bool:
@@ -86,15 +95,20 @@ class Decoder:
         return tuple(sorted(window for window in found if window is not None))
 
 
-def probe(model: nn.Module) -> Decoder:
+def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder:
     """Calls ``model`` on a few tokens and looks at the cache that it returns.
+
+    Args:
+        model: a causal decoder, or an encoder and a decoder.
+        source: of an encoder, how many tokens it reads, or an example of its input.
 
     Raises:
         CaptureError: the model is no decoder with a cache, or keeps something that is not known.
     """
     takes = frozenset(inspect.signature(model.forward).parameters)
     name = next((n for n in _CACHE_NAMES if n in takes), None)
-    if name is None or "input_ids" not in takes:
+    encodes = "decoder_input_ids" in takes
+    if name is None or not (encodes or "input_ids" in takes):
         raise CaptureError(
             "the model is no decoder that can be exported for generation",
             expected="forward(input_ids, cache or past_key_values, ...), as in transformers' "
@@ -104,15 +118,17 @@ def probe(model: nn.Module) -> Decoder:
         )
     vocabulary = _vocabulary(model)
     ids = torch.arange(_PROBED_TOKENS).remainder(vocabulary).unsqueeze(0)
+    read = source_of(model, source) if encodes else None
+    inputs = {"input_ids": ids} if read is None else {**read.inputs(), "decoder_input_ids": ids}
     with inference_mode(model), torch.no_grad():
         try:
-            result = model(input_ids=ids, use_cache=True)
+            result = model(**inputs, use_cache=True)
         except MODEL_ERRORS as error:
             raise CaptureError(
-                "the model cannot be called on token ids alone",
+                f"the model cannot be called on {' and '.join(inputs)} alone",
                 op=type(model).__name__,
                 found=f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}",
-                hint="check that model(input_ids, use_cache=True) runs",
+                hint=f"check that model({', '.join(inputs)}, use_cache=True) runs",
             ) from error
     if logits_in(result) is None:
         raise CaptureError(
@@ -130,8 +146,16 @@ def probe(model: nn.Module) -> Decoder:
             found="an encoder, or a decoder whose config says is_decoder=False",
             hint="export it as it is with optimize_for_ane and convert",
         )
-    layers = tuple(_layer(index, layer) for index, layer in enumerate(cache.layers))
-    return Decoder(name, takes, vocabulary, _positions(model), layers)
+    own = cache if read is None else cache.self_attention_cache
+    layers = tuple(_layer(index, layer) for index, layer in enumerate(own.layers))
+    if read is not None:
+        crossed = [_layer(i, layer) for i, layer in enumerate(cache.cross_attention_cache.layers)]
+        layers = tuple(
+            replace(layer, cross=other.attention)
+            for layer, other in zip(layers, crossed, strict=True)
+        )
+        read = replace(read, length=cache.cross_attention_cache.layers[0].keys.shape[2])
+    return Decoder(name, takes, vocabulary, _positions(model), layers, read)
 
 
 def logits_of(result: Any) -> torch.Tensor:
@@ -150,7 +174,8 @@ def logits_in(result: object) -> torch.Tensor | None:
 def _cache_in(result: object) -> Any:
     for name in _CACHE_NAMES:
         found = getattr(result, name, None)
-        if found is not None and hasattr(found, "layers") and len(found.layers):
+        layers = getattr(getattr(found, "self_attention_cache", found), "layers", ())
+        if len(layers):
             return found
     return None
 
@@ -170,8 +195,11 @@ def _vocabulary(model: nn.Module) -> int:
 
 def _positions(model: nn.Module) -> int | None:
     config = getattr(model, "config", None)
-    found = getattr(config, "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+    for name in ("max_target_positions", "max_position_embeddings"):
+        found = getattr(config, name, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    return None
 
 
 def _layer(index: int, layer: object) -> Layer:

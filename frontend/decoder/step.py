@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frontend.decoder.hf_cache import carried_by, step_cache
 from frontend.decoder.packing import Extent, Packing, aligned, pack
 from frontend.decoder.probing import Decoder, logits_of
+from frontend.decoder.source import LENGTH
 from frontend.decoder.store import PackedStore, Places, Write
 from frontend.ops import slice_update
 
@@ -53,6 +54,7 @@ class Rooms:
         keys, values: the packed tensors; ``None`` without attention.
         carried: name of a packed state to the recurrent states in its rows.
         shapes: shape of every packed tensor, by name.
+        crossed: how many of the last slots of keys and values are for what an encoder said.
     """
 
     context: int
@@ -62,6 +64,7 @@ class Rooms:
     values: Packing | None
     carried: Mapping[str, tuple[Key, ...]]
     shapes: Mapping[str, tuple[int, ...]]
+    crossed: int = 0
 
     def limited(self, context: int) -> Rooms:
         """The same tensors for steps that see ``context`` tokens: the rows behind are left out."""
@@ -70,11 +73,12 @@ class Rooms:
         def cut(packing: Packing | None) -> Packing | None:
             if packing is None:
                 return None
-            slots = (
+            own = len(packing.slots) - self.crossed
+            slots = [
                 replace(slot, extent=replace(slot.extent, length=min(slot.extent.length, seen)))
-                for slot in packing.slots
-            )
-            return replace(packing, slots=tuple(slots))
+                for slot in packing.slots[:own]
+            ]
+            return replace(packing, slots=(*slots, *packing.slots[own:]))
 
         return replace(
             self,
@@ -112,13 +116,27 @@ def rooms(decoder: Decoder, context: int, most_tokens: int, *, ring: bool = True
         lengths.append(length)
         key_extents.append(Extent(attention.heads, length, attention.key_width))
         value_extents.append(Extent(attention.heads, length, attention.value_width))
+    crosses = [layer.cross for layer in decoder.layers if layer.cross is not None]
+    if decoder.source is not None:
+        for cross in crosses:
+            key_extents.append(Extent(cross.heads, decoder.source.length, cross.key_width))
+            value_extents.append(Extent(cross.heads, decoder.source.length, cross.value_width))
     keys = pack(key_extents) if lengths else None
     values = pack(value_extents) if lengths else None
     shapes: dict[str, tuple[int, ...]] = {}
     if keys is not None and values is not None:
         shapes = {"key_cache": keys.shape, "value_cache": values.shape}
     carried = _carried(decoder, shapes)
-    return Rooms(context, tuple(lengths), frozenset(rings), keys, values, carried, shapes)
+    return Rooms(
+        context,
+        tuple(lengths),
+        frozenset(rings),
+        keys,
+        values,
+        carried,
+        shapes,
+        len(crosses),
+    )
 
 
 def _carried(decoder: Decoder, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[Key, ...]]:
@@ -180,12 +198,20 @@ class DecoderStep(nn.Module):
         inputs = {"input_ids": ids.to(torch.int32), "position": torch.tensor([0]).int()}
         if last:
             inputs["last"] = torch.tensor([self._tokens - 1]).int()
+        source = self._decoder.source
+        if source is not None and source.is_text:
+            inputs[LENGTH] = torch.tensor([source.length]).int()
         if self._form == "io":
             inputs |= {name: torch.zeros(shape) for name, shape in self._rooms.shapes.items()}
         return inputs
 
     def forward(
-        self, input_ids: Tensor, position: Tensor, last: Tensor | None = None, **states: Tensor
+        self,
+        input_ids: Tensor,
+        position: Tensor,
+        last: Tensor | None = None,
+        source_length: Tensor | None = None,
+        **states: Tensor,
     ) -> dict[str, Tensor]:
         """See the class."""
         if self._form != "io":
@@ -200,14 +226,18 @@ class DecoderStep(nn.Module):
         if rooms.keys is not None and rooms.values is not None:
             keys = PackedStore(states["key_cache"], rooms.keys, places, write)
             values = PackedStore(states["value_cache"], rooms.values, places, write)
+        crossed = []
+        if keys is not None and values is not None:
+            first = len(rooms.lengths)
+            crossed = [(keys.read(i), values.read(i)) for i in range(first, first + rooms.crossed)]
         cache = step_cache(
-            self._decoder.layers, keys, values, places, rooms.lengths, self._rows(states)
+            self._decoder.layers, keys, values, places, rooms.lengths, self._rows(states), crossed
         )
         result = self.model(
-            input_ids=input_ids,
             use_cache=True,
-            **{self._decoder.cache_name: cache},
+            **{self._decoder.named("input_ids"): input_ids, self._decoder.cache_name: cache},
             **self._extras(places),
+            **self._encoded(source_length),
         )
         logits = logits_of(result)
         if last is not None:
@@ -239,16 +269,28 @@ class DecoderStep(nn.Module):
         extras: dict[str, Any] = {}
         rows = places.position + torch.arange(self._tokens)
         if self._call.position_ids:
-            extras["position_ids"] = rows.unsqueeze(0)
+            extras[self._decoder.named("position_ids")] = rows.unsqueeze(0)
         if "cache_position" in self._decoder.takes:
             extras["cache_position"] = rows
         written = places.written()
         if written is not None:
-            extras["attention_mask"] = written.long().unsqueeze(0)
+            extras[self._decoder.named("attention_mask")] = written.long().unsqueeze(0)
         elif self._call.mask:
             length = max(self._rooms.lengths, default=self._rooms.context)
-            extras["attention_mask"] = torch.ones(1, length, dtype=torch.long)
+            mask = torch.ones(1, length, dtype=torch.long)
+            extras[self._decoder.named("attention_mask")] = mask
         return extras
+
+    def _encoded(self, length: Tensor | None) -> dict[str, Any]:
+        """What stands for the encoder, whose keys and values are in the cache."""
+        source = self._decoder.source
+        if source is None:
+            return {}
+        # Its numbers are used by nothing; models ask for its shape.
+        given: dict[str, Any] = {"encoder_outputs": (torch.zeros(1, source.length, source.width),)}
+        if length is not None:
+            given["attention_mask"] = source.mask(length)
+        return given
 
 
 def _put(packed: Tensor, state: Tensor, row: int) -> Tensor:

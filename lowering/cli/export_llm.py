@@ -13,7 +13,7 @@ from lowering.cli.common import guarded, json_option, print_json, stdout_console
 from lowering.cli.load_model import load_model_call, trust_option
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 HELP = """Export a decoder of transformers, unmodified, for generation with a cache.
 
@@ -28,6 +28,7 @@ Examples:
   ane-passes export-llm model.py:tiny -o tiny.mlpackage --context 2048
   ane-passes export-llm ./Qwen3-0.6B -o qwen.mlpackage --context 512,2048 --prefill 16,128
   ane-passes export-llm model.py:tiny -o tiny.mlpackage --context 256 --cache io --no-swift
+  ane-passes export-llm model.py:whisper -o whisper.mlpackage --context 448 --source 80,3000
 
 Exit codes: 0 exported, 2 the model or the call needs attention.
 """
@@ -83,6 +84,12 @@ class _Numbers(click.ParamType):
     show_default=True,
     help="What layers with a window keep.",
 )
+@click.option(
+    "--source",
+    type=_Numbers(),
+    help="Of a model with an encoder: how many tokens it reads, or the sizes of its input "
+    "without the batch (80,3000 of a Whisper).",
+)
 @click.option("--precision", type=click.Choice(("fp16", "fp32")), default="fp16", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace a package that stands there.")
 @click.option("--swift/--no-swift", default=True, show_default=True, help="Write the Swift file.")
@@ -97,6 +104,7 @@ def export_llm(
     decode: tuple[int, ...],
     cache: Any,
     window: Any,
+    source: tuple[int, ...] | None,
     precision: Any,
     overwrite: bool,
     swift: bool,
@@ -116,6 +124,7 @@ def export_llm(
             decode=decode,
             cache=cache,
             window=window,
+            source=_source(source),
             precision=precision,
             overwrite=overwrite,
         )
@@ -129,6 +138,8 @@ def export_llm(
     for name, function in report.contract.steps.items():
         logits = "one" if function.last else "all"
         table.add_row(name, str(function.tokens), str(function.context), logits)
+    if (read := report.contract.source) is not None:
+        table.add_row(read.function, " × ".join(map(str, read.shape[1:])), "", "none")
     console = stdout_console()
     console.print(table)
     for name, shape in report.contract.states.items():
@@ -136,6 +147,14 @@ def export_llm(
     console.print(f"saved {escape(str(report.path))}, {report.size / 1e6:.1f} MB")
     if snippet is not None:
         console.print(f"      {escape(str(snippet))} (not compiled here)")
+
+
+def _source(sizes: tuple[int, ...] | None) -> int | Tensor | None:
+    import torch
+
+    if sizes is None or len(sizes) == 1:
+        return None if sizes is None else sizes[0]
+    return torch.zeros(1, *sizes)
 
 
 def _model(model_spec: str, trust: bool) -> nn.Module:

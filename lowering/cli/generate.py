@@ -11,6 +11,9 @@ import click
 from lowering.cli.common import guarded, json_option, print_json, step
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lowering.generation.checkpoint import Tokenizer
 
 HELP = """Generate with a package of export-llm in the reference interpreter. Works on any OS.
@@ -37,6 +40,9 @@ Exit codes: 0 done, 2 the package or the call needs attention.
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder that transformers' AutoTokenizer reads.",
 )
+@click.option(
+    "--source", help="What an encoder reads: token ids with commas between, or a file FILE.npy."
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, help="Draw from so many of the likeliest.")
@@ -59,6 +65,7 @@ def generate(
     prompt: str | None,
     ids: str | None,
     tokenizer: Path | None,
+    source: str | None,
     max_new_tokens: int,
     temperature: float,
     top_k: int | None,
@@ -78,6 +85,8 @@ def generate(
         words = None if tokenizer is None else Tokenizer(tokenizer)
         tokens = _prompt(prompt, ids, words)
         generator = Generator(package, precision=precision)
+        if source is not None:
+            generator.encode(_source(source))
 
     def write(text: str) -> None:
         if not as_json:
@@ -99,6 +108,27 @@ def generate(
     click.echo(f"{len(new)} tokens in {seconds:.1f} s: {calls}", err=True)
 
 
+def _source(given: str) -> list[int] | NDArray[np.float32]:
+    if given.endswith(".npy"):
+        import numpy as np
+
+        try:
+            values: NDArray[np.float32] = np.load(given, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise click.UsageError(f"--source: {error}") from None
+        return values
+    return _numbers("--source", given)
+
+
+def _numbers(option: str, given: str) -> list[int]:
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError:
+        raise click.UsageError(
+            f"{option} takes whole numbers with commas between, not {given}"
+        ) from None
+
+
 def _prompt(prompt: str | None, ids: str | None, words: Tokenizer | None) -> list[int]:
     if (prompt is None) == (ids is None):
         raise click.UsageError("give --prompt or --ids")
@@ -106,9 +136,4 @@ def _prompt(prompt: str | None, ids: str | None, words: Tokenizer | None) -> lis
         if words is None:
             raise click.UsageError("--prompt needs --tokenizer; token ids go to --ids")
         return words.encode(prompt)
-    try:
-        return [int(part) for part in str(ids).split(",")]
-    except ValueError:
-        raise click.UsageError(
-            f"--ids takes whole numbers with commas between, not {ids}"
-        ) from None
+    return _numbers("--ids", str(ids))

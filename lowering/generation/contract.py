@@ -17,8 +17,18 @@ _VERSION = 1
 
 DECODE = "decode"
 PREFILL = "prefill"
+ENCODE = "encode"
 
-__all__ = ["CONTRACT_KEY", "DECODE", "NEW", "PREFILL", "Contract", "StepContract"]
+__all__ = [
+    "CONTRACT_KEY",
+    "DECODE",
+    "ENCODE",
+    "NEW",
+    "PREFILL",
+    "Contract",
+    "SourceContract",
+    "StepContract",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,22 @@ class StepContract:
 
 
 @dataclass(frozen=True)
+class SourceContract:
+    """What an encoder reads, once before the first token.
+
+    Attributes:
+        function: that takes it as ``source`` and fills the cache for the others.
+        shape: of ``source``, batch first.
+        is_text: whether it holds token ids (int32), padded behind; every function then takes
+            ``source_length`` (1,), int32, how many are none of the padding.
+    """
+
+    function: str
+    shape: tuple[int, ...]
+    is_text: bool
+
+
+@dataclass(frozen=True)
 class Contract:
     """How a package is driven.
 
@@ -53,6 +79,7 @@ class Contract:
             cross their ends.
         states: shapes of the packed tensors by name.
         steps: function name to step.
+        source: what the encoder reads, ``None`` for a decoder alone.
     """
 
     context: int
@@ -61,6 +88,7 @@ class Contract:
     rings: tuple[int, ...]
     states: Mapping[str, tuple[int, ...]]
     steps: Mapping[str, StepContract]
+    source: SourceContract | None = None
 
     def to_metadata(self) -> str:
         """JSON, to be stored under ``CONTRACT_KEY``."""
@@ -89,6 +117,7 @@ class Contract:
                     found=label,
                     hint="export it again",
                 )
+            source = raw.get("source")
             return cls(
                 context=raw["context"],
                 vocabulary=raw["vocabulary"],
@@ -96,4 +125,7 @@ class Contract:
                 rings=tuple(raw["rings"]),
                 states={name: tuple(shape) for name, shape in raw["states"].items()},
                 steps={name: StepContract(**step) for name, step in raw["steps"].items()},
+                source=None
+                if source is None
+                else SourceContract(source["function"], tuple(source["shape"]), source["is_text"]),
             )

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Literal
 
 import coremltools as ct
+import torch
 from torch import nn
 
 from frontend.decoder.hf_cache import is_available
 from frontend.decoder.probing import probe
 from frontend.decoder.step import CacheForm, rooms
 from lowering.conversion.converter import convert
-from lowering.generation.contract import CONTRACT_KEY, Contract, StepContract
+from lowering.generation.contract import (
+    CONTRACT_KEY,
+    ENCODE,
+    Contract,
+    SourceContract,
+    StepContract,
+)
 from lowering.generation.errors import GenerationError
 from lowering.generation.settings import (
     check_context,
@@ -27,13 +34,14 @@ from lowering.generation.settings import (
     check_path,
     functions,
 )
-from lowering.generation.stepping import CheckedStep, Stepper
+from lowering.generation.stepping import Stepper
 from lowering.multifunction import merge
 from lowering.package.saving import save
 from passes.base import Pass
 from passes.default_pipeline import default_pipeline
 from passes.fold_constants import FoldConstants
 from passes.fold_rotation_sign import FoldRotationSign
+from passes.optimized_model import OptimizedModel
 from passes.simplify_views import SimplifyViews
 from passes.tabulate_positions import TabulatePositions
 
@@ -68,6 +76,7 @@ def export_decoder(
     decode: int | Sequence[int] = 1,
     cache: CacheForm = "state",
     window: Literal["ring", "full"] = "ring",
+    source: int | torch.Tensor | None = None,
     precision: Literal["fp16", "fp32"] = "fp16",
     pipeline: Sequence[Pass] | None = None,
     overwrite: bool = False,
@@ -96,6 +105,10 @@ def export_decoder(
             for recurrent layers), written at the position; ``state-blend`` writes with a mask,
             for systems that refuse places which depend on data (*reported*:
             apple/coreai-torch#6); ``io`` passes it in and out.
+        source: of a model with an encoder, how many tokens that reads, or an example of its input
+            (1, ...). A function ``encode`` takes it as ``source`` and leaves the keys and values
+            of every cross-attention in the cache, once for a source; sources of text are padded,
+            and all functions take their ``source_length`` (1,), int32.
         window: ``ring`` keeps no more tokens than a layer's window can see; ``full`` all.
         precision: of weights and arithmetic. States are float16 in either case.
         pipeline: passes for every function; by default those that suit one token.
@@ -123,7 +136,7 @@ def export_decoder(
         )
     check_model(model)
     check_memory(model)
-    decoder = probe(model)
+    decoder = probe(model, source)
     largest = max(function.context for function in wanted)
     check_context(decoder, largest)
     longest = max(function.tokens for function in wanted)
@@ -135,7 +148,9 @@ def export_decoder(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         for function in wanted:
             program = stepper.program(function)
-            made[function.name] = save(_converted(program, precision), Path(folder) / function.name)
+            made[function.name] = save(
+                _converted(program.model, precision), Path(folder) / function.name
+            )
             steps[function.name] = StepContract(
                 function.tokens,
                 function.context,
@@ -145,8 +160,18 @@ def export_decoder(
             )
             if progress is not None:
                 progress(f"{function.name}: {len(program.model.reports)} passes, converted")
+        read = None
+        if decoder.source is not None:
+            made[ENCODE] = save(_converted(stepper.encoder(), precision), Path(folder) / ENCODE)
+            read = SourceContract(ENCODE, decoder.source.shape, decoder.source.is_text)
         contract = Contract(
-            largest, decoder.vocabulary, cache, tuple(sorted(place.rings)), place.shapes, steps
+            largest,
+            decoder.vocabulary,
+            cache,
+            tuple(sorted(place.rings)),
+            place.shapes,
+            steps,
+            read,
         )
         merge(made, target, metadata={CONTRACT_KEY: contract.to_metadata()})
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
@@ -171,10 +196,10 @@ def decode_pipeline(positions: int) -> tuple[Pass, ...]:
     )
 
 
-def _converted(program: CheckedStep, precision: str) -> ct.models.MLModel:
+def _converted(model: OptimizedModel, precision: str) -> ct.models.MLModel:
     chosen = ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32
     return convert(
-        program.model,
+        model,
         minimum_deployment_target=ct.target.iOS18,
         compute_precision=chosen,
         skip_model_load=True,

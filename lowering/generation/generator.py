@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frontend.decoder.source import LENGTH
 from lowering.generation.contract import NEW, Contract, StepContract
 from lowering.generation.errors import ContextError, GenerationError
 from lowering.generation.sampling import Sampler, Sampling
@@ -52,9 +53,53 @@ class Generator:
         self._position = 0
         self._unfed: list[int] = []
         self._state: State | None = None
+        self._source_length: int | None = None
         self._arrays = {
             name: np.zeros(shape, np.float32) for name, shape in self.contract.states.items()
         }
+
+    def encode(self, source: Sequence[int] | NDArray[Any]) -> None:
+        """Forgets all tokens and reads ``source``: what the answer is about.
+
+        Args:
+            source: token ids, or an array of the shape in the contract.
+
+        Raises:
+            GenerationError: the package has no encoder, or the source does not fit it.
+        """
+        expected = self.contract.source
+        if expected is None:
+            raise GenerationError(
+                "the package has no encoder that could read a source",
+                hint="give the tokens to generate",
+            )
+        self.reset()
+        room = expected.shape[1]
+        inputs: dict[str, NDArray[Any]] = {}
+        if expected.is_text:
+            ids = [int(token) for token in source]
+            self._check_ids(ids)
+            if not 1 <= len(ids) <= room:
+                raise GenerationError(
+                    "the source does not fit the encoder",
+                    expected=f"1 to {room} tokens",
+                    found=f"{len(ids)}",
+                    hint="shorten it, or export with a larger source",
+                )
+            inputs["source"] = np.array([[*ids, *[0] * (room - len(ids))]], np.int32)
+            inputs[LENGTH] = np.array([len(ids)], np.int32)
+        else:
+            values = np.asarray(source, np.float32)
+            if values.shape != expected.shape:
+                raise GenerationError(
+                    "the source does not fit the encoder",
+                    expected=f"shape {expected.shape}",
+                    found=f"{values.shape}",
+                )
+            inputs["source"] = values
+            ids = []
+        self._call(expected.function, inputs)
+        self._source_length = len(ids)
 
     @property
     def position(self) -> int:
@@ -111,13 +156,11 @@ class Generator:
             ContextError: they do not fit.
         """
         pending = [*self._unfed, *(int(token) for token in ids)]
-        wrong = [token for token in pending if not 0 <= token < self.contract.vocabulary]
-        if wrong:
+        self._check_ids(pending)
+        if self.contract.source is not None and self._source_length is None:
             raise GenerationError(
-                "a token id lies outside the vocabulary",
-                expected=f"0 to {self.contract.vocabulary - 1}",
-                found=", ".join(str(token) for token in wrong[:4]),
-                hint="use the tokenizer that belongs to the model",
+                "the package's encoder has read nothing yet",
+                hint="call encode(source) first (--source)",
             )
         if self._position + len(pending) > self.contract.context:
             raise ContextError(
@@ -132,6 +175,16 @@ class Generator:
             name, count = self._next_step(len(pending))
             self._run(name, pending[:count])
             pending = pending[count:]
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        wrong = [token for token in ids if not 0 <= token < self.contract.vocabulary]
+        if wrong:
+            raise GenerationError(
+                "a token id lies outside the vocabulary",
+                expected=f"0 to {self.contract.vocabulary - 1}",
+                found=", ".join(str(token) for token in wrong[:4]),
+                hint="use the tokenizer that belongs to the model",
+            )
 
     def _take_unfed(self, new: Sequence[int]) -> None:
         try:
@@ -186,18 +239,24 @@ class Generator:
         }
         if step.last:
             inputs["last"] = np.array([len(ids) - 1], np.int32)
-        if self.contract.form == "io":
-            inputs.update(self._arrays)
-        function = self._function(name)
-        if self._state is None:
-            self._state = function.make_state()
-        outputs = function(inputs, self._state)
-        if self.contract.form == "io":
-            self._arrays = {state: outputs[state + NEW] for state in self._arrays}
+        if self.contract.source is not None and self.contract.source.is_text:
+            inputs[LENGTH] = np.array([self._source_length], np.int32)
+        outputs = self._call(name, inputs)
         at = 0 if step.last else len(ids) - 1
         self.logits = outputs["logits"][0, at].astype(np.float32)
         self._position += len(ids)
+
+    def _call(self, name: str, inputs: dict[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Runs one function on the cache."""
+        io = self.contract.form == "io"
+        function = self._function(name)
+        if self._state is None:
+            self._state = function.make_state()
+        outputs = function({**inputs, **(self._arrays if io else {})}, self._state)
+        if io:
+            self._arrays = {state: outputs[state + NEW] for state in self._arrays}
         self.calls[name] = self.calls.get(name, 0) + 1
+        return outputs
 
     def _function(self, name: str) -> LoadedModel:
         if name not in self._loaded:

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from frontend.decoder.encode_step import EncodeStep
 from frontend.decoder.probing import MODEL_ERRORS, Decoder, logits_of
+from frontend.decoder.source import LENGTH
 from frontend.decoder.step import NEW, CacheForm, CallForm, DecoderStep, Rooms
 from frontend.errors import AnePassesError, CaptureError
 from frontend.program import runnable
 from frontend.surroundings import inference_mode
+from lowering.generation.contract import ENCODE
 from lowering.generation.errors import GenerationError
 from lowering.generation.settings import WantedFunction
 from passes.api import optimize_for_ane
 from passes.base import Pass
 from passes.optimized_model import OptimizedModel
-
-Results = Mapping[str, torch.Tensor]
 
 # Tokens that every function is checked on, and rings that are checked all the way round; longer
 # ones would take longer to check than to export.
@@ -58,8 +59,13 @@ class Reference:
     def __init__(self, model: nn.Module, decoder: Decoder, tokens: int) -> None:
         draw = torch.Generator().manual_seed(0)
         self.ids = torch.randint(decoder.vocabulary, (1, tokens), generator=draw)
+        given: dict[str, torch.Tensor] = {decoder.named("input_ids"): self.ids}
+        if (source := decoder.source) is not None:
+            given |= source.inputs()
+            if source.is_text:
+                given["attention_mask"] = source.mask(source.example_length())
         with inference_mode(model), torch.no_grad():
-            self.logits = logits_of(model(input_ids=self.ids, use_cache=False))[0]
+            self.logits = logits_of(model(**given, use_cache=False))[0]
         self._unit = float(self.logits.std()) or 1.0
 
     def error(self, logits: torch.Tensor, start: int) -> float:
@@ -77,8 +83,8 @@ def checked_tokens(rooms: Rooms, context: int, tokens: int = 1) -> int:
 
 def call_forms(decoder: Decoder) -> tuple[CallForm, ...]:
     """Ways to call the model, the usual one first."""
-    positions = (True, False) if "position_ids" in decoder.takes else (False,)
-    masks = (False, True) if "attention_mask" in decoder.takes else (False,)
+    positions = (True, False) if decoder.named("position_ids") in decoder.takes else (False,)
+    masks = (False, True) if decoder.named("attention_mask") in decoder.takes else (False,)
     plain = [CallForm(position, mask) for mask in masks for position in positions]
     if masks == (False,):
         return tuple(plain)
@@ -112,6 +118,42 @@ class Stepper:
         self._form, self._pipeline = form, tuple(pipeline)
         self._forms = call_forms(decoder)
         self._reference = Reference(model, decoder, checked_tokens(rooms, context, longest))
+        self._start = {name: torch.zeros(shape) for name, shape in rooms.shapes.items()}
+        self._given: dict[str, torch.Tensor] = {}
+        if decoder.source is not None:
+            step = EncodeStep(model, decoder, rooms, "state").eval()
+            inputs = step.example_inputs()
+            with torch.no_grad():
+                step(**inputs)
+            self._start = {name: step.get_buffer(name) for name in rooms.shapes}
+            self._given = {LENGTH: inputs[LENGTH]} if LENGTH in inputs else {}
+
+    def encoder(self) -> OptimizedModel:
+        """The program that reads the source.
+
+        Raises:
+            CaptureError: the encoder cannot be captured.
+            GenerationError: it says something else than the model's.
+        """
+        step = EncodeStep(self._model, self._decoder, self._rooms, self._form).eval()
+        inputs = step.example_inputs()
+        optimized = optimize_for_ane(step, kwargs=inputs, pipeline=self._pipeline)
+        module = runnable(optimized.program)
+        with torch.no_grad():
+            results = module(**inputs)
+        names = [str(name) for name in optimized.program.graph_signature.user_outputs]
+        found = dict(zip(names, results, strict=True))
+        for name, expected in self._start.items():
+            got = found[name + NEW] if self._form == "io" else module.get_buffer(name)
+            error = float((got - expected).abs().max() / (expected.std() or 1.0))
+            if not error <= _TOLERANCE:
+                raise GenerationError(
+                    f"{ENCODE}: what the encoder leaves in {name} differs from the model's",
+                    expected=f"within {_TOLERANCE} of its standard deviation",
+                    found=f"{error:.2g}",
+                    hint="report this model",
+                )
+        return optimized
 
     def program(self, function: WantedFunction) -> CheckedStep:
         """The program of one function.
@@ -139,15 +181,19 @@ class Stepper:
             CaptureError: it cannot be called so.
             GenerationError: it says something else than without a cache.
         """
-        self._measured(_Run(lambda: self._step(function, form), function, self._rooms), function)
+        self._measured(self._run(lambda: self._step(function, form), function), function)
 
     def _program(self, function: WantedFunction, form: CallForm) -> CheckedStep:
         step = self._step(function, form)
         inputs = step.example_inputs(function.last)
         optimized = optimize_for_ane(step, kwargs=inputs, pipeline=self._pipeline)
-        run = _Run(lambda: _named_results(optimized), function, self._rooms)
+        run = self._run(lambda: runnable(optimized.program), function)
+        run.names = [str(n) for n in optimized.program.graph_signature.user_outputs]
         padded, from_start = self._measured(run, function)
         return CheckedStep(function, optimized, padded, from_start)
+
+    def _run(self, make: Callable[[], nn.Module], function: WantedFunction) -> _Run:
+        return _Run(make, function, self._start, self._given, self._form == "io")
 
     def _step(self, function: WantedFunction, form: CallForm) -> DecoderStep:
         rooms = self._rooms.limited(function.context)
@@ -202,7 +248,7 @@ class Stepper:
                 if not padded:
                     break
                 ids = torch.nn.functional.pad(ids, (0, function.tokens - count))
-            logits = run(ids, at, count, self._form == "io")
+            logits = run(ids, at, count)
             start = at + count - 1 if function.last else at
             worst = max(worst, reference.error(logits[:count], start))
             at += count
@@ -216,38 +262,52 @@ class Stepper:
 
 
 class _Run:
-    """A step, run in torch with a cache of its own; ``make`` gives it with an empty one."""
+    """A step, run in torch with a cache of its own.
+
+    Args:
+        make: the step, a module or a program.
+        function: which it is.
+        start: the cache before the first token.
+        given: inputs that are the same at every step.
+        io: whether the cache goes in and comes out.
+    """
+
+    names: list[str] | None = None  # of a program's results, which come as a tuple
 
     def __init__(
-        self, make: Callable[[], Callable[..., Results]], function: WantedFunction, rooms: Rooms
+        self,
+        make: Callable[[], nn.Module],
+        function: WantedFunction,
+        start: Mapping[str, torch.Tensor],
+        given: Mapping[str, torch.Tensor],
+        io: bool,
     ) -> None:
-        self._make, self._function, self._rooms = make, function, rooms
+        self._make, self._function, self._io = make, function, io
+        self._start, self._given = start, given
 
     def reset(self) -> None:
-        """An empty cache."""
+        """A cache without tokens."""
         self._module = self._make()
-        self._states = {n: torch.zeros(s) for n, s in self._rooms.shapes.items()}
+        self._states = {name: start.clone() for name, start in self._start.items()}
+        if not self._io:
+            # A function that starts a text anew may read no state at all.
+            buffers = dict(self._module.named_buffers())
+            for name, start in self._states.items():
+                if name in buffers:
+                    buffers[name].copy_(start)
 
-    def __call__(self, ids: torch.Tensor, position: int, count: int, io: bool) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, position: int, count: int) -> torch.Tensor:
         """(tokens, vocabulary), or (1, vocabulary) where the function returns one token's."""
-        inputs = {"input_ids": ids.int(), "position": torch.tensor([position]).int()}
+        inputs = {"input_ids": ids.int(), "position": torch.tensor([position]).int(), **self._given}
         if self._function.last:
             inputs["last"] = torch.tensor([count - 1]).int()
-        if io:
+        if self._io:
             inputs |= self._states
         with torch.no_grad():
-            found = self._module(**inputs)
-        if io:
+            results = self._module(**inputs)
+        found = results if self.names is None else dict(zip(self.names, results, strict=True))
+        if self._io:
             self._states = {name: found[name + NEW] for name in self._states}
-        return found["logits"][0]
-
-
-def _named_results(optimized: OptimizedModel) -> Callable[..., Results]:
-    """The program on fresh states, its results by name."""
-    module = runnable(optimized.program)
-    names = optimized.program.graph_signature.user_outputs
-
-    def call(**inputs: torch.Tensor) -> Results:
-        return {str(n): r for n, r in zip(names, module(**inputs), strict=True)}
-
-    return call
+        logits = found["logits"][0]
+        assert isinstance(logits, torch.Tensor)
+        return logits

@@ -79,8 +79,9 @@ _TAIL = """\
 
 
 def write_swift(package: Path, contract: Contract) -> Path | None:
-    """Writes the file beside ``package``; ``None`` for a cache of inputs and outputs."""
-    if contract.form == "io":
+    """Writes the file beside ``package``; ``None`` for a cache of inputs and outputs, and for
+    models with an encoder."""
+    if contract.form == "io" or contract.source is not None:
         return None
     path = package.with_suffix(".swift")
     path.write_text(swift_source(package.name, contract), encoding="utf-8")

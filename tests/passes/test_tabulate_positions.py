@@ -69,6 +69,14 @@ class Wide(Rotary):
         return x.sum() + (angles[:, :1] * torch.arange(2000.0)).cos()
 
 
+class Distances(Rotary):
+    """As many keys as there are positions, each by its distance from the token."""
+
+    def forward(self, x, position):
+        distance = (torch.arange(POSITIONS) - position).float()
+        return x.sum() + torch.exp(0.1 * distance)
+
+
 class OnData(Rotary):
     """The angles depend on an input as well."""
 
@@ -162,3 +170,12 @@ def test_where_signs_can_move(build, rewrites: int):
     assert report.rewrites == rewrites
     (found,) = runnable(program)(x, s)
     assert torch.equal(found, module(x, s))
+
+
+def test_keys_are_no_tokens_even_where_there_are_as_many_as_positions():
+    module = Distances(1)
+    program, _ = rewritten(module, 1, TabulatePositions(positions=POSITIONS))
+    for at in (0, 1, 17, POSITIONS - 1):
+        x, position = torch.randn(1, 3, 1, 8), torch.tensor([at], dtype=torch.int32)
+        (found,) = runnable(program)(x, position)
+        torch.testing.assert_close(found, module(x, position), rtol=1e-5, atol=1e-6)
