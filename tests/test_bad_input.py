@@ -235,5 +235,5 @@ def test_messages_begin_alike():
     """In lower case, unless with a name: of an option, a product, a type."""
     found = list(spoken_errors(ROOT))
     assert len(found) > 100
-    capital = re.compile(r"(?!Core ML|Dask|Keras|Hugging Face)[A-Z][a-z]+\b")
+    capital = re.compile(r"(?!Apple|Core ML|Core AI|Dask|Keras|Hugging Face)[A-Z][a-z]+\b")
     assert [(place, text) for place, text in found if capital.match(text)] == []
