@@ -14,11 +14,13 @@ WORKERS ?= 2
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TESTS ?= tests
 
-.PHONY: help demo test lint conformance zoo ablation benchmarks hostile readme clean
+.PHONY: help demo test smoke_torch smoke_toy lint conformance zoo ablation benchmarks hostile readme clean
 
 help:
 	@echo "make demo         optimise and convert a real MiniLM, and compare it with the original"
 	@echo "make test         run the tests (TESTS=tests/passes for a part)"
+	@echo "make smoke_torch  a model and a picture to a verified package, in under a minute"
+	@echo "make smoke_toy    a model in torch, ONNX Runtime and its package, node by node"
 	@echo "make lint         ruff, formatting, types"
 	@echo "make conformance  coremltools' own op tests against our interpreter and lowerings"
 	@echo "make zoo          many architectures through the whole tool, stock coremltools beside"
@@ -32,6 +34,12 @@ demo: .venv/demo.stamp
 
 test: .venv/test.stamp
 	$(SINGLE) $(BIN)/python -m pytest -rs -n $(WORKERS) --dist worksteal $(TESTS)
+
+smoke_torch: .venv/test.stamp
+	$(BIN)/python -m benchmarks.smoke_torch
+
+smoke_toy: .venv/test.stamp
+	$(BIN)/python -m benchmarks.smoke_toy
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

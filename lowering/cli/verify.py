@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,8 @@ import click
 from frontend.model_call import ModelCall
 from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import (
-    EXIT_CHECK_FAILED,
     guarded,
     json_option,
-    print_json,
-    stdout_console,
     step,
 )
 from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given
@@ -23,6 +21,7 @@ from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
 from lowering.cli.pipeline import composites_option
+from lowering.cli.probes import probed, probed_folder, probes_options, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +47,7 @@ Examples:
   ane-passes verify tiny.mlpackage model.py:tiny --inputs images.npz --threshold 0.01
   ane-passes verify tiny.mlpackage model.py:tiny --with-pass mine.py:MyPass
   ane-passes verify vit.mlpackage vit/ --pictures cat.png --metric top1
+  ane-passes verify tiny.mlpackage model.py:tiny --probes --onnx -o results.json
   ane-passes verify tiny.mlpackage model.pt2 --json
 
 Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs attention.
@@ -95,6 +95,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
     type=click.FloatRange(0, 1),
     help="What the metric's mean must reach; 0.99 by default.",
 )
+@probes_options
 @click.option("--no-locate", is_flag=True, help="Compare outputs only; do not look for the op.")
 @with_pass_option
 @composites_option
@@ -111,12 +112,22 @@ def verify(
     pictures: tuple[Path, ...],
     metric: str | None,
     at_least: float | None,
+    probes: bool,
+    onnx: bool,
+    output: Path | None,
     no_locate: bool,
     own_passes: tuple[str, ...],
     composites: str | None,
     as_json: bool,
 ) -> None:
     """See :data:`HELP`."""
+    if onnx and not probes:
+        raise click.UsageError("--onnx is of --probes.")
+    if output is not None:
+        from lowering.verification.results_file import check_results_path
+
+        check_results_path(output)
+    start = time.perf_counter()
     if is_folder(model_spec):
         if steps > 1:
             raise click.UsageError("--steps is for models; a folder's pictures are its steps.")
@@ -133,7 +144,8 @@ def verify(
             locate=not no_locate,
             inputs=None if inputs is None else read_arrays(inputs),
         )
-        _say(package, found, as_json)
+        rows = probed_folder(package, model_spec, trust, onnx) if probes else None
+        say(package, found, as_json, rows=rows, output=output, seconds=time.perf_counter() - start)
         return
     if pictures:
         raise click.UsageError("--pictures needs a folder that `ane-passes export` wrote.")
@@ -144,7 +156,8 @@ def verify(
         loaded = load_model_call(model_spec, trust)
     against: nn.Module | ExportedProgram | Original = loaded.model
     if package.suffix == ASSET_SUFFIX:
-        _say(package, _in_core_ai(package, loaded, inputs, threshold, steps), as_json)
+        refuse_given(("probes", "output"), "Apple's runtime shows outputs alone")
+        say(package, _in_core_ai(package, loaded, inputs, threshold, steps), as_json)
         return
     if inputs is not None:
         with step("Repeating the passes"):
@@ -167,7 +180,8 @@ def verify(
             metric=metric,
             at_least=AT_LEAST if at_least is None else at_least,
         )
-    _say(package, found, as_json)
+    rows = probed(package, against, loaded.args, loaded.kwargs, onnx) if probes else None
+    say(package, found, as_json, rows=rows, output=output, seconds=time.perf_counter() - start)
 
 
 def _in_core_ai(
@@ -212,15 +226,6 @@ def _against_folder(package: Path, model_spec: str, trust: bool, **options: obje
 
         call: Callable[..., Verification] = verify_folder
         return call(package, open_folder(model_spec, trust=trust), **options)
-
-
-def _say(package: Path, found: Verification, as_json: bool) -> None:
-    if as_json:
-        print_json({"package": str(package), **found.to_json()})
-    else:
-        stdout_console().print(found)
-    if not found.passed:
-        raise SystemExit(EXIT_CHECK_FAILED)
 
 
 def _thresholds(threshold: float | None) -> Thresholds | None:
