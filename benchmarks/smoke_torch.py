@@ -17,7 +17,7 @@ import lowering
 from benchmarks.toy import LABELS, SIZE, toy
 from lowering.cli.common import EXIT_CHECK_FAILED, guarded, stdout_console
 from lowering.contract.pictures import telling_picture
-from lowering.verification.results_file import Outcome, write_results
+from lowering.verification.results_file import ResultRow, write_results
 
 
 @click.command(help=__doc__)
@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
     package = lowering.save(made, folder / "toy.mlpackage")
     found = lowering.verify(package, exported, pictures=[picture])
     seconds = time.perf_counter() - start
-    outcome = Outcome(
+    outcome = ResultRow(
         "toy",
         "pass" if found else "fail",
         round(seconds, 3),

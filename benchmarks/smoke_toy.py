@@ -27,7 +27,7 @@ from lowering.verification.onnx_probes import (
 )
 from lowering.verification.parity import Thresholds
 from lowering.verification.results_file import (
-    Outcome,
+    ResultRow,
     check_results_path,
     totals,
     write_results,
@@ -59,7 +59,7 @@ def main(output: Path) -> None:
         sys.exit(EXIT_CHECK_FAILED)
 
 
-def compared() -> list[Outcome]:
+def compared() -> list[ResultRow]:
     """Torch beside the package, and beside ONNX Runtime where that is installed."""
     model, inputs = toy()
     start = time.perf_counter()
@@ -74,16 +74,16 @@ def compared() -> list[Outcome]:
     found = [_outcome("torch ↔ package", worst, allowed, seconds, rows)]
     if lacking:
         reason = f'{", ".join(lacking)} not installed: pip install "ane-passes[onnx]"'
-        return [*found, Outcome("torch ↔ ONNX Runtime", "skip", 0.0, reason)]
+        return [*found, ResultRow("torch ↔ ONNX Runtime", "skip", 0.0, reason)]
     onnx = max(row.onnx for row in rows if row.onnx is not None)
     return [*found, _outcome("torch ↔ ONNX Runtime", onnx, SAME, seconds, rows)]
 
 
 def _outcome(
     name: str, worst: float, allowed: float, seconds: float, rows: list[ThreeWay]
-) -> Outcome:
+) -> ResultRow:
     passed = worst <= allowed
-    return Outcome(
+    return ResultRow(
         name,
         "pass" if passed else "fail",
         round(seconds, 3),

@@ -77,9 +77,9 @@ def say(
 ) -> None:
     """Print what was found, write it where that is asked for, and exit with 1 for a difference."""
     if output is not None:
-        from lowering.verification.results_file import Outcome, write_results
+        from lowering.verification.results_file import ResultRow, write_results
 
-        outcome = Outcome(
+        outcome = ResultRow(
             package.name,
             "pass" if found.passed else "fail",
             round(seconds, 3),

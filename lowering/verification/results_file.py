@@ -36,7 +36,7 @@ _EACH: Mapping[str, Kinds] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ResultRow:
     """What came of one comparison.
 
     Attributes:
@@ -61,13 +61,13 @@ class Outcome:
         return {key: finite(value) for key, value in plain.items()}
 
 
-def totals(outcomes: Sequence[Outcome]) -> dict[str, int]:
+def totals(outcomes: Sequence[ResultRow]) -> dict[str, int]:
     """How many there are of each status; skips are never left out."""
     found = Counter(outcome.status for outcome in outcomes)
     return {status: found[status] for status in STATUSES}
 
 
-def results_json(command: str, outcomes: Sequence[Outcome]) -> dict[str, object]:
+def results_json(command: str, outcomes: Sequence[ResultRow]) -> dict[str, object]:
     """The whole file as plain values."""
     return {
         "schema": SCHEMA,
@@ -93,7 +93,7 @@ def check_results_path(path: Path) -> Path:
     return path
 
 
-def write_results(path: Path, command: str, outcomes: Sequence[Outcome]) -> Path:
+def write_results(path: Path, command: str, outcomes: Sequence[ResultRow]) -> Path:
     """Write ``results.json``, whole or not at all.
 
     Raises:
