@@ -81,7 +81,7 @@ def _no_compressed_weights_no_search() -> list[Replacement]:
 
     def noticed(var: Var) -> bool:  # asked of every variable when it is made
         found = is_nonreplaceable(var)
-        has_any[0] |= found
+        has_any[0] |= bool(found)  # coremltools says None for False
         return found
 
     def propagate_some(self: Block) -> None:

@@ -105,7 +105,10 @@ def _clear(target: Path) -> None:
         is_ours = entry.name.startswith(_prefix(target)) and entry.name.endswith(_SUFFIX)
         if not is_ours or not entry.is_dir(follow_symlinks=False):
             continue
-        held = _lock(Path(entry.path), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            held = _lock(Path(entry.path), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:  # its writer was just done with it
+            continue
         if held is None:  # its writer lives
             continue
         previous = Path(entry.path) / _PREVIOUS

@@ -36,6 +36,21 @@ def _divide(mb: MilBuilder, x: Operand, y: Operand, *, rounding_mode: str | None
     return mb.add(x=quotient, y=mb.cast(x=is_short, dtype="int32"))
 
 
+def _divide_by_number(
+    mb: MilBuilder, x: Operand, y: Operand, *, rounding_mode: str | None
+) -> Lowered:
+    """As :func:`_divide`; coremltools has no lowering of this overload for floats either."""
+    dtype = mb.result.dtype
+    if not dtype.is_floating_point:
+        return _divide(mb, x, y, rounding_mode=rounding_mode)
+    quotient = mb.real_div(x=cast(mb, x, dtype), y=cast(mb, y, dtype))
+    if rounding_mode == "floor":
+        return mb.floor(x=quotient)
+    if rounding_mode == "trunc":
+        return mb.mul(x=mb.sign(x=quotient), y=mb.floor(x=mb.abs(x=quotient)))
+    return quotient
+
+
 def _remainder_of_number(mb: MilBuilder, x: Operand, y: Var) -> Var:
     dtype = mb.result.dtype
     return mb.mod(x=cast(mb, x, dtype), y=cast(mb, y, dtype))
@@ -45,6 +60,6 @@ TABLE = {
     aten.floor_divide.default: _floor_divide,
     aten.floor_divide.Scalar: _floor_divide,
     aten.div.Tensor_mode: _divide,
-    aten.div.Scalar_mode: _divide,
+    aten.div.Scalar_mode: _divide_by_number,
     aten.remainder.Scalar_Tensor: _remainder_of_number,
 }
