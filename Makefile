@@ -14,13 +14,14 @@ WORKERS ?= 2
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TESTS ?= tests
 
-.PHONY: help demo test smoke_torch smoke_toy lint conformance zoo ablation benchmarks hostile readme clean
+.PHONY: help demo test smoke_torch smoke_toy parity_full lint conformance zoo ablation benchmarks hostile readme clean
 
 help:
 	@echo "make demo         optimise and convert a real MiniLM, and compare it with the original"
 	@echo "make test         run the tests (TESTS=tests/passes for a part)"
 	@echo "make smoke_torch  a model and a picture to a verified package, in under a minute"
 	@echo "make smoke_toy    a model in torch, ONNX Runtime and its package, node by node"
+	@echo "make parity_full  every recipe from raw pictures, and trained weights; nothing is skipped"
 	@echo "make lint         ruff, formatting, types"
 	@echo "make conformance  coremltools' own op tests against our interpreter and lowerings"
 	@echo "make zoo          many architectures through the whole tool, stock coremltools beside"
@@ -40,6 +41,10 @@ smoke_torch: .venv/test.stamp
 
 smoke_toy: .venv/test.stamp
 	$(BIN)/python -m benchmarks.smoke_toy
+
+parity_full: .venv/zoo.stamp
+	$(BIN)/python -m benchmarks.parity_full
+	$(BIN)/python -m benchmarks.real_weights
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

