@@ -7,7 +7,7 @@ first, since activations vanish in float16 with the statistics that it starts wi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from lowering import Classify, Detect, Embed, Image
 from lowering.contract.pictures import normalised, pixels, prepared, telling_picture
 from lowering.contract.tasks.base import OutputTask
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-CLIP = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
-}
+# Mean and standard deviation of pixels from 0 to 1 that models were trained with.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)
 _BATCHES = 4
-_BOXES = 20  # about so many reach the confidence of a detector with random weights
+_LOGITS = (-8.0, 2.0)  # mean and standard deviation of a detector's scores before the sigmoid
+_BOXES = 6  # so many boxes of one picture reach the confidence
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def clip_vision() -> Recipe:
     """CLIP's pictures as vectors of length one."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    image = Image((224, 224), resize="bicubic", crop="center", **CLIP)
+    image = Image((224, 224), *CLIP, resize="bicubic", crop="center")
     config = CLIPVisionConfig(num_hidden_layers=2, patch_size=32)
     model = CLIPVisionModelWithProjection(config).eval()
     task = Embed(output="image_embeds")
@@ -75,7 +77,7 @@ def mobilenet_v3() -> Recipe:
         import timm
 
         model = timm.create_model("mobilenetv3_small_100", pretrained=False)
-    image = Image((224, 224), resize="bicubic", crop="center", edge=256, **IMAGENET)
+    image = Image((224, 224), *IMAGENET, resize="bicubic", crop="center", edge=256)
     _see_batches(model, image)
     task = Classify(_numbered(1000), top_k=5)
     return Recipe(model, _example("x", image), {"x": image}, task)
@@ -133,28 +135,51 @@ def _yolo(file: str) -> Recipe:
         model: Any = DetectionModel(file, verbose=False)
     image = Image((320, 320), crop="pad")
     _see_batches(model, image)
-    for branch in model.model[-1].cv3:
-        # Its scores start near zero and all alike; here they differ as those of a trained one do.
-        nn.init.normal_(branch[-1].weight, std=0.7)
-        nn.init.constant_(branch[-1].bias, -6.0)
     picture = prepared(image, telling_picture(*image.size))
+    values = normalised(image, pixels(image, picture))
+    _spread_scores(model, [branch[-1] for branch in model.model[-1].cv3], values)
     with torch.no_grad():
-        found = model(normalised(image, pixels(image, picture)))[0]
+        found = model(values)[0]
     best = found[0, 4:].amax(0).sort(descending=True).values
     labels = tuple(model.names[number] for number in range(len(model.names)))
     task = Detect(labels, confidence=round(float(best[_BOXES]), 3), limit=50)
     return Recipe(_Boxes(model), _example("images", image), {"images": image}, task, "boxes")
 
 
+def _spread_scores(model: nn.Module, heads: Sequence[nn.Conv2d], values: Tensor) -> None:
+    """Scores as a trained detector has them: few that are high, most near nothing.
+
+    With random weights they are all alike, and which box is the better one is chance.
+    """
+    for head in heads:
+        seen: list[Tensor] = []
+        hook = head.register_forward_hook(lambda *call, seen=seen: seen.append(call[-1]))
+        with torch.no_grad():
+            assert head.bias is not None
+            nn.init.zeros_(head.bias)
+            model(values)
+            hook.remove()
+            deviation, mean = torch.std_mean(seen[0])
+            head.weight *= _LOGITS[1] / deviation
+            nn.init.constant_(head.bias, float(_LOGITS[0] - _LOGITS[1] * mean / deviation))
+
+
 def _see_batches(model: nn.Module, image: Image) -> None:
     """Four batches of colours and noise through the batch norms."""
     generator = torch.Generator().manual_seed(0)
     model.train()
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of what is seen, and nothing of the start
     with torch.no_grad():
         for _ in range(_BATCHES):
             shape = (4, *image.shape[1:])
             values = torch.randint(0, 256, shape, generator=generator)
             model(normalised(image, values))
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
     model.eval()
 
 

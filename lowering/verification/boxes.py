@@ -9,8 +9,9 @@ from torch import Tensor
 
 # Boxes that share less of their union are around different things.
 _SAME_THING = 0.5
-# Confidences so near to what a box must reach may fall on either side of it in float16.
-_NEAR = 0.01
+# Confidences so near to what a box must reach, as a share of it, may fall on either side of it in
+# float16.
+_NEAR = 0.02
 
 
 def overlaps(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ def aligned(
         last = float(scores[-1]) if count == len(scores) else -1.0
         for row in range(count):
             score = float(scores[row])
-            near = abs(score - confidence) <= _NEAR or abs(score - last) <= _NEAR
+            near = any(abs(score - edge) <= _NEAR * edge for edge in (confidence, last))
             if row not in taken and not near:
                 rows.append((row, None) if place == 0 else (None, row))
     order = sorted(rows, key=lambda row: (row[1] is None, row[1] or 0, row[0] or 0))

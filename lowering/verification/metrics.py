@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,16 +74,24 @@ class Agreement:
         metric: its name.
         values: one for each step.
         at_least: what their mean must reach.
+        half: what torch itself reaches in half precision, one for each step; empty where it was
+            not, or cannot be, run so.
     """
 
     metric: str
     values: tuple[float, ...]
     at_least: float
+    half: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
         """Over the steps; NaN without any."""
-        return math.fsum(self.values) / len(self.values) if self.values else math.nan
+        return _mean(self.values)
+
+    @property
+    def half_mean(self) -> float:
+        """Of torch itself in half precision; NaN where it is not known."""
+        return _mean(self.half)
 
     @property
     def passed(self) -> bool:
@@ -97,8 +105,13 @@ class Agreement:
             "mean": self.mean,
             "values": list(self.values),
             "at_least": self.at_least,
+            "half": list(self.half),
             "passed": self.passed,
         }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def metric_of(metric: str | Metric) -> Metric:

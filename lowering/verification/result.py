@@ -198,6 +198,8 @@ class Verification:
         if self.agreement:
             agreed = self.agreement
             verdict = "" if agreed.passed else ", too little"
+            if agreed.half:
+                verdict += f"; torch itself reaches {agreed.half_mean:.4f} in half precision"
             lines.append(
                 f"{agreed.metric}: {agreed.mean:.4f} over {len(agreed.values)} "
                 f"(at least {agreed.at_least:g}){verdict}"

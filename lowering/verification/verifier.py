@@ -153,6 +153,7 @@ class _Comparison:
         self._judges = original.judges
         self._first = FirstProducts(model, original.program, list(images))
         self._agreed: list[float] = []
+        self._half_agreed: list[float] = []
         self._is_fp16 = declares_fp16(model)
         self._exact = Session(original)
         self._half = Session(original, half=True) if self._is_fp16 else None
@@ -209,6 +210,8 @@ class _Comparison:
         if self._metric is not None:
             whole = len(found) == len(names)
             self._agreed.append(float(self._metric(found, sides.expected)) if whole else 0.0)
+            if sides.half is not None:
+                self._half_agreed.append(float(self._metric(sides.half, sides.expected)))
         for stored in stored_in(self._model.metadata, self._exact.buffers):
             if stored.name in run.states:
                 kept = self._exact.buffers[stored.buffer]
@@ -232,7 +235,7 @@ class _Comparison:
         if metric is None:
             return None
         name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
-        return Agreement(name, tuple(self._agreed), at_least)
+        return Agreement(name, tuple(self._agreed), at_least, tuple(self._half_agreed))
 
     def _trace(self, exact: Original, yardsticks: Sequence[float | None]) -> bool:
         """Notes what makes the yardstick loose, if it is; whether that is an overflow."""
@@ -272,7 +275,7 @@ class _Sides:
         judges: Mapping[str, Judge],
     ) -> None:
         self.expected = dict(zip(names, expected, strict=True))
-        self._half = None if half is None else dict(zip(names, half, strict=True))
+        self.half = None if half is None else dict(zip(names, half, strict=True))
         self._judges = judges
 
     def named(self, values: Sequence[Tensor | None]) -> dict[str, Tensor]:
@@ -292,9 +295,9 @@ class _Sides:
 
     def yardsticks(self) -> list[float | None]:
         """The error of the original itself in half precision, of each output."""
-        if self._half is None:
+        if self.half is None:
             return [None] * len(self.expected)
-        pairs = [self.judged(name, self._half) for name in self.expected]
+        pairs = [self.judged(name, self.half) for name in self.expected]
         return [None if ours is None else rel_l2(ours, theirs) for ours, theirs in pairs]
 
 

@@ -1,6 +1,7 @@
 """Recipes from raw pictures: what passes, what fails and what is skipped."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 import lowering
 from benchmarks import parity_full
 from benchmarks.recipes import RECIPES, Recipe
+from lowering.verification import Parity, Verification
+from lowering.verification.metrics import Agreement
 from lowering.verification.results_file import results_problems
 
 
@@ -47,3 +50,22 @@ def test_what_comes_of_a_recipe(recipe, status, code, words, monkeypatch, tmp_pa
     assert results_problems(raw) == []
     assert raw["totals"][status] == 2 and words in raw["results"][0]["reason"]
     assert "SKIPPED" in result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "wrong"),
+    [
+        (1.0, (1.0,), False),
+        (0.9, (1.0,), True),  # torch itself agrees
+        (0.9, (0.91,), False),
+        (0.8, (0.91,), True),
+        (0.9, (), True),  # in float32 nothing is chance
+    ],
+)
+def test_boxes_are_judged_by_torch_itself(mean, half, wrong):
+    agreement = Agreement("boxes", (mean,), 0.99, half)
+    apart = Parity("boxes", 0.1, 0.1 if mean < 1 else 0.0, 1.0, 0.1, 0.05)
+    found = Verification((apart,), "fp16", agreement=agreement)
+    assert bool(list(parity_full.differences(found, ["boxes"]))) == wrong
+    other = Verification((replace(apart, name="picture x"),), "fp16", agreement=agreement)
+    assert bool(list(parity_full.differences(other, ["boxes"]))) == (wrong or mean < 1)

@@ -109,8 +109,13 @@ class Classify(OutputTask):
         )
 
     def judges(self) -> dict[str, Judge]:
-        """Numbers of classes by their probabilities: equal ones may change places."""
-        return {} if self.top_k is None else {"top_indices": _chosen_scores}
+        """The best by each side's own probabilities, which are compared as a whole.
+
+        A few numbers of many are off by chance, and equal ones may change places.
+        """
+        if self.top_k is None:
+            return {}
+        return {"top_scores": _best_scores, "top_indices": _scores_of_best}
 
     def _chosen(self, outputs: Mapping[str, tuple[int, ...]]) -> str | None:
         fitting = [name for name, shape in outputs.items() if math.prod(shape) == len(self.labels)]
@@ -119,12 +124,17 @@ class Classify(OutputTask):
         return fitting[0] if len(fitting) == 1 else None
 
 
-def _chosen_scores(found: Named, expected: Named) -> tuple[Tensor, Tensor]:
-    """Probabilities, by the original, of the classes that each side took for the best."""
-    scores = expected[_SCORES]
-    wanted = expected["top_indices"].long()
-    chosen = found["top_indices"].long().reshape(wanted.shape)
+def _best_scores(found: Named, expected: Named) -> tuple[Tensor, Tensor]:
+    """The scores of the best, and the highest probabilities there are."""
+    best = found["top_scores"].float()
+    return best, torch.topk(found[_SCORES].float(), best.shape[-1], dim=-1).values
+
+
+def _scores_of_best(found: Named, expected: Named) -> tuple[Tensor, Tensor]:
+    """The probabilities of the classes that are said to be the best, and the highest there are."""
+    chosen, scores = found["top_indices"].long(), found[_SCORES].float()
+    highest = torch.topk(scores, chosen.shape[-1], dim=-1).values
     inside = ((chosen >= 0) & (chosen < scores.shape[-1])).all()
     if not inside or any(len(set(row)) != len(row) for row in chosen.tolist()):
-        return torch.full_like(wanted, -1), wanted  # no classes, or one of them twice
-    return scores.gather(-1, chosen), scores.gather(-1, wanted)
+        return torch.full_like(highest, -1.0), highest  # no classes, or one of them twice
+    return scores.gather(-1, chosen), highest

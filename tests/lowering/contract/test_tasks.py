@@ -213,3 +213,18 @@ def test_targets_below_ios17_use_the_older_operator(tmp_path):
     block = spec.mlProgram.functions["main"].block_specializations["CoreML6"]
     assert spec.specificationVersion == ct.target.iOS16
     assert any(op.type == "non_maximum_suppression" for op in block.operations)
+
+
+@pytest.mark.parametrize(
+    ("indices", "fits"), [([3, 1], True), ([1, 3], False), ([3, 3], False), ([3, 9], False)]
+)
+def test_the_best_are_judged_by_their_probabilities(indices, fits):
+    task = lowering.Classify(LABELS, top_k=2, activation="none")
+    scores = torch.tensor([[0.1, 0.3, 0.1, 0.4, 0.1]])
+    found = task({"x": scores}, {}) | {"top_indices": torch.tensor([indices])}
+    ours, theirs = task.judges()["top_indices"](found, {})
+    assert torch.allclose(ours, theirs) == fits
+    ours, theirs = task.judges()["top_scores"](
+        found | {"top_scores": torch.tensor([[0.4, 0.1]])}, {}
+    )
+    assert not torch.allclose(ours, theirs)
