@@ -65,18 +65,8 @@ class DaskCluster:
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
         """See ``Engine``."""
-        suspects, failed = [], []
+        suspects = []
         for task, result in self._once(tasks):
-            if result is None:
-                suspects.append(task)
-            elif "failure" in result and not result.get("undone"):
-                failed.append(task)
-            else:
-                yield task, result
-        # Beside Dask's own threads coremltools 9.0 loses the manifest of a package that it has just
-        # written now and then (*measured*: 1 conversion in some 40; why is not known). What the
-        # model is at fault for fails again.
-        for task, result in self._once(failed):
             if result is None:
                 suspects.append(task)
             else:

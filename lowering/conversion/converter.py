@@ -29,6 +29,7 @@ from lowering.conversion.interface import check_interface, check_names, warn_of_
 from lowering.conversion.io_types import check_states, input_types, output_types, state_types
 from lowering.conversion.metadata import describe
 from lowering.conversion.prepare import Prepared, prepare
+from lowering.conversion.prompt_manifest import prompt_manifest
 from lowering.conversion.registry import installed
 from lowering.conversion.sound_passes import GUARDS, guarded
 from lowering.conversion.sound_passes.precision import precision_guards
@@ -259,6 +260,7 @@ def lower(
                 fast_coremltools(),
                 states_stored_early(),
                 distinct_outputs(names, classifier),
+                prompt_manifest(),
             ):
                 mlmodel = ct.convert(prepared.program, **options)
         except AnePassesError:
