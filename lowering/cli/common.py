@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from frontend.errors import AnePassesError
@@ -52,8 +53,22 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def refuse_given(options: Sequence[str], why: str) -> None:
+    """End the command if one of these parameters was given on the command line.
+
+    Args:
+        options: names of parameters, such as ``deployment_target``.
+        why: a sentence without full stop; what to leave out is added.
+    """
+    context = click.get_current_context()
+    for name in options:
+        source = context.get_parameter_source(name)
+        if source is not None and source is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{why}: leave out --{name.replace('_', '-')}.")
+
+
 # Arguments of verbs that name what a command is about.
-_SUBJECTS = ("package", "target", "first", "second")
+_SUBJECTS = ("package", "model_spec", "first", "second")
 
 
 def _complete(error: AnePassesError, arguments: Mapping[str, object]) -> None:

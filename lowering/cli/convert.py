@@ -11,9 +11,9 @@ import click
 from rich.markup import escape
 
 from frontend.model_call import ModelCall
-from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.common import guarded, json_option, print_json, refuse_given, stdout_console, step
 from lowering.cli.compute_units import compute_units_option, constant_name
-from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given, report_converted
+from lowering.cli.core_ai import ASSET_SUFFIX, report_converted
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
@@ -161,11 +161,7 @@ def _to_core_ai(
         from lowering.core_ai.converter import convert_to_core_ai
 
         options: dict[str, Any] = {"precision": precision, "allow_wide_integers": wide}
-        if isinstance(model, ModelCall):
-            options |= {"kwargs": model.kwargs, "dynamic_shapes": model.dynamic_shapes}
-            made = convert_to_core_ai(model.model, model.args, **options)
-        else:
-            made = convert_to_core_ai(model, **options)
+        made = convert_to_core_ai(**_called(model), **options)
         path = made.save(output)
     seconds = time.perf_counter() - start
     report_converted(made, path, getattr(model, "reports", ()), seconds, as_json)
@@ -208,10 +204,19 @@ def _converted(
         "skip_model_load": True,  # the command saves the package and does not run it
         **more,
     }
-    if isinstance(model, ModelCall):
-        options |= {"kwargs": model.kwargs, "dynamic_shapes": model.dynamic_shapes}
-        return convert_program(model.model, model.args, **options)
-    return convert_program(model, **options)
+    return convert_program(**_called(model), **options)
+
+
+def _called(model: Convertible) -> dict[str, Any]:
+    """The arguments of a conversion that say what is converted."""
+    if not isinstance(model, ModelCall):
+        return {"model": model}
+    return {
+        "model": model.model,
+        "example_inputs": model.args,
+        "kwargs": model.kwargs,
+        "dynamic_shapes": model.dynamic_shapes,
+    }
 
 
 def _report(

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-from click.core import ParameterSource
 from rich.markup import escape
 
 from lowering.cli.common import print_json, stdout_console, step
 from lowering.core_ai.asset import SUFFIX as ASSET_SUFFIX
 from lowering.core_ai.asset import Port
 
-__all__ = ["ASSET_SUFFIX", "refuse_given", "report_converted", "run_asset"]
+__all__ = ["ASSET_SUFFIX", "report_converted", "run_asset"]
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,20 +21,6 @@ if TYPE_CHECKING:
     from lowering.core_ai.asset import CoreAIModel
     from lowering.reference.io import Feature
     from passes.pipeline import PassReport
-
-
-def refuse_given(options: Sequence[str], why: str) -> None:
-    """End the command if one of these parameters was given on the command line.
-
-    Args:
-        options: names of parameters, such as ``deployment_target``.
-        why: a sentence without full stop; what to leave out is added.
-    """
-    context = click.get_current_context()
-    for name in options:
-        source = context.get_parameter_source(name)
-        if source is not None and source is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"{why}: leave out --{name.replace('_', '-')}.")
 
 
 def report_converted(
@@ -52,7 +36,7 @@ def report_converted(
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if as_json:
         names = {
-            key: [port.name for port in getattr(model, key)]
+            key: [port.name for port in getattr(model.interface, key)]
             for key in ("inputs", "outputs", "states")
         }
         print_json(

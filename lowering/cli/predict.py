@@ -12,8 +12,8 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given, run_asset
+from lowering.cli.common import guarded, json_option, print_json, refuse_given, stdout_console, step
+from lowering.cli.core_ai import ASSET_SUFFIX, run_asset
 
 if TYPE_CHECKING:
     from lowering.reference import LoadedModel

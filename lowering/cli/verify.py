@@ -14,9 +14,10 @@ from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import (
     guarded,
     json_option,
+    refuse_given,
     step,
 )
-from lowering.cli.core_ai import ASSET_SUFFIX, refuse_given
+from lowering.cli.core_ai import ASSET_SUFFIX
 from lowering.cli.load_composites import load_composites
 from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option

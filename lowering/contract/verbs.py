@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lowering.verification.original import Original
     from lowering.verification.result import Verification
 
+from frontend.errors import InputError
 from lowering.contract.names import CONTRACT, CONTRACT_KEY
 from lowering.core_ai.asset import CoreAIModel, is_aimodel
 from lowering.errors import LoweringError
@@ -69,8 +70,6 @@ def convert(
         LoweringError: the program cannot be a Core ML model, or there is no such format.
         UnsupportedOpsError: operators without a lowering, all of them at once.
     """
-    from lowering.conversion import converter
-
     if format not in FORMATS:
         raise LoweringError(
             "a model is converted to one of two formats",
@@ -94,6 +93,8 @@ def convert(
 
         make: Callable[..., ct.models.MLModel] = convert_folder
         return make(model, **options)
+    from lowering.conversion import converter
+
     call: Callable[..., ct.models.MLModel] = converter.convert
     return call(model, example_inputs, **options)
 
@@ -162,6 +163,12 @@ def predict(
     if isinstance(model, CoreAIModel) or is_aimodel(model):
         from lowering.core_ai.runtime import run_calls
 
+        if state is not None or (function, precision) != ("main", "fp16"):
+            raise InputError(
+                "Apple's runtime runs an asset as it is",
+                expected="inputs alone; lowering.core_ai.runtime.run_calls keeps states",
+                found=f"state, function or precision for {model}",
+            )
         asset = model if isinstance(model, CoreAIModel) else Path(cast(str, model))
         return run_calls(asset, [inputs]).outputs[0]
     from lowering.reference import LoadedModel, load

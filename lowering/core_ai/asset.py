@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowering.errors import PackageError, SaveError
-from lowering.support.staging import put, reason, staged
+from lowering.errors import PackageError
+from lowering.support.destination import Destination
 
 if TYPE_CHECKING:
     from coreai.authoring import AIProgram
@@ -20,6 +20,12 @@ PREFIX = "com.ane-passes."
 INTERFACE_KEY = PREFIX + "interface"
 # The files that every asset has (*measured*, coreai-core 1.0.0b3).
 _METADATA, _PROGRAM = "metadata.json", "main.mlirb"
+_ASSET = Destination(
+    SUFFIX,
+    "an asset",
+    "a Core AI program",
+    lambda folder: (folder / _METADATA).is_file() and (folder / _PROGRAM).is_file(),
+)
 
 
 @dataclass(frozen=True)
@@ -38,43 +44,20 @@ class Port:
 
 
 @dataclass(frozen=True)
-class CoreAIModel:
-    """A program as coreai-torch made it.
-
-    Attributes:
-        program: coreai's own object.
-        inputs: in call order.
-        outputs: in result order.
-        states: written by each call, all zero before the first.
-        metadata: how it was made.
-    """
-
-    program: AIProgram
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    states: tuple[Port, ...]
-    metadata: Mapping[str, str]
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write an ``.aimodel``, whole or not at all; see :func:`save_aimodel`."""
-        return save_aimodel(self, path)
-
-
-@dataclass(frozen=True)
 class Interface:
     """What an ``.aimodel`` takes, returns and keeps, in order.
 
     Core AI's own description has names and no order (*measured*).
+
+    Attributes:
+        inputs: in call order.
+        outputs: in result order.
+        states: written by each call, all zero before the first.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     states: tuple[Port, ...]
-
-    @classmethod
-    def of(cls, model: CoreAIModel) -> Interface:
-        """Of a model that is not saved yet."""
-        return cls(model.inputs, model.outputs, model.states)
 
     def to_text(self) -> str:
         """As JSON, for the metadata of an asset."""
@@ -89,6 +72,25 @@ class Interface:
             for key in ("inputs", "outputs", "states")
         }
         return cls(**ports)
+
+
+@dataclass(frozen=True)
+class CoreAIModel:
+    """A program as coreai-torch made it.
+
+    Attributes:
+        program: coreai's own object.
+        interface: what it takes, returns and keeps.
+        metadata: how it was made.
+    """
+
+    program: AIProgram
+    interface: Interface
+    metadata: Mapping[str, str]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write an ``.aimodel``, whole or not at all; see :func:`save_aimodel`."""
+        return save_aimodel(self, path)
 
 
 def is_aimodel(path: object) -> bool:
@@ -110,23 +112,13 @@ def save_aimodel(model: CoreAIModel, path: str | os.PathLike[str]) -> Path:
         SaveError: the folder is missing or cannot be written, or something that is no asset
             stands at ``path``; coreai itself empties any folder that it is given (*measured*).
     """
-    target = _target(path)
+    target = _ASSET.target(path)
     from coreai.runtime import AIModelAssetMetadata
 
     metadata = AIModelAssetMetadata()
-    for key, value in {**model.metadata, INTERFACE_KEY: Interface.of(model).to_text()}.items():
+    for key, value in {**model.metadata, INTERFACE_KEY: model.interface.to_text()}.items():
         metadata.set_custom(key, value)
-    try:
-        with staged(target) as folder:
-            fresh = folder / f"asset{SUFFIX}"
-            model.program.save_asset(fresh, metadata)
-            put(fresh, target)
-    except OSError as error:
-        raise SaveError(
-            f"the asset could not be written: {reason(error)}",
-            found=str(target),
-            hint="choose a folder that can be written and has space, with -o or save(..., path)",
-        ) from error
+    _ASSET.write(target, lambda fresh: model.program.save_asset(fresh, metadata))
     return target
 
 
@@ -154,23 +146,3 @@ def read_interface(path: Path) -> tuple[Interface, dict[str, str]]:
             expected=f"an asset that `ane-passes convert -o model{SUFFIX}` wrote",
             found=f"{file} without a readable {INTERFACE_KEY}",
         ) from error
-
-
-def _target(path: str | os.PathLike[str]) -> Path:
-    target = Path(path).expanduser().absolute()
-    if not target.suffix:
-        target = target.with_name(target.name + SUFFIX)
-    if target.suffix != SUFFIX:
-        raise SaveError(
-            "a Core AI program is saved as an asset",
-            expected=f"a path ending in {SUFFIX}",
-            found=str(target),
-        )
-    if not target.parent.is_dir():
-        raise SaveError("the output folder does not exist", found=str(target.parent))
-    if target.exists() and not ((target / _METADATA).is_file() and (target / _PROGRAM).is_file()):
-        raise SaveError(
-            "something that is no asset stands at the output path; it is left alone",
-            found=str(target),
-        )
-    return target

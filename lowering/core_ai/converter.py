@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind
 
 from lowering.conversion.converter import program_of
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.wide_integers import check_integers
-from lowering.core_ai.asset import PREFIX, CoreAIModel, Port
+from lowering.core_ai.asset import PREFIX, CoreAIModel, Interface, Port
 from lowering.core_ai.decompose import to_core_ai_operators
 from lowering.core_ai.halves import in_float16
-from lowering.errors import CoreAIError, LoweringError
+from lowering.core_ai.runtime import not_installed
+from lowering.errors import LoweringError
 from passes.pipeline_text import to_json
 
 if TYPE_CHECKING:
     from coreai.authoring import AIProgram
 
-EXTRA = "coreai"
 PRECISIONS = ("float16", "float32")
 # Core AI has no wider numbers (*measured*): what they become.
 _NARROWED = {torch.int64: "int32", torch.float64: "float32"}
@@ -74,48 +74,31 @@ def convert_to_core_ai(
     plain = to_core_ai_operators(prepared.program, known)
     if precision == "float16":
         plain = in_float16(plain)
-    ports = _Ports(plain, prepared)
-    return CoreAIModel(
-        _lowered(torch_side, plain, ports),
-        ports.inputs,
-        ports.outputs,
-        ports.states,
-        _metadata(model, precision),
+    interface = _interface(plain, prepared)
+    lowered = _lowered(torch_side, plain, interface)
+    return CoreAIModel(lowered, interface, _metadata(model, precision))
+
+
+def _interface(program: ExportedProgram, prepared: Prepared) -> Interface:
+    """Inputs, outputs and states of ``program`` by their public names."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    signature = program.graph_signature
+    written = set(signature.buffers_to_mutate.values())
+    stored = {entry.buffer: entry.name for entry in prepared.stored}
+    buffers = {
+        spec.arg.name: str(spec.target)
+        for spec in signature.input_specs
+        if spec.kind is InputKind.BUFFER and spec.target in written
+    }
+
+    def ports(public: Sequence[str], inner: Sequence[str]) -> tuple[Port, ...]:
+        return tuple(_port(name, nodes[node]) for name, node in zip(public, inner, strict=True))
+
+    return Interface(
+        ports(prepared.inputs, signature.user_inputs),
+        ports(prepared.outputs, signature.user_outputs),
+        ports([stored.get(b, b.replace(".", "_")) for b in buffers.values()], list(buffers)),
     )
-
-
-class _Ports:
-    """Inputs, outputs and states of ``program`` by their public names, in order."""
-
-    def __init__(self, program: ExportedProgram, prepared: Prepared) -> None:
-        nodes = {node.name: node for node in program.graph.nodes}
-        signature = program.graph_signature
-        self.inputs = tuple(
-            _port(name, nodes[spec.arg.name])
-            for name, spec in zip(
-                prepared.inputs,
-                (s for s in signature.input_specs if s.kind is InputKind.USER_INPUT),
-                strict=True,
-            )
-        )
-        self.outputs = tuple(
-            _port(name, nodes[spec.arg.name])
-            for name, spec in zip(
-                prepared.outputs,
-                (s for s in signature.output_specs if s.kind is OutputKind.USER_OUTPUT),
-                strict=True,
-            )
-        )
-        written = set(signature.buffers_to_mutate.values())
-        names = {stored.buffer: stored.name for stored in prepared.stored}
-        self.states = tuple(
-            _port(
-                names.get(str(spec.target), str(spec.target).replace(".", "_")),
-                nodes[spec.arg.name],
-            )
-            for spec in signature.input_specs
-            if spec.kind is InputKind.BUFFER and spec.target in written
-        )
 
 
 def _port(name: str, node: fx.Node) -> Port:
@@ -125,7 +108,7 @@ def _port(name: str, node: fx.Node) -> Port:
     return Port(name, sizes, dtype)
 
 
-def _lowered(torch_side: ModuleType, program: ExportedProgram, ports: _Ports) -> AIProgram:
+def _lowered(torch_side: ModuleType, program: ExportedProgram, interface: Interface) -> AIProgram:
     # The other mode writes the paths of source files into the asset (*measured*).
     maker = torch_side.TorchConverter(mode=torch_side.TorchConverter.Mode.RELEASE)
     said = io.StringIO()
@@ -134,9 +117,9 @@ def _lowered(torch_side: ModuleType, program: ExportedProgram, ports: _Ports) ->
             warnings.simplefilter("ignore")
             maker.add_exported_program(
                 program,
-                input_names=[port.name for port in ports.inputs],
-                output_names=[port.name for port in ports.outputs],
-                state_names=[port.name for port in ports.states] or None,
+                input_names=[port.name for port in interface.inputs],
+                output_names=[port.name for port in interface.outputs],
+                state_names=[port.name for port in interface.states] or None,
             )
             made: AIProgram = maker.to_coreai()
             return made
@@ -163,11 +146,7 @@ def _coreai_torch() -> ModuleType:
             import coreai_torch
             import coreai_torch._aten_to_core
     except ModuleNotFoundError as error:
-        raise CoreAIError(
-            "Core AI is not installed",
-            found=f"no module {error.name}",
-            hint=f'pip install "ane-passes[{EXTRA}]"',
-        ) from error
+        raise not_installed(str(error)) from error
     found: ModuleType = coreai_torch
     return found
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from frontend.errors import InputError
-from lowering.core_ai.asset import CoreAIModel, Interface, Port, read_interface
+from lowering.core_ai.asset import CoreAIModel, Port, read_interface
 from lowering.errors import CoreAIError
 
 Arrays = dict[str, np.ndarray]
@@ -61,7 +61,7 @@ def run_calls(
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="ane-passes-")))
         if isinstance(model, CoreAIModel):
-            asset, interface = model.save(folder / "model.aimodel"), Interface.of(model)
+            asset, interface = model.save(folder / "model.aimodel"), model.interface
         else:
             asset, interface = model, read_interface(model)[0]
         given: Arrays = {}
@@ -140,6 +140,13 @@ def feed(ports: Sequence[Port], given: Mapping[str, object]) -> Arrays:
     return arrays
 
 
+def not_installed(found: str) -> CoreAIError:
+    """The error to raise where Python does not find Core AI; ``found``: Python's own words."""
+    return CoreAIError(
+        "Core AI is not installed", found=found, hint='pip install "ane-passes[coreai]"'
+    )
+
+
 def _zeros(port: Port) -> np.ndarray:
     return np.zeros(port.shape, port.dtype)
 
@@ -159,7 +166,7 @@ def _in_child(asset: Path, given: Arrays, folder: Path, timeout: float) -> Array
             return {name: arrays[name] for name in arrays.files}
     last = done.stderr.strip().splitlines()
     if "No module named 'coreai" in done.stderr:
-        raise CoreAIError("Core AI is not installed", hint='pip install "ane-passes[coreai]"')
+        raise not_installed(last[-1])
     if done.returncode < 0:
         how = f"ended by {signal.Signals(-done.returncode).name}"
     else:

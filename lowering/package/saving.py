@@ -14,11 +14,16 @@ import coremltools as ct
 from google.protobuf.message import Message
 
 from lowering.core_ai.asset import CoreAIModel, save_aimodel
-from lowering.errors import SaveError
 from lowering.package.folder import DATA, MANIFEST, SUFFIX
+from lowering.support.destination import Destination
 from lowering.support.quiet import quiet_coremltools
-from lowering.support.staging import put, reason, staged, standing
 
+_PACKAGE = Destination(
+    SUFFIX,
+    "a package",
+    "an ML Program",
+    lambda folder: (folder / MANIFEST).is_file(),
+)
 _HASH_BLOCK = 1 << 20  # bytes read at a time, so that weights are never in memory as a whole
 
 
@@ -55,19 +60,13 @@ def save(mlmodel: ct.models.MLModel | CoreAIModel, path: str | os.PathLike[str])
 def write_package(write: Callable[[Path], Any], path: str | os.PathLike[str]) -> Path:
     """As :func:`save`, for a package that ``write(path)`` makes; it returns the model message."""
     target = package_path(path)
-    try:
-        with staged(target) as folder:
-            fresh = folder / f"package{SUFFIX}"
-            with quiet_coremltools():
-                message = write(fresh)
-            _settle(fresh, message)
-            put(fresh, target)
-    except OSError as error:
-        raise SaveError(
-            f"the package could not be written: {reason(error)}",
-            found=str(target),
-            hint="choose a folder that can be written and has space, with -o or save(..., path)",
-        ) from error
+
+    def written(fresh: Path) -> None:
+        with quiet_coremltools():
+            message = write(fresh)
+        _settle(fresh, message)
+
+    _PACKAGE.write(target, written)
     return target
 
 
@@ -77,30 +76,7 @@ def package_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         SaveError: the folder is missing, or something that is not a package stands there.
     """
-    if Path(path).name in ("", ".."):
-        raise SaveError(
-            "the output has no name",
-            expected=f"a path ending in {SUFFIX}",
-            found=repr(str(path)),
-            hint="name the package, such as net.mlpackage",
-        )
-    target = Path(path).expanduser().absolute()
-    if not target.suffix:
-        target = target.with_name(target.name + SUFFIX)
-    if target.suffix != SUFFIX:
-        raise SaveError(
-            "an ML Program is saved as a package",
-            expected=f"a path ending in {SUFFIX}",
-            found=str(target),
-        )
-    if not target.parent.is_dir():
-        raise SaveError("the output folder does not exist", found=str(target.parent))
-    if standing(target) and not (target / MANIFEST).is_file():
-        raise SaveError(
-            "something that is not a package stands at the output path; it is left alone",
-            found=str(target),
-        )
-    return target
+    return _PACKAGE.target(path)
 
 
 def _settle(package: Path, message: Message) -> None:

@@ -30,6 +30,15 @@ class Wanted(NamedTuple):
     outputs: Mapping[str, tuple[int, ...]]
     inputs: Mapping[str, tuple[int, ...]]
 
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """Height and width of the only picture that the model takes, if there is one alone."""
+        sizes = [shape[2:] for shape in self.inputs.values() if len(shape) == 4]
+        if len(sizes) != 1:
+            return None
+        height, width = sizes[0]
+        return height, width
+
 
 @dataclass(frozen=True)
 class OutputTask(ABC):

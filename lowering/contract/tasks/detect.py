@@ -69,11 +69,7 @@ class Detect(OutputTask):
 
     def settled(self, model: Wanted) -> Detect:
         """With the size of the only picture that ``model`` takes."""
-        sizes = [shape[2:] for shape in model.inputs.values() if len(shape) == 4]
-        if self.size is not None or len(sizes) != 1:
-            return self
-        height, width = sizes[0]
-        return replace(self, size=(height, width))
+        return self if self.size is not None else replace(self, size=model.picture_size)
 
     def problems(self, model: Wanted) -> Sequence[str]:
         """What keeps the task from fitting ``model``."""

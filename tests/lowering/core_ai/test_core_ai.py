@@ -144,10 +144,10 @@ def test_every_refusal_is_one_error(tmp_path, monkeypatch):
         save(made, tmp_path / "mine.aimodel")
     assert (tmp_path / "mine.aimodel" / "notes.txt").read_text() == "mine"
     with pytest.raises(InputError, match="another shape"):
-        predict(made, {made.inputs[0].name: torch.ones(2, 4)})
+        predict(made, {made.interface.inputs[0].name: torch.ones(2, 4)})
     monkeypatch.setattr(runtime, "_CHILD", "lowering.core_ai.no_such_child")
     with pytest.raises(CoreAIError, match="ended without a result"):
-        predict(made, {made.inputs[0].name: x})
+        predict(made, {made.interface.inputs[0].name: x})
 
 
 def test_what_an_asset_says_is_read_back():
