@@ -8,7 +8,7 @@ import warnings
 import torch
 
 # Each has a snapshot of what it takes apart: ``benchmarks.torch_release``.
-TRIED = ("2.13", "2.14")
+TRIED = ("2.13", "2.14", "2.15")
 
 
 class UntriedReleaseWarning(UserWarning):

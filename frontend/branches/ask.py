@@ -205,6 +205,10 @@ def _questions(answers: Answers) -> list[tuple[Any, _Names]]:
     def allclose(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> bool:
         return answers.decide(torch.isclose(a, b, *args, **kwargs).all())
 
+    def asserted(tensor: Tensor, message: object = "") -> None:
+        if not truth(tensor):
+            raise AssertionError(message)
+
     methods: _Names = {
         "__bool__": truth,
         "is_nonzero": truth,
@@ -218,7 +222,13 @@ def _questions(answers: Answers) -> list[tuple[Any, _Names]]:
         "equal": equal,
         "allclose": allclose,
     }
-    functions: _Names = {"is_nonzero": truth, "equal": equal, "allclose": allclose}
+    functions: _Names = {
+        "is_nonzero": truth,
+        "equal": equal,
+        "allclose": allclose,
+        # What the exporter of torch 2.15 makes of ``torch._assert``.
+        "_assert_async": asserted,
+    }
     tolist: _Names = {"tolist": refused("tolist()")}
     # FakeTensor has a tolist of its own.
     return [(Tensor, methods | tolist), (FakeTensor, tolist), (torch, functions)]

@@ -154,6 +154,7 @@ def test_an_assert_is_assumed_to_hold():
     def forward(self, x):
         assert x.sum() < 1e6, "too large"
         torch._assert(x.min() > -1e6, "too small")
+        torch._assert_async(x.mean() < 1e5, "too large on average")
         return x * 2
 
     with pytest.warns(UncheckedPathWarning) as caught:
@@ -162,6 +163,7 @@ def test_an_assert_is_assumed_to_hold():
     said = " ".join(str(w.message) for w in caught)
     assert "test_branches_conditions.py" in said and 'assert x.sum() < 1e6, "too large"' in said
     assert "torch._assert(x.min() > -1e6" in said
+    assert "torch._assert_async(x.mean() < 1e5" in said
     assert "does not check it" in said
 
 
