@@ -129,15 +129,16 @@ def _exported(
     """The program and its result; ``state`` has tensors that become buffers, with their names."""
     branches: list[tuple[str, str]] = []
     traced, results = _traceable(model, call.kwargs, branches, state)
-    try:
-        with deferring() as violations:
+    with deferring() as violations:
+        try:
             program = torch.export.export(
                 traced, call.args, call.kwargs, dynamic_shapes=call.dynamic_shapes, strict=False
             )
-    except AnePassesError:
-        raise
-    except (Exception, SystemExit) as error:  # forward may call sys.exit
-        raise explain_export_error(error, model, call.args, call.kwargs) from error
+        except AnePassesError:
+            raise
+        except (Exception, SystemExit) as error:  # forward may call sys.exit
+            line = violations.fixing_line()
+            raise explain_export_error(error, model, call.args, call.kwargs, line) from error
     if not state and (written := written_constants(program, model)):
         return _exported(model, call, written)
     check_program(program)

@@ -21,18 +21,30 @@ _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
 # The first lines of a torch error say what happened; the rest is advice for torch developers.
 _LINES_KEPT = 3
+# For a size that Python took as a number.
+KEEP_SYMBOLIC = (
+    "where the line makes a number of the size (float(n), math.sqrt(n)), write "
+    "torch.sym_float(n), n ** 0.5 or a tensor"
+)
 # Some of them are dumps of whole descriptors.
 _LONGEST = 600
 
 
 def explain_export_error(
-    error: BaseException, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    error: BaseException,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    fixing_line: str | None = None,
 ) -> CaptureError:
-    """A CaptureError for ``error``, with the innermost line of the user's own code."""
+    """A CaptureError for ``error``, with the innermost line of the user's own code.
+
+    ``fixing_line`` is the line that made a dynamic size one number, where one is known.
+    """
     source = user_line(error.__traceback__) or _quoted_line(str(error))
     shown = _shorten(str(error)) or type(error).__name__
-    if "Constraints violated" in str(error):
-        return _cannot_vary(str(error), source)
+    if "Constraints violated" in str(error) or "user-specified ranges" in str(error):
+        return _cannot_vary(str(error), source or fixing_line)
     if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in str(error):
         return DataDependentError(
             "the model's control flow or shapes depend on the values of its inputs",
@@ -83,7 +95,7 @@ def _cannot_vary(text: str, source: str | None) -> SizeError:
         source=source,
         expected="a model that runs for every size in the range",
         found=" ".join(reason.partition(" If you're using")[0] for reason in broken),
-        hint=suggested(text) + "write fixed sizes in the model with x.shape",
+        hint=suggested(text) + f"{KEEP_SYMBOLIC}, or give the size no range",
     )
 
 

@@ -22,6 +22,7 @@ import sympy
 import torch
 from torch import Tensor, nn
 from torch._export import non_strict_utils
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.export import _trace as export_trace
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, ShapeEnv
@@ -33,7 +34,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from frontend.branches.ask import replaced
 from frontend.dynamic_shapes import Call, resized
 from frontend.errors import SizeError
-from frontend.export_errors import suggested
+from frontend.export_errors import KEEP_SYMBOLIC, suggested
 from frontend.program import runnable
 
 # So many computations of a condition take a few seconds.
@@ -53,6 +54,7 @@ class _Condition:
 
     text: str
     line: str | None
+    fixes: bool
 
 
 class Violations:
@@ -60,6 +62,13 @@ class Violations:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.environment: ShapeEnv | None = None
+
+    def fixing_line(self) -> str | None:
+        """The line of the model that made a dynamic size one number, where one did."""
+        guards = self.environment.guards if self.environment is not None else []
+        lines = (_line(guard) for guard in guards if _fixes(guard.expr))
+        return next(filter(None, lines), None)
 
 
 @contextmanager
@@ -68,9 +77,10 @@ def deferring() -> Iterator[Violations]:
     found = Violations()
     original = non_strict_utils.produce_guards_and_solve_constraints
 
-    def produce(*args: Any, **kwargs: Any) -> None:
+    def produce(fake_mode: FakeTensorMode, *args: Any, **kwargs: Any) -> None:
+        found.environment = fake_mode.shape_env
         try:
-            original(*args, **kwargs)
+            original(fake_mode, *args, **kwargs)
         except (ConstraintViolationError, AssertionError) as error:
             # An assertion of torch's own fails where it words its advice.
             found.error = error
@@ -98,7 +108,7 @@ def check_guards(program: ExportedProgram, model: nn.Module, call: Call, error: 
     named = {symbol: sympy.Symbol(dim.__name__) for symbol, dim in dims.items()}
     failing: dict[tuple[tuple[str, int], ...], _Condition] = {}
     for guard in environment.guards:
-        condition = _Condition(str(guard.expr.xreplace(named)), _line(guard))
+        condition = _Condition(str(guard.expr.xreplace(named)), _line(guard), _fixes(guard.expr))
         for sizes in _where_false(guard.expr, dims, error):
             failing.setdefault(tuple(sorted(sizes.items())), condition)
             if len(failing) > _MOST_RUNS:
@@ -205,6 +215,7 @@ def _fails(
         found=f"the model does something else unless {condition.text}: at {', '.join(sizes[:4])}"
         + (" and more" if len(sizes) > 4 else ""),
         hint=suggested(str(error))
+        + (f"{KEEP_SYMBOLIC}, or " if condition.fixes else "")
         + "narrow the range of the Dim, convert one package for each part of it, or write "
         "fixed sizes in the model",
     )
@@ -228,6 +239,14 @@ def _model_frame(environment: ShapeEnv) -> FrameType | None:
     while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_MODEL):
         frame = frame.f_back
     return frame
+
+
+def _fixes(condition: sympy.Basic) -> bool:
+    """Whether a size has to be one number: float(n) and math.sqrt(n) take it out."""
+    if not isinstance(condition, sympy.Eq):
+        return False
+    left, right = condition.args
+    return bool((left.is_Symbol and right.is_Integer) or (left.is_Integer and right.is_Symbol))
 
 
 def _line(guard: Any) -> str | None:

@@ -1,5 +1,7 @@
 """Conditions on dynamic sizes that torch cannot prove are decided size by size."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -87,6 +89,24 @@ def test_other_code_at_some_sizes_is_refused_with_its_line(function, condition, 
     details = raised.value.details
     assert details["source"].startswith("test_size_guards.py")
     assert condition in details["found"] and size in details["found"]
+
+
+def root_of_the_size(x):
+    return x * math.sqrt(x.shape[1])
+
+
+def logarithm_of_the_size(x):
+    return x + math.log(x.shape[1])
+
+
+@pytest.mark.parametrize("function", [one_size, root_of_the_size, logarithm_of_the_size])
+@pytest.mark.parametrize("dim", [Dim("n", min=4, max=32), Dim.DYNAMIC(min=4, max=32)])
+def test_a_size_made_a_number_is_named_with_its_line_and_what_to_write(function, dim):
+    x = torch.randn(1, 9, 6)
+    with pytest.raises(SizeError, match="that was to be dynamic") as raised:
+        capture(Calls(function), (x,), dynamic_shapes={"x": {1: dim}})
+    assert "return x" in raised.value.details["source"]
+    assert "torch.sym_float(n)" in str(raised.value)
 
 
 def test_a_size_at_which_the_model_fails_is_named():

@@ -15,7 +15,7 @@ import torch
 from coremltools.converters.mil.mil import Var, types
 
 from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
-from lowering.conversion.torch_ops.common import axis_of, cast
+from lowering.conversion.torch_ops.common import axis_of, cast, sizes_of
 
 aten = torch.ops.aten
 
@@ -263,10 +263,15 @@ def _diagonal_scatter(
 def _unfold(mb: MilBuilder, x: Var, dim: int, size: int, step: int) -> Lowered:
     """Windows of ``size`` every ``step`` along ``dim``; the window is the last axis."""
     dim = axis_of(dim, x.rank)
-    if not isinstance(x.shape[dim], (int, np.integer)):
-        return NotImplemented
-    starts = np.arange(0, int(x.shape[dim]) - size + 1, step, dtype=np.int32)
-    windows = mb.gather(x=x, indices=starts[:, None] + np.arange(size, dtype=np.int32), axis=dim)
+    inside = np.arange(size, dtype=np.int32)
+    if isinstance(x.shape[dim], (int, np.integer)):
+        starts = np.arange(0, int(x.shape[dim]) - size + 1, step, dtype=np.int32)
+        places = starts[:, None] + inside
+    else:
+        end = mb.sub(x=sizes_of(mb, x)[dim], y=np.int32(size - 1))
+        starts = mb.range_1d(start=0, end=end, step=step)
+        places = mb.add(x=mb.expand_dims(x=starts, axes=[1]), y=inside)
+    windows = mb.gather(x=x, indices=places, axis=dim)
     order = [axis for axis in range(windows.rank) if axis != dim + 1]
     return _permuted(mb, windows, [*order, dim + 1])
 

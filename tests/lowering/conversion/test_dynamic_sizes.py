@@ -59,6 +59,25 @@ class Recurrent(nn.Module):
         return self.head(self.layers(x)[0])
 
 
+class Spectrum(nn.Module):
+    def __init__(self, width, hop, **options):
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(width))
+        self.hop, self.options = hop, options
+
+    def forward(self, x):
+        parts = torch.stft(
+            x.flatten(1), 16, self.hop, len(self.window), self.window,
+            return_complex=True, **self.options,
+        )  # fmt: skip
+        return torch.view_as_real(parts)
+
+
+class Unfolded(nn.Module):
+    def forward(self, x):
+        return x.unfold(1, 2, 1) * x.shape[1] ** 0.5, x.transpose(0, 1).unfold(0, 2, 2).mean(-1)
+
+
 def encoder():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
@@ -131,6 +150,14 @@ CASES = {
         lambda b, t: {"input": torch.randn(b, 4, 7, 5)},
         {"input": {0: BATCH}},
     ),
+    "spectrum": (lambda: Spectrum(16, 4), features, {"x": BOTH}),
+    "spectrum_padded": (
+        lambda: Spectrum(12, 5, pad_mode="constant", normalized=True),
+        features,
+        {"x": BOTH},
+    ),
+    "spectrum_inside": (lambda: Spectrum(16, 3, center=False), features, {"x": BOTH}),
+    "unfolded": (Unfolded, features, {"x": BOTH}),
     "lstm": (lambda: Recurrent(nn.LSTM), features, {"x": BOTH}),
     "gru": (lambda: Recurrent(nn.GRU), features, {"x": BOTH}),
     "rnn": (lambda: Recurrent(nn.RNN), features, {"x": BOTH}),
