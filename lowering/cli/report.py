@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import guarded, json_option, print_json, step
-from lowering.cli.load_model import MODEL_HELP, load_model_call, trust_option
+from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
 
 if TYPE_CHECKING:
+    from frontend.model_call import ModelCall
     from lowering.ablation.result import Ablation
+    from lowering.contract.folder import ModelFolder
+    from lowering.reporting.result import Report
 
 HELP = f"""Write a report about a package: where it runs, why, and how far it is from its original.
 
 The HTML page is one file that needs no network: summary, placement of every operator, the repeated
 block before and after the passes, growth of the error, tables that sort and filter. Placement and
-times are predicted; errors are measured in the interpreter and need MODEL, the original.
+times are predicted; errors are measured in the interpreter and need MODEL, the original. Of a
+folder that `ane-passes export` wrote, each picture is shown with the labels, boxes or masks of
+torch and of the package side by side.
 
 {MODEL_HELP}
 \b
 Examples:
   ane-passes report tiny.mlpackage model.py:tiny -o report.html
   ane-passes report tiny.mlpackage --chip "A17 Pro"
+  ane-passes report vit.mlpackage vit/ --pictures cat.png -o report.html
   ane-passes report tiny.mlpackage model.py:tiny --ablation ablation.json -o report.html
   ane-passes report tiny.mlpackage --format md
   ane-passes report tiny.mlpackage --format graph-json -o tiny.graph.json
@@ -52,6 +58,12 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="What `ane-passes ablate` wrote about this model.",
 )
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="A picture, or a folder of them, for MODELs that `ane-passes export` wrote.",
+)
 @inputs_option
 @with_pass_option
 @json_option
@@ -64,6 +76,7 @@ def report(
     form: str | None,
     chip: str,
     ablation: Path | None,
+    pictures: tuple[Path, ...],
     inputs: Path | None,
     own_passes: tuple[str, ...],
     as_json: bool,
@@ -73,6 +86,8 @@ def report(
         raise click.UsageError("Give a PACKAGE, or --ablation for a page of ablations alone.")
     if inputs is not None and model_spec is None:
         raise click.UsageError("--inputs are the original's: give its MODEL too.")
+    if pictures and (model_spec is None or not is_folder(model_spec)):
+        raise click.UsageError("--pictures needs a folder that `ane-passes export` wrote.")
     if form is None:
         from lowering.reporting.write import format_of
 
@@ -85,7 +100,7 @@ def report(
 
     name = None if model_spec is None else model_spec.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
-    made = _collected(package, model_spec, inputs, own_passes, chip, ablated, trust)
+    made = _collected(package, model_spec, inputs, own_passes, chip, ablated, trust, pictures)
     if output is None and (as_json or form != "html"):
         click.echo(written(made, "json" if as_json else form))
         return
@@ -122,12 +137,18 @@ def _collected(
     chip: str,
     ablation: Ablation | None,
     trust: bool,
-) -> Any:
+    pictures: tuple[Path, ...],
+) -> Report:
     """The report's data; the original is loaded only where one is named."""
-    call = None
+    call: ModelCall | ModelFolder | None = None
     if model_spec is not None:
         with step("Loading the model"):
-            call = load_model_call(model_spec, trust)
+            if is_folder(model_spec):
+                from lowering.contract.folder import open_folder
+
+                call = open_folder(model_spec, trust=trust)
+            else:
+                call = load_model_call(model_spec, trust)
     with step("Planning" if call is None else "Planning, and running both"):
         from lowering.reporting import collect
 
@@ -138,4 +159,5 @@ def _collected(
             known_passes=known_passes(own_passes),
             chip=chip,
             ablation=ablation,
+            pictures=pictures,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from lowering.contract.reading import package_contract
 from lowering.conversion.metadata import PIPELINE_KEY
 from lowering.reference import ModelLike, load
 from lowering.reference.model import LoadedModel
+from lowering.verification.looks import Look, PictureLook, of_numbers
 from lowering.verification.metrics import AT_LEAST, Metric
 from lowering.verification.original import Original
 from lowering.verification.parity import Thresholds
@@ -30,9 +32,27 @@ from passes.base import Pass
 from passes.pipeline import run as run_passes
 from passes.pipeline_text import from_json
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 
 class OtherContractWarning(UserWarning):
     """A package was made from another contract than it is used with."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture by its name, as torch and as the package take it; of several inputs the first."""
+
+    name: str
+    torch: PIL.Image.Image
+    package: PIL.Image.Image
+
+    def look(self, torch: Look, package: Look) -> PictureLook:
+        """What both made of it, with the picture."""
+        return PictureLook(
+            self.name, replace(torch, picture=self.torch), replace(package, picture=self.package)
+        )
 
 
 def verify_folder(
@@ -81,7 +101,13 @@ def verify_folder(
     model = load(package, precision=precision)
     check_package(model, contract)
     original = original_of(folder, model.metadata, known_passes).with_inputs(inputs or {})
-    steps, labels = _steps(original, contract, _own_contract(model), pictures)
+    steps, shown = _steps(original, contract, _own_contract(model), pictures)
+    looks: list[PictureLook] = []
+
+    def look(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+        of = of_numbers if contract.task is None else contract.task.looks
+        looks.append(shown[len(looks)].look(*of(ours, theirs)))
+
     accept = contract.accept
     if metric is None and accept is not None:
         metric, at_least = accept.metric, accept.at_least if at_least is None else at_least
@@ -94,8 +120,9 @@ def verify_folder(
         steps=steps,
         metric=metric,
         at_least=AT_LEAST if at_least is None else at_least,
+        observe=look if shown else None,
     )
-    return replace(found, labels=labels)
+    return replace(found, labels=tuple(item.name for item in shown), pictures=tuple(looks))
 
 
 def original_of(
@@ -174,8 +201,8 @@ def _steps(
     contract: ModelContract,
     own: ModelContract | None,
     pictures: Sequence[Picture],
-) -> tuple[list[Original], tuple[str, ...]]:
-    """The original on each picture, and what each is called."""
+) -> tuple[list[Original], list[_Shown]]:
+    """The original on each picture, and each as both sides take it."""
     images = contract.images
     if not images:
         if pictures:
@@ -184,7 +211,7 @@ def _steps(
                 expected="an input with an image in the contract",
                 found=", ".join(entry.name for entry in contract.inputs),
             )
-        return [original], ()
+        return [original], []
     theirs = {name: (own.images if own else images).get(name, images[name]) for name in images}
     # Only resizing brings the telling picture to the model's size.
     resizes = all(image.resize != "none" for image in [*images.values(), *theirs.values()])
@@ -198,15 +225,19 @@ def _steps(
     if resizes:
         size = next(iter(images.values())).size
         named.append(("a picture that shows every difference", telling_picture(*size)))
-    steps = []
-    for _, picture in named:
+    steps, shown = [], []
+    for label, picture in named:
         arrays: dict[str, Tensor] = {}
-        handed: dict[str, object] = {}
+        handed: dict[str, PIL.Image.Image] = {}
+        one: list[tuple[PIL.Image.Image, PIL.Image.Image]] = []
         for name, image in images.items():
-            arrays[name] = as_image_input(image, pixels(image, prepared(image, picture)))
+            seen = prepared(image, picture)
+            arrays[name] = as_image_input(image, pixels(image, seen))
             handed[name] = prepared(theirs[name], picture)
+            one.append((seen, handed[name]))
         steps.append(replace(original.with_inputs(arrays), images=handed))
-    return steps, tuple(name for name, _ in named)
+        shown.append(_Shown(label, *one[0]))
+    return steps, shown
 
 
 def _listed(pictures: Sequence[Picture]) -> Iterator[Picture]:

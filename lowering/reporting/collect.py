@@ -10,6 +10,9 @@ from typing import Any
 from frontend.json_text import parse
 from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
+from lowering.contract.folder import ModelFolder
+from lowering.contract.pictures import Picture
+from lowering.contract.verifying import original_of, verify_folder
 from lowering.conversion.metadata import PREFIX
 from lowering.package.folder import stored_bytes
 from lowering.package.metadata_entry import reading
@@ -18,39 +21,54 @@ from lowering.planner.placement import plan
 from lowering.reference import load
 from lowering.reporting.accuracy import Accuracy, error_growth
 from lowering.reporting.block import repeated_block
-from lowering.reporting.result import PackageFacts, PassCount, Report
-from lowering.verification import Original, verify
+from lowering.reporting.result import PackageFacts, PassCount, Report, ReportError
+from lowering.verification import Original, Verification, verify
 from passes.base import Pass
 from passes.pipeline import PassReport
 
 
 def collect(
     package: str | Path,
-    call: ModelCall | None = None,
+    call: ModelCall | ModelFolder | None = None,
     *,
     inputs: Mapping[str, Any] | None = None,
     known_passes: Sequence[type[Pass]] = (),
     chip: str = "M4",
     ablation: Ablation | None = None,
+    pictures: Sequence[Picture] = (),
 ) -> Report:
     """Everything there is to say of a package. Works on any OS.
 
     Args:
         package: path of a ``.mlpackage``.
-        call: the model it was made from; without it nothing is run, and the report says nothing
-            of errors.
-        inputs, known_passes, chip, ablation: as for :func:`lowering.report`.
+        call: the model it was made from, or its contract's folder; without it nothing is run,
+            and the report says nothing of errors.
+        inputs, known_passes, chip, ablation, pictures: as for :func:`lowering.report`.
 
     Raises:
         PackageError: there is no ML Program in ``package``.
         UnknownChipError: the chip is not known.
         VerificationError, CaptureError: ``call`` is not what the package was made from.
+        ContractError, PictureError: nor the folder, or a picture cannot be used.
     """
     path = Path(package).expanduser()
     program = read_program(path)
     made = plan(program, chip=chip)
     original = accuracy = None
-    if call is not None:
+    if pictures and not isinstance(call, ModelFolder):
+        raise ReportError(
+            "pictures need the model's contract, which says what is made of them",
+            expected="a folder that `ane-passes export` wrote",
+            found="no model" if call is None else call.name,
+            hint="export the model, and give its folder",
+        )
+    if isinstance(call, ModelFolder):
+        original = original_of(call, program.metadata, known_passes).with_inputs(inputs or {})
+        outputs = verify_folder(
+            path, call, pictures=pictures, known_passes=known_passes, inputs=inputs
+        )
+        accuracy = _accuracy(path, original, program.ops, outputs)
+    elif call is not None:
         original = Original.of(
             call.model,
             call.args,
@@ -60,7 +78,7 @@ def collect(
             dynamic_shapes=call.dynamic_shapes,
         )
         original = original.with_inputs(inputs or {})
-        accuracy = _accuracy(path, original, program.ops)
+        accuracy = _accuracy(path, original, program.ops, verify(path, original))
     return Report(
         PackageFacts(
             path.name,
@@ -77,8 +95,9 @@ def collect(
     )
 
 
-def _accuracy(path: Path, original: Original, ops: Sequence[ProgramOp]) -> Accuracy:
-    outputs = verify(path, original)
+def _accuracy(
+    path: Path, original: Original, ops: Sequence[ProgramOp], outputs: Verification
+) -> Accuracy:
     if outputs.error is not None:
         return Accuracy(outputs, (), 0)
     positions = {name: index for index, op in enumerate(ops) for name in op.writes}

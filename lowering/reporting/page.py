@@ -16,6 +16,7 @@ from lowering.reporting.ablation_overview import overview_table
 from lowering.reporting.charts import CONFIG, charts
 from lowering.reporting.graph_layout import HEIGHT, WIDTH, layout
 from lowering.reporting.op_graph import OpGraph
+from lowering.reporting.pictures import colour, drawn
 from lowering.reporting.result import Report, ReportError
 from lowering.reporting.summary import facts, sentences
 from lowering.reporting.tables import Table, all_tables, shape_text
@@ -44,6 +45,7 @@ def page(report: Report) -> str:
         tables=tables,
         graphs=_graphs(report),
         ablation_part=parts[0] if parts else None,
+        looks=drawn(report.pictures),
     )
 
 
@@ -100,7 +102,7 @@ def _rendered(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["shape"] = shape_text
+    environment.filters |= {"shape": shape_text, "colour": colour}
     data = {
         "charts": specs,
         "config": CONFIG,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch.export import ExportedProgram
 
 from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
+from lowering.contract.folder import ModelFolder, open_folder
+from lowering.contract.pictures import Picture
 from lowering.reporting.collect import collect
 from lowering.reporting.result import Report, ReportError
 from lowering.reporting.write import FORMATS, format_of, written
@@ -20,7 +23,7 @@ from passes.base import Pass
 
 def report(
     package: str | Path,
-    model: nn.Module | ExportedProgram | None = None,
+    model: nn.Module | ExportedProgram | ModelFolder | str | os.PathLike[str] | None = None,
     args: object = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -29,6 +32,7 @@ def report(
     known_passes: Sequence[type[Pass]] = (),
     chip: str = "M4",
     ablation: Ablation | None = None,
+    pictures: Sequence[Picture] = (),
     output: str | Path | None = None,
     format: str | None = None,
 ) -> Report:
@@ -36,8 +40,8 @@ def report(
 
     Args:
         package: path of a ``.mlpackage``.
-        model: the module or program it was made from; without it nothing is run, and the report
-            says nothing of errors.
+        model: the module or program it was made from, or the folder of its contract; without it
+            nothing is run, and the report says nothing of errors.
         args: positional example inputs of ``model``.
         kwargs: keyword example inputs of ``model``.
         dynamic_shapes: of ``model``, as for ``torch.export.export``.
@@ -45,6 +49,8 @@ def report(
         known_passes: classes of your own passes that the package may name.
         chip: to plan for, such as ``"A17 Pro"``.
         ablation: what :func:`lowering.ablate` found of the same model.
+        pictures: files, folders of them, or images of PIL, of a folder's model; the page shows
+            what torch and the package make of each, side by side.
         output: file to write, whole or not at all.
         format: ``html``, ``md``, ``csv``, ``json`` or ``graph-json``; by default what the suffix
             of ``output`` says, else ``html``.
@@ -53,7 +59,10 @@ def report(
         PackageError: there is no ML Program in ``package``.
         UnknownChipError: the chip is not known.
         VerificationError, CaptureError: ``model`` is not what the package was made from.
-        ReportError: the format is not known, or a page is asked for and its packages are missing.
+        ContractError: nor the folder.
+        PictureError: a picture cannot be read.
+        ReportError: the format is not known, pictures are given without a folder, or a page is
+            asked for and its packages are missing.
         SaveError: ``output`` cannot be written.
     """
     chosen = format or format_of(output)
@@ -61,8 +70,12 @@ def report(
         raise ReportError(
             "a report has no such format", expected=", ".join(FORMATS), found=repr(chosen)
         )
-    call = None
-    if model is not None:
+    call: ModelCall | ModelFolder | None = None
+    if isinstance(model, ModelFolder):
+        call = model
+    elif isinstance(model, str | os.PathLike):
+        call = open_folder(model)
+    elif model is not None:
         call = ModelCall(type(model).__name__, model, args, kwargs or {}, dynamic_shapes)
     made = collect(
         package,
@@ -71,6 +84,7 @@ def report(
         known_passes=known_passes,
         chip=chip,
         ablation=ablation,
+        pictures=pictures,
     )
     if output is not None:
         write_text(written(made, chosen), Path(output))

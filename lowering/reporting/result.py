@@ -11,6 +11,7 @@ from lowering.ablation.result import Ablation
 from lowering.planner.result import Plan
 from lowering.reporting.accuracy import Accuracy
 from lowering.reporting.block import RepeatedBlock
+from lowering.verification.looks import PictureLook
 
 
 class ReportError(AnePassesError):
@@ -88,6 +89,11 @@ class Report:
     block: RepeatedBlock | None = None
     accuracy: Accuracy | None = None
     ablation: Ablation | None = None
+
+    @property
+    def pictures(self) -> tuple[PictureLook, ...]:
+        """What torch and the package make of pictures; empty for models of numbers."""
+        return () if self.accuracy is None else self.accuracy.outputs.pictures
 
     @property
     def not_rank4(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lowering.reporting import ablation as of_ablation
+from lowering.reporting.pictures import pictures_table
 from lowering.reporting.result import Report
 from lowering.reporting.summary import facts, sentences
 from lowering.reporting.tables import Column, Table, all_tables, operators
@@ -24,7 +25,10 @@ def markdown(report: Report) -> str:
         [(fact.label, fact.value, fact.note, fact.kind) for fact in facts(report)],
     )
     lines += ["", *(f"- {sentence}" for sentence in sentences(report))]
-    for table in all_tables(report):
+    tables = [*all_tables(report)]
+    if report.pictures:
+        tables.insert(0, pictures_table(report.pictures))
+    for table in tables:
         title, rows = table.title, list(table.rows)
         if table.name == "operators" and len(rows) > _ROWS:
             price = next(i for i, c in enumerate(table.columns) if c.label.startswith("price"))

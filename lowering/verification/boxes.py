@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Boxes that share less of their union are around different things.
 _SAME_THING = 0.5
+# Those that share this are the same box.
+SAME_BOX = 0.95
 # Confidences so near to what a box must reach, as a share of it, may fall on either side of it in
 # float16.
 _NEAR = 0.02
@@ -49,7 +51,7 @@ def pairs(
 def matched(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     """The share of boxes that the other side has too: the same class, 95 % of their union."""
     most = max(int(side["count"].sum()) for side in (found, expected))
-    return len(pairs(found, expected, 0.95)) / most if most else 1.0
+    return len(pairs(found, expected, SAME_BOX)) / most if most else 1.0
 
 
 def aligned(

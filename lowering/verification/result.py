@@ -11,6 +11,7 @@ from rich.table import Table
 
 from frontend.source import Source
 from lowering.support.finite import finite
+from lowering.verification.looks import PictureLook
 from lowering.verification.metrics import Agreement
 from lowering.verification.parity import Parity
 from lowering.verification.yardstick import LISTED, Loosening
@@ -117,6 +118,7 @@ class Verification:
             threshold loose.
         agreement: what the metric that was asked for says.
         labels: a name for each step, such as its picture's; may be empty.
+        pictures: what both sides made of each picture, to look at.
         kind: ``logic`` when the package is wrong without any rounding too, ``rounding`` when
             only its fp16 values make it wrong, ``None`` when it passed or was not located.
     """
@@ -132,6 +134,7 @@ class Verification:
     loosened: tuple[Loosening, ...] = ()
     agreement: Agreement | None = None
     labels: tuple[str, ...] = ()
+    pictures: tuple[PictureLook, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -158,19 +161,21 @@ class Verification:
             "steps": self.steps,
             "agreement": finite(self.agreement.to_json()) if self.agreement else None,
             "labels": list(self.labels),
+            "pictures": [finite(look.to_json()) for look in self.pictures],
             "loosened": [place.to_json() for place in self.loosened],
             "pass_fault": self.pass_fault.to_json() if self.pass_fault else None,
         }
 
     def __rich__(self) -> RenderableType:
-        """A table of the outputs and, on failure, where the package goes wrong."""
+        """A table of the outputs, what both make of pictures, and where the package goes wrong."""
         table = Table("output", "max abs", "rel L2", "cosine", "half torch", "allowed", "")
         for item in self.outputs:
             half = "" if item.yardstick is None else f"{item.yardstick:.2e}"
             verdict = "[green]ok[/]" if item.passed else "[red]differs[/]"
             numbers = (f"{item.max_abs:.2e}", f"{item.rel_l2:.2e}", f"{item.cosine:.6f}")
             table.add_row(escape(item.name), *numbers, half, f"{item.threshold:.2e}", verdict)
-        return Group(table, *(escape(line) for line in self._sentences()))
+        sentences = (escape(line) for line in self._sentences())
+        return Group(table, *self.pictures, *sentences)
 
     def _sentences(self) -> list[str]:
         lines = [

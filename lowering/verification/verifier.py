@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from lowering.verification.yardstick import Loosening, loosenings, not_run
 from passes.base import Pass
 from passes.optimized_model import OptimizedModel
 
+# Told of the package's and the original's outputs by name, after each step.
+Observer: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
 
 def verify(
     package: ModelLike,
@@ -47,6 +50,7 @@ def verify(
     steps: int | Sequence[object] = 1,
     metric: str | Metric | None = None,
     at_least: float = AT_LEAST,
+    observe: Observer | None = None,
 ) -> Verification:
     """Run a package on any OS and hold it against its original.
 
@@ -70,6 +74,8 @@ def verify(
         metric: how far both agree as the task sees it, beside the errors: the name of one, see
             ``lowering.verification.metrics``, or a function of both sides' outputs by name.
         at_least: what its mean over the steps must reach.
+        observe: called with the package's and the original's outputs by name, after each step
+            that the package ran to its end.
 
     Returns:
         Errors of each output, and on failure the first diverging op and the pass at fault, in the
@@ -87,7 +93,7 @@ def verify(
     if isinstance(against, nn.Module):
         against = for_inference(against)
     module = None if isinstance(against, OptimizedModel) else against
-    if isinstance(module, nn.Module) and steps == 1 and metric is None:
+    if isinstance(module, nn.Module) and steps == 1 and metric is None and observe is None:
         passes_of(pipeline, model.metadata, known_passes)
         outputs = passes_at_once(model, module, inputs, kwargs, thresholds)
         if outputs is not None:
@@ -106,7 +112,7 @@ def verify(
     comparison = _Comparison(model, original, thresholds, rounds[0].images, measure)
     for step in rounds:
         before = comparison.before(step)
-        run = comparison.of(step)
+        run = comparison.of(step, observe)
         if run.error is not None or not comparison.passed:
             break
     error = run.error.message if run.error is not None else None
@@ -184,7 +190,7 @@ class _Comparison:
         }
         return _Before(replace(step, buffers=values), states)
 
-    def of(self, step: Original) -> PackageRun:
+    def of(self, step: Original, observe: Observer | None = None) -> PackageRun:
         """Makes one step on both sides, and compares."""
         exact = replace(step, buffers=self._exact.buffers)
         expected = self._exact.call(step)
@@ -195,6 +201,8 @@ class _Comparison:
         names = package_values.output_values(self._model, self._program)
         sides = _Sides([name for name, _ in names], expected, half, self._judges)
         found = sides.named([run.values.get(value) for _, value in names])
+        if observe is not None and len(found) == len(names):
+            observe(found, sides.expected)
         yardsticks = sides.yardsticks()
         overflowed = self._trace(exact, yardsticks)
         for name, yardstick in zip(sides.expected, yardsticks, strict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from lowering.verification.looks import Look, of_numbers
 from lowering.verification.original import Judge
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class OutputTask(ABC):
     def judges(self) -> dict[str, Judge]:
         """How outputs are compared whose own numbers say little, by name."""
         return {}
+
+    def looks(self, found: Named, expected: Named) -> tuple[Look, Look]:
+        """What torch's and the package's outputs say, for people; what differs is marked."""
+        return of_numbers(found, expected)
 
     def to_json(self) -> dict[str, object]:
         """As plain JSON values, with ``kind``."""

@@ -19,6 +19,7 @@ from lowering.contract.tasks.base import (
     shapes_of,
     shown,
 )
+from lowering.verification.looks import Look, LookLine
 from lowering.verification.original import Judge
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 LABEL = "label"
 _SCORES = "probabilities"
+# So many classes are shown where no number is asked for; probabilities further apart are marked.
+_SHOWN, _APART = 5, 0.01
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,30 @@ class Classify(OutputTask):
         if self.top_k is None:
             return {}
         return {"top_scores": _best_scores, "top_indices": _scores_of_best}
+
+    def looks(self, found: Named, expected: Named) -> tuple[Look, Look]:
+        """The likeliest classes of both sides.
+
+        A class is marked whose probability differs, and the first where the other's is another.
+        """
+        sides = [side[_SCORES].float().reshape(-1) for side in (expected, found)]
+        count = min(self.top_k or _SHOWN, len(self.labels))
+        apart = ~((sides[0] - sides[1]).abs() <= _APART)
+        best = [torch.topk(side, count).indices.tolist() for side in sides]
+
+        def look(side: Tensor, chosen: list[int]) -> Look:
+            return Look(
+                tuple(
+                    LookLine(
+                        self.labels[number],
+                        float(side[number]),
+                        bool(apart[number]) or (place == 0 and best[0][0] != best[1][0]),
+                    )
+                    for place, number in enumerate(chosen)
+                )
+            )
+
+        return look(sides[0], best[0]), look(sides[1], best[1])
 
     def _chosen(self, outputs: Mapping[str, tuple[int, ...]]) -> str | None:
         fitting = [name for name, shape in outputs.items() if math.prod(shape) == len(self.labels)]

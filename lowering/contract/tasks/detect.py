@@ -20,7 +20,8 @@ from lowering.contract.tasks.base import (
     shapes_of,
     shown,
 )
-from lowering.verification.boxes import aligned
+from lowering.verification.boxes import SAME_BOX, aligned, pairs
+from lowering.verification.looks import Look, LookLine
 from lowering.verification.original import Judge
 
 _LAYOUTS = ("yolov8", "end2end", "detr")
@@ -118,12 +119,36 @@ class Detect(OutputTask):
         """Boxes by what they are around: one that is as good may stand in another place."""
 
         def judge(name: str) -> Judge:
-            def pairs(found: Named, expected: Named) -> tuple[Tensor, Tensor]:
+            def beside(found: Named, expected: Named) -> tuple[Tensor, Tensor]:
                 return aligned(found, expected, self.confidence)[name]
 
-            return pairs
+            return beside
 
         return {name: judge(name) for name in self.meanings()}
+
+    def looks(self, found: Named, expected: Named) -> tuple[Look, Look]:
+        """The boxes of both sides; those that the other side has not are marked."""
+        made = pairs(found, expected, SAME_BOX)
+        return (
+            self._look(expected, {theirs for _, theirs in made}),
+            self._look(found, {ours for ours, _ in made}),
+        )
+
+    def _look(self, side: Named, shared: set[int]) -> Look:
+        lines = []
+        for row in range(int(side["count"].sum())):
+            number = int(side["classes"][0, row])
+            x, y, width, height = map(float, side["boxes"][0, row])
+            known = 0 <= number < len(self.labels)
+            lines.append(
+                LookLine(
+                    self.labels[number] if known else f"class {number}",
+                    float(side["confidence"][0, row]),
+                    row not in shared,
+                    (x, y, width, height),
+                )
+            )
+        return Look(tuple(lines))
 
     def _yolov8(self, outputs: Named) -> tuple[Tensor, Tensor, Tensor]:
         name = self._name(shapes_of(outputs))

@@ -20,7 +20,11 @@ from lowering.contract.tasks.base import (
     shapes_of,
     shown,
 )
+from lowering.verification.looks import Look, LookLine
 from lowering.verification.original import Judge
+
+# A class that covers so much more or less of the picture is marked.
+_APART = 0.005
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,26 @@ class Segment(OutputTask):
     def judges(self) -> dict[str, Judge]:
         """The mask by the share of its pixels that agree: edges move in float16."""
         return {"mask": _agreeing}
+
+    def looks(self, found: Named, expected: Named) -> tuple[Look, Look]:
+        """Both masks with the share of each class, largest first, and the pixels that differ."""
+        masks = [side["mask"].reshape(expected["mask"].shape)[0] for side in (expected, found)]
+        shares = [
+            torch.bincount(m.long().clamp(min=0).flatten(), minlength=len(self.labels)) / m.numel()
+            for m in masks
+        ]
+        apart = (shares[0][: len(self.labels)] - shares[1][: len(self.labels)]).abs() > _APART
+
+        def look(mask: Tensor, share: Tensor) -> Look:
+            order = share[: len(self.labels)].argsort(descending=True, stable=True).tolist()
+            lines = [
+                LookLine(self.labels[n], float(share[n]), bool(apart[n]), number=n)
+                for n in order
+                if share[n] > 0 or apart[n]
+            ]
+            return Look(tuple(lines), mask, masks[0] != masks[1])
+
+        return look(masks[0], shares[0]), look(masks[1], shares[1])
 
     def _name(self, outputs: Mapping[str, tuple[int, ...]]) -> str | None:
         channels = {len(self.labels)} | ({1} if len(self.labels) == 2 else set())

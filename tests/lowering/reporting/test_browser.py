@@ -10,6 +10,7 @@ import pytest
 from benchmarks.browser import chromium, open_page, reason_without
 from lowering.reporting.page import ablations_page, page
 from tests.lowering.reporting.ablations import ablation
+from tests.lowering.reporting.picture_looks import all_looks
 
 if REASON := reason_without():
     pytest.skip(REASON, allow_module_level=True)
@@ -232,6 +233,93 @@ def test_a_phone_scrolls_down_only(driver, address):
         )
         assert wide == 0
     finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture(scope="module")
+def pictures(report, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "report.html"
+    outputs = replace(report.accuracy.outputs, pictures=all_looks())
+    shown = replace(report, accuracy=replace(report.accuracy, outputs=outputs))
+    path.write_text(page(shown), encoding="utf-8")
+    return path.as_uri()
+
+
+def test_pictures_stand_side_by_side(driver, pictures):
+    driver.get_log("browser")
+    opened(driver, pictures)
+    assert driver.get_log("browser") == []
+    places = driver.execute_script(
+        "return [...document.querySelectorAll('.sides')].map((pair) =>"
+        " [...pair.querySelectorAll('.picture')].map((p) => p.getBoundingClientRect().toJSON()))"
+    )
+    assert len(places) == 6
+    for left, right in places:
+        assert left["top"] == right["top"] and left["right"] < right["left"]
+        assert left["width"] / left["height"] == pytest.approx(64 / 48, rel=0.02)
+    broken = "return [...document.images].filter((i) => !i.complete || !i.naturalWidth).length"
+    assert driver.execute_script(broken) == 0
+    # A box is where it is in the picture, and the moved one is marked.
+    boxes, marked = driver.execute_script(
+        "const pair = document.querySelectorAll('.sides')[3];"
+        "const at = (e) => e.getBoundingClientRect().toJSON();"
+        "return [[...pair.querySelectorAll('svg')].map((svg) =>"
+        " [at(svg), [...svg.querySelectorAll('.line')].map(at)]),"
+        " pair.querySelectorAll('.box.differs').length]"
+    )
+    assert marked == 2
+    for frame, lines in boxes:
+        wide = [line["width"] / frame["width"] for line in lines]
+        assert wide == pytest.approx([0.1, 0.3, 0.4], abs=0.02)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_differs_is_told_from_the_rest(driver, pictures, scheme):
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    opened(driver, pictures)
+    texts = driver.execute_script(
+        "const of = (s) => getComputedStyle(document.querySelector(s));"
+        "return [of('.said li.differs strong').color, of('#pictures').backgroundColor,"
+        " of('.said .what').color]"
+    )
+    word, card, plain = (sum(map(int, text[4:-1].split(",")[:3])) for text in texts)
+    assert abs(word - card) > 200 and abs(plain - card) > 300
+
+
+def test_nothing_is_cut_off_on_a_phone(driver, pictures):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        opened(driver, pictures)
+        assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+        # Tables and pictures alike: nothing is scrolled sideways, no text is cut to its cell.
+        cut = driver.execute_script(
+            "return [...document.querySelectorAll('.scroll, td, .said li, .picture')].filter((e) =>"
+            " e.offsetParent && (e.scrollWidth > e.clientWidth + 1"
+            " || e.getBoundingClientRect().right > 390)).map((e) => e.outerHTML.slice(0, 200))"
+        )
+        assert cut == []
+        column, heads = column_of(driver, "operators", "price")
+        assert heads[column].is_displayed()  # wide tables are sorted on a phone too
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_nothing_is_cut_off_on_paper(driver, pictures):
+    opened(driver, pictures)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    size = {"width": 1020, "height": 700, "deviceScaleFactor": 1, "mobile": False}  # A4 landscape
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        wide = driver.execute_script(
+            "return [...document.querySelectorAll('td, .picture, .said li')].filter((e) =>"
+            " e.offsetParent && (e.scrollWidth > e.clientWidth + 1"
+            " || e.getBoundingClientRect().right > 1020)).map((e) => e.outerHTML.slice(0, 200))"
+        )
+        assert wide == []
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
