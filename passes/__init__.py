@@ -32,6 +32,7 @@ from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
+from passes.stable_logs import StableLogs
 from passes.to_inference import ToInference
 from passes.topk_of_logits import TopkOfLogits
 
@@ -69,6 +70,7 @@ __all__ = [
     "SimplifyIndex",
     "SimplifyViews",
     "SplitAttention",
+    "StableLogs",
     "ToInference",
     "TopkOfLogits",
     "default_pipeline",

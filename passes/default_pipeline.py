@@ -25,6 +25,7 @@ from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
+from passes.stable_logs import StableLogs
 from passes.to_inference import ToInference
 from passes.topk_of_logits import TopkOfLogits
 
@@ -52,6 +53,7 @@ def default_pipeline(
         SimplifyViews(),
         EliminateCommon(),
         FuseActivations(),
+        StableLogs(),
         TopkOfLogits(),
         CanonicalLinear(),
         FoldBatchNorm(),
@@ -96,4 +98,5 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     SimplifyIndex,
     SimplifyViews,
     SplitAttention,
+    StableLogs,
 )

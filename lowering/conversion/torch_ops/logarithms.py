@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from coremltools.converters.mil.mil import Var
 
+from frontend import fp16
 from lowering.conversion.builder import MilBuilder
 from lowering.conversion.torch_ops.common import axis_of, cast
 
@@ -27,14 +29,32 @@ def _log(factor: float | None = None) -> Callable[[MilBuilder, Var], Var]:
     """The natural logarithm, or ``factor`` times it."""
 
     def lower(mb: MilBuilder, x: Var) -> Var:
-        found = mb.log(x=cast(mb, x, mb.result.dtype), epsilon=0.0)
+        x, epsilon = _without_epsilon(cast(mb, x, mb.result.dtype))
+        found = mb.log(x=x, epsilon=epsilon)
         return found if factor is None else mb.mul(x=found, y=factor)
 
     return lower
 
 
 def _rsqrt(mb: MilBuilder, x: Var) -> Var:
-    return mb.rsqrt(x=cast(mb, x, mb.result.dtype), epsilon=0.0)
+    x, epsilon = _without_epsilon(cast(mb, x, mb.result.dtype))
+    return mb.rsqrt(x=x, epsilon=epsilon)
+
+
+def _without_epsilon(x: Var) -> tuple[Var, float]:
+    """``(y, c)`` of a sum ``y + c`` whose c is subnormal in float16; of any other ``(x, 0)``.
+
+    An operator's own epsilon stays in float32 from iOS17 on.
+    """
+    if x.op is None or x.op.op_type != "add":
+        return x, 0.0
+    for y, c in ((x.op.x, x.op.y), (x.op.y, x.op.x)):
+        if c.val is None or y.val is not None or y.shape != x.shape or not np.size(c.val):
+            continue
+        epsilon = float(np.reshape(c.val, -1)[0])
+        if 0 < epsilon < fp16.NORMAL and bool((np.asarray(c.val) == epsilon).all()):
+            return y, epsilon
+    return x, 0.0
 
 
 def _log_softmax(mb: MilBuilder, x: Var, dim: int, dtype: torch.dtype | bool | None = None) -> Var:
