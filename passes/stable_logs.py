@@ -81,8 +81,8 @@ class StableLogs(Pass):
     overflows from 11.1 on; the logarithm itself is an ordinary number.
 
     Bounds below float16's smallest normal number go behind the logarithm as well:
-    ``log(clamp(y, 1e-10))`` is ``max(log(max(y, 0)), log(1e-10))``, and ``log(a / clamp(b, 1e-5))`` is
-    a difference, since 1 / 1e-5 overflows. ``log(y + 1e-10)`` stays: MIL has one operator for it.
+    ``log(clamp(y, 1e-10))`` is ``max(log(max(y, 0)), log(1e-10))``, and ``log(a / clamp(b, 1e-5))``
+    is a difference, since 1 / 1e-5 overflows. ``log(y + 1e-10)`` stays: it is one MIL operator.
 
     Bound: float32 within rtol 1e-5 / atol 1e-6 wherever the original has its digits: where its
     exponentials are normal numbers (from -87 to 88), and in ``1 - sigmoid(x)`` for x below 5.

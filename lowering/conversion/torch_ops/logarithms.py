@@ -37,12 +37,13 @@ def _log(factor: float | None = None) -> Callable[[MilBuilder, Var], Var]:
 
 
 def _rsqrt(mb: MilBuilder, x: Var) -> Var:
-    x, epsilon = _without_epsilon(cast(mb, x, mb.result.dtype))
+    # Of a smaller number the inverse root overflows, and would turn zeros into NaN behind it.
+    x, epsilon = _without_epsilon(cast(mb, x, mb.result.dtype), fp16.MAX**-2)
     return mb.rsqrt(x=x, epsilon=epsilon)
 
 
-def _without_epsilon(x: Var) -> tuple[Var, float]:
-    """``(y, c)`` of a sum ``y + c`` whose c is subnormal in float16; of any other ``(x, 0)``.
+def _without_epsilon(x: Var, least: float = 0.0) -> tuple[Var, float]:
+    """``(y, c)`` of ``y + c``, c subnormal in float16 and above ``least``; else ``(x, 0)``.
 
     An operator's own epsilon stays in float32 from iOS17 on.
     """
@@ -52,7 +53,7 @@ def _without_epsilon(x: Var) -> tuple[Var, float]:
         if c.val is None or y.val is not None or y.shape != x.shape or not np.size(c.val):
             continue
         epsilon = float(np.reshape(c.val, -1)[0])
-        if 0 < epsilon < fp16.NORMAL and bool((np.asarray(c.val) == epsilon).all()):
+        if least < epsilon < fp16.NORMAL and bool((np.asarray(c.val) == epsilon).all()):
             return y, epsilon
     return x, 0.0
 

@@ -25,14 +25,21 @@ def operators(package):
     return [op.op_type for op in package._mil_program.functions["main"].operations]
 
 
-@pytest.mark.parametrize("epsilon", [1e-5, 1e-7, 1e-10])
-@pytest.mark.parametrize("name", ["log", "log10", "rsqrt"])
+@pytest.mark.parametrize(
+    ("name", "epsilon"), [("log", 1e-7), ("log10", 1e-10), ("rsqrt", 1e-5), ("rsqrt", 1e-9)]
+)
 def test_a_tiny_number_that_is_added_is_the_operators_epsilon(name, epsilon):
     model = Function(lambda m, x: getattr(torch, name)(epsilon + x.abs()))
     x = (X * (X > 0) * 0.05).half().float()  # zeros among them
     package = package_of(model, x)
     assert "add" not in operators(package)
     assert relative_error(package, model, x) < 2e-3
+
+
+def test_what_an_inverse_root_would_make_infinite_is_added():
+    model = Function(lambda m, x: x * torch.rsqrt(x.abs() + 1e-12))
+    (found,) = predict(package_of(model, X), {"x": 0 * X.numpy()}).values()
+    assert (found == 0).all()
 
 
 def test_a_larger_number_is_added():
