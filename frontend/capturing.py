@@ -22,6 +22,7 @@ from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
 from frontend.branches import run_all_paths
 from frontend.branches.state import ValueInPythonError
 from frontend.canonical import make_canonical
+from frontend.compressed import with_encodings
 from frontend.constant_buffers import numbers_as_constants
 from frontend.dynamic_shapes import Call, remember_symbols, settle_call, signature_of
 from frontend.errors import AnePassesError, CaptureError
@@ -259,7 +260,7 @@ def _normalise(program: ExportedProgram, result: Flat | None) -> ExportedProgram
     """Decomposes, legalises and names; ``result`` gives the names of the outputs."""
     structure = result.structure if result is not None else result_structure(program)
     check_program(program)
-    program = with_spellable_names(program)
+    program = with_encodings(with_spellable_names(program))
     with plain_torch(), warnings.catch_warnings():
         # torch's own pytree code warns of itself.
         warnings.filterwarnings("ignore", category=FutureWarning)

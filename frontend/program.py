@@ -21,6 +21,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from frontend.encoding import Encoding, owner
 from frontend.ops import PLAIN
 
 _LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -66,7 +67,14 @@ class Draft:
         """Qualified name of the parameter, buffer or constant behind a placeholder."""
         return cast(str, self._specs[node.name].target)
 
-    def add_constant(self, name: str, tensor: torch.Tensor) -> fx.Node:
+    def encoding(self, node: fx.Node) -> Encoding | None:
+        """How the weight behind a placeholder was compressed, ``None`` where it was not."""
+        spec = self._specs.get(node.name)
+        return None if spec is None else Encoding.of(self._state, cast(str, spec.target))
+
+    def add_constant(
+        self, name: str, tensor: torch.Tensor, encoding: Encoding | None = None
+    ) -> fx.Node:
         """A placeholder for a new constant tensor; ``name`` is made unique if it is taken."""
         # "." would nest it in the module tree, below what may be another tensor's name.
         target, count = name, 1
@@ -86,6 +94,8 @@ class Draft:
         self._inputs.insert(position, spec)
         self._specs[node.name] = spec
         self._state[target] = tensor.detach()
+        if encoding is not None:
+            self._state |= encoding.entries(target)
         return node
 
     def set_constant(self, node: fx.Node, tensor: torch.Tensor) -> None:
@@ -229,7 +239,7 @@ class Draft:
         """State and constants that the program still refers to."""
         names = {s.target for s in self._inputs} | {s.target for s in self._outputs}
         state, constants = (
-            {name: value for name, value in home.items() if name in names}
+            {name: value for name, value in home.items() if owner(name) in names}
             for home in (self._state, self._constants)
         )
         return state, constants
@@ -278,8 +288,9 @@ class Draft:
             self.graph.erase_node(node)
             if all(other.target != spec.target for other in self._inputs):
                 # A tensor that a rewrite made and another one replaced is not held on to.
-                self._state.pop(cast(str, spec.target), None)
-                self._constants.pop(cast(str, spec.target), None)
+                for home in (self._state, self._constants):
+                    for name in [name for name in home if owner(name) == spec.target]:
+                        del home[name]
 
     def _settle_outputs(self) -> None:
         """Each output gets a node of its own with its public name."""

@@ -9,8 +9,10 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from frontend.encoding import Encoding, EncodingError
 from frontend.random_calls import UNINITIALISED
 from passes.base import Pass
+from passes.carried_encoding import carried_encoding
 from passes.patterns.nodes import is_tensor
 from passes.rewriter import Rewriter
 
@@ -25,7 +27,8 @@ class FoldConstants(Pass):
 
     Before: ``conv(x, reshape(w, [O, I, 1, 1]))``; after: ``conv(x, w__reshape)``. A view folds
     to a view of the same storage, so no bytes are copied. Buffers that the program writes to
-    are no constants. Exact: the same kernels run, once.
+    are no constants. Exact: the same kernels run, once. What is made of a compressed weight keeps
+    its encoding, changed with it.
     """
 
     name: ClassVar[str] = "fold_constants"
@@ -54,10 +57,18 @@ class FoldConstants(Pass):
                 continue
             kind = str(getattr(node.target, "_opname", node.name)).split("::")[-1]
             hint = f"{rw.constant_name(base)}__{kind}" if base is not None else f"folded_{kind}"
-            stored = rw.constant(hint, value)
+            stored = rw.constant(hint, value, _encoding(rw, node, value))
             rw.replace(node, stored)
             if is_view:
                 views[_place(value)] = stored  # a module called twice views its weights twice
+
+
+def _encoding(rw: Rewriter, node: fx.Node, value: torch.Tensor) -> Encoding | None:
+    try:
+        return carried_encoding(rw, node, value)
+    except EncodingError as error:
+        rw.decline(node, f"a compressed weight becomes a dense one: {error}")
+        return None
 
 
 def _base(rw: Rewriter, node: fx.Node) -> fx.Node | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +11,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from frontend.encoding import Encoding
 from frontend.fake_calls import FakeCalls
 from frontend.program import Draft
 from frontend.random_calls import is_pure
@@ -171,10 +172,12 @@ class Rewriter:
         self.emitted.append(node)
         return node
 
-    def constant(self, name: str, tensor: torch.Tensor) -> fx.Node:
-        """A new constant; ``name`` hints at where it comes from."""
+    def constant(
+        self, name: str, tensor: torch.Tensor, encoding: Encoding | None = None
+    ) -> fx.Node:
+        """A new constant; ``name`` hints at where it comes from, ``encoding`` at its storage."""
         self.has_edited = True
-        node = self._draft.add_constant(name, tensor)
+        node = self._draft.add_constant(name, tensor, encoding)
         self._constant[node] = True
         return node
 
@@ -306,6 +309,25 @@ class Rewriter:
             with torch.no_grad():
                 self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         return self._values[node]
+
+    def value_with(self, node: fx.Node, instead: Mapping[fx.Node, torch.Tensor]) -> torch.Tensor:
+        """What a constant node would be with other tensors in the place of some stored ones."""
+        values = dict(instead)
+
+        def value(current: fx.Node) -> torch.Tensor:
+            if current not in values:
+                if current.op == "placeholder":
+                    return self.value(current)
+                args, kwargs = fx.map_arg((current.args, current.kwargs), value)
+                with torch.no_grad():
+                    values[current] = current.target(*args, **kwargs)  # type: ignore[operator]
+            return values[current]
+
+        return value(node)
+
+    def encoding(self, node: fx.Node) -> Encoding | None:
+        """How the weight behind a constant placeholder was compressed, if it was."""
+        return self._draft.encoding(node)
 
     def constant_name(self, node: fx.Node) -> str:
         """Qualified name of the stored tensor behind a constant placeholder."""

@@ -15,12 +15,14 @@ from coremltools.converters.mil.mil.block import InvalidBlockStateError
 from torch.export import ExportedProgram
 
 from frontend.capturing import capture
+from frontend.compressed import with_encodings
 from frontend.errors import AnePassesError
 from frontend.legalize import to_cpu_float32
 from lowering.conversion.builder import Lowering, MilBuilder
 from lowering.conversion.classifier import completed_classifier
 from lowering.conversion.composites import Composite
 from lowering.conversion.composites_ane import ANE_COMPOSITES
+from lowering.conversion.compressed_weights import compressed_weights
 from lowering.conversion.distinct_outputs import distinct_outputs
 from lowering.conversion.exact_batch_norm import exact_batch_norms
 from lowering.conversion.fast_coremltools import fast_coremltools
@@ -193,7 +195,7 @@ def program_of(
     program = getattr(model, "program", model)
     if isinstance(program, ExportedProgram) and program.dialect == "ATEN":
         # MIL is built in float32; coremltools rounds to the compute precision at the end.
-        return to_cpu_float32(program)
+        return to_cpu_float32(with_encodings(program))
     return capture(program, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
 
 
@@ -223,6 +225,7 @@ def lower(
     sizes: Sizes | None = None,
     progress: bool = False,
     classifier_config: ct.ClassifierConfig | None = None,
+    minimum_deployment_target: ct.target,
     **options: object,
 ) -> ct.models.MLModel:
     """A prepared program as an ML Program; ``options`` are those of ``ct.convert``.
@@ -233,7 +236,7 @@ def lower(
     """
     float_type = types.fp16 if compute_precision == ct.precision.FLOAT16 else types.fp32
     taken = input_types(prepared, inputs, float_type, sizes)
-    check_enumerated(taken, options["minimum_deployment_target"])
+    check_enumerated(taken, minimum_deployment_target)
     given = output_types(prepared, outputs, float_type)
     names = [kind.name for kind in given]
     check_names([*(kind.name for kind in taken), *prepared.states()], "inputs")
@@ -244,6 +247,7 @@ def lower(
         "convert_to": "mlprogram",
         "classifier_config": classifier,
         "compute_precision": compute_precision,
+        "minimum_deployment_target": minimum_deployment_target,
         "inputs": copy.deepcopy(taken) or None,  # coremltools renames in what it is given
         "outputs": copy.deepcopy(given),
     }
@@ -257,6 +261,7 @@ def lower(
                 installed(graph, table, by_node),
                 guarded((*GUARDS, *precision_guards())),
                 exact_batch_norms(),
+                compressed_weights(prepared.program, minimum_deployment_target),
                 fast_coremltools(),
                 states_stored_early(),
                 distinct_outputs(names, classifier),

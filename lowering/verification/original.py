@@ -213,7 +213,10 @@ def passes_of(
 
 def private_copy(module: nn.Module, *, half: bool = False) -> nn.Module:
     """A copy of ``module`` for inference on the CPU; calls leave the user's buffers alone."""
-    copied = copy.deepcopy(module).float().cpu()
+    # Pruning leaves products in the place of weights, and torch copies none of those.
+    held = (*module.parameters(), *module.buffers())
+    computed = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
+    copied = copy.deepcopy(module, computed).float().cpu()
     for inner in copied.modules():
         inner.training = False  # not eval(): models override it with effects of their own
     return copied.half() if half else copied

@@ -1,0 +1,202 @@
+"""How a weight was compressed in torch, in a form that moves with the weight.
+
+A program computes with the dense weight, whose values are those that torch computes. Beside it
+stand a few numbers, one for each block of the weight: the scale of its integers, or which palette
+its values come from. They are enough to find every code again, and to prove that it decodes to the
+value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+# Of an index into a palette; Core ML has no others.
+PALETTE_BITS = (1, 2, 3, 4, 6, 8)
+# A product of the same factors in another order: each rounding is half an ulp of float32.
+_ROUNDING = 4 * torch.finfo(torch.float32).eps
+# What separates a weight's name from that of a number beside it; no module path has it.
+_MARK = "/ane_"
+_FORM = "form"
+
+
+class EncodingError(Exception):
+    """A weight's values are not what its encoding says; the text is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Codes into palettes.
+
+    Attributes:
+        indices: of the weight's shape, int64.
+        tables: the blocks along each axis, then 2 ** bits entries in rising order; the last one
+            is repeated where a palette has fewer.
+    """
+
+    indices: Tensor
+    tables: Tensor
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The compressed form of one weight.
+
+    The grids ``palettes``, ``scales`` and ``zero_points`` have the weight's rank; each of their
+    sizes divides the weight's, and one number holds for a block.
+
+    Attributes:
+        bits: of an index or integer; 0 for a weight that is sparse and nothing else.
+        is_sparse: zeros are left out.
+        is_signed: integers may be negative.
+        palettes: int64, which palette holds the values of a block; ``None`` for other kinds.
+        scales: float32, value is scale × (integer − zero point); ``None`` for other kinds.
+        zero_points: int64, ``None`` where all are zero.
+    """
+
+    bits: int = 0
+    is_sparse: bool = False
+    is_signed: bool = False
+    palettes: Tensor | None = None
+    scales: Tensor | None = None
+    zero_points: Tensor | None = None
+
+    _grids: ClassVar[tuple[str, ...]] = ("palettes", "scales", "zero_points")
+
+    @property
+    def spelled(self) -> str:
+        """A few words for a message, such as ``sparse 4-bit palette``."""
+        kind = "palette" if self.palettes is not None else "integers" if self.bits else "weight"
+        return f"{'sparse ' * self.is_sparse}{f'{self.bits}-bit ' * bool(self.bits)}{kind}"
+
+    def palette(self, weight: Tensor) -> Palette:
+        """The codes of ``weight`` and its palettes; every code decodes to the value itself.
+
+        Zeros of a sparse weight are in no palette, and their codes have no meaning.
+
+        Raises:
+            EncodingError: a block has more values than its palette.
+        """
+        assert self.palettes is not None
+        grid = tuple(self.palettes.shape)
+        return palette_of(weight, grid, self.bits, skip_zeros=self.is_sparse)
+
+    def integers(self, weight: Tensor) -> Tensor:
+        """The integers of ``weight``, int64.
+
+        Raises:
+            EncodingError: a value is no multiple of its scale, or the multiple needs more bits.
+        """
+        assert self.scales is not None
+        scales = spread(self.scales, weight.shape)
+        steps = torch.round(weight / scales)
+        if not bool(((steps * scales - weight).abs() <= _ROUNDING * weight.abs()).all()):
+            raise EncodingError(f"its values are no multiples of the scales of {self.spelled}")
+        codes = steps.to(torch.int64)
+        if self.zero_points is not None:
+            codes += spread(self.zero_points, weight.shape)
+        lowest = -(2 ** (self.bits - 1)) if self.is_signed else 0
+        if int(codes.min()) < lowest or int(codes.max()) >= lowest + 2**self.bits:
+            raise EncodingError(f"its values are outside of {self.spelled}")
+        return codes
+
+    def check(self, weight: Tensor) -> None:
+        """Proves that ``weight`` has this form.
+
+        Raises:
+            EncodingError: it has not.
+        """
+        if self.palettes is not None:
+            self.palette(weight)
+        elif self.scales is not None:
+            self.integers(weight)
+
+    def entries(self, name: str) -> dict[str, Tensor]:
+        """This encoding as tensors of a program's state, for the weight called ``name``."""
+        found = {_FORM: torch.tensor([self.bits, self.is_sparse, self.is_signed])}
+        found |= {key: grid for key in self._grids if (grid := getattr(self, key)) is not None}
+        return {f"{name}{_MARK}{key}": tensor for key, tensor in found.items()}
+
+    @classmethod
+    def of(cls, state: Mapping[str, object], name: str) -> Encoding | None:
+        """The encoding of the weight called ``name``, ``None`` where ``state`` has none."""
+        form = state.get(f"{name}{_MARK}{_FORM}")
+        if not isinstance(form, Tensor):
+            return None
+        bits, is_sparse, is_signed = form.tolist()
+        grids = {key: state.get(f"{name}{_MARK}{key}") for key in cls._grids}
+        return cls(bits, bool(is_sparse), bool(is_signed), **grids)  # type: ignore[arg-type]
+
+
+def owner(name: str) -> str:
+    """The weight that an entry of a program's state belongs to; ``name`` itself for a weight."""
+    return name.partition(_MARK)[0]
+
+
+def palette_of(
+    weight: Tensor, grid: Sequence[int], bits: int, *, skip_zeros: bool = False
+) -> Palette:
+    """``weight`` as codes into one palette for each block of ``grid``.
+
+    Args:
+        weight: the values.
+        grid: how many blocks along each axis.
+        bits: of a code.
+        skip_zeros: they need no entry.
+
+    Raises:
+        EncodingError: a block has more values than 2 ** bits.
+    """
+    cells = _cells(weight + 0.0, grid)  # a negative zero is no value of its own
+    if skip_zeros:
+        some = cells.gather(1, cells.abs().argmax(1, keepdim=True))
+        cells = torch.where(cells == 0, some, cells)
+    ordered, order = cells.sort(dim=1)
+    ranks = torch.zeros_like(order)
+    ranks[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
+    count = int(ranks.max()) + 1
+    if count > 2**bits:
+        raise EncodingError(f"a block has {count} values, and a {bits}-bit palette {2**bits}")
+    tables = ordered[:, -1:].repeat(1, 2**bits)
+    tables.scatter_(1, ranks, ordered)
+    indices = torch.empty_like(ranks).scatter_(1, order, ranks)
+    return Palette(_uncelled(indices, grid, weight.shape), tables.reshape(*grid, 2**bits))
+
+
+def spread(grid: Tensor, shape: Sequence[int]) -> Tensor:
+    """Each number of ``grid`` over its block of ``shape``; a view where blocks are whole axes."""
+    for axis, (count, size) in enumerate(zip(grid.shape, shape, strict=True)):
+        if count not in (1, size):
+            grid = grid.repeat_interleave(size // count, axis)
+    return grid.expand(*shape)
+
+
+def gathered(dense: Tensor) -> Tensor:
+    """The smallest grid whose ``spread`` is ``dense``."""
+    for axis, size in enumerate(dense.shape):
+        differs = dense.narrow(axis, 1, size - 1) != dense.narrow(axis, 0, size - 1)
+        others = [other for other in range(dense.ndim) if other != axis]
+        edges = (differs.any(dim=others) if others else differs).nonzero().flatten() + 1
+        block = math.gcd(size, *edges.tolist())
+        dense = dense.index_select(axis, torch.arange(0, size, block))
+    return dense
+
+
+def _cells(weight: Tensor, grid: Sequence[int]) -> Tensor:
+    """(blocks, elements of each)."""
+    sizes = [n for g, size in zip(grid, weight.shape, strict=True) for n in (g, size // g)]
+    rank = weight.ndim
+    axes = [*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)]
+    return weight.reshape(sizes).permute(axes).reshape(math.prod(grid), -1)
+
+
+def _uncelled(cells: Tensor, grid: Sequence[int], shape: Sequence[int]) -> Tensor:
+    rank = len(shape)
+    blocks = [size // g for g, size in zip(grid, shape, strict=True)]
+    axes = [n for axis in range(rank) for n in (axis, rank + axis)]
+    return cells.reshape(*grid, *blocks).permute(axes).reshape(tuple(shape))
