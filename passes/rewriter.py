@@ -301,29 +301,23 @@ class Rewriter:
 
     def value(self, node: fx.Node) -> torch.Tensor:
         """The tensor of a constant node, computed once; not to be written to."""
-        stored = self._draft.constant(node)
-        if stored is not None:
-            return stored
-        if node not in self._values:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
-            with torch.no_grad():
-                self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return self._values[node]
+        return self._evaluated(node, self._values)
 
     def value_with(self, node: fx.Node, instead: Mapping[fx.Node, torch.Tensor]) -> torch.Tensor:
         """What a constant node would be with other tensors in the place of some stored ones."""
-        values = dict(instead)
+        return self._evaluated(node, dict(instead))
 
-        def value(current: fx.Node) -> torch.Tensor:
-            if current not in values:
-                if current.op == "placeholder":
-                    return self.value(current)
-                args, kwargs = fx.map_arg((current.args, current.kwargs), value)
-                with torch.no_grad():
-                    values[current] = current.target(*args, **kwargs)  # type: ignore[operator]
-            return values[current]
-
-        return value(node)
+    def _evaluated(self, node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> torch.Tensor:
+        if node not in known:
+            stored = self._draft.constant(node)
+            if stored is not None:
+                return stored
+            args, kwargs = fx.map_arg(
+                (node.args, node.kwargs), lambda argument: self._evaluated(argument, known)
+            )
+            with torch.no_grad():
+                known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return known[node]
 
     def encoding(self, node: fx.Node) -> Encoding | None:
         """How the weight behind a constant placeholder was compressed, if it was."""

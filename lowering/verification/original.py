@@ -18,7 +18,6 @@ from frontend.capturing import capture
 from frontend.errors import AnePassesError
 from frontend.keras_models import for_inference
 from frontend.legalize import to_cpu_float32
-from frontend.object_tree import held_tensors
 from frontend.structure import flatten
 from lowering.conversion.metadata import PIPELINE_KEY
 from lowering.verification import fx_values
@@ -214,10 +213,8 @@ def passes_of(
 
 def private_copy(module: nn.Module, *, half: bool = False) -> nn.Module:
     """A copy of ``module`` for inference on the CPU; calls leave the user's buffers alone."""
-    # Pruning leaves products in the place of weights, and torch copies none of those.
-    held = [tensor for _, tensor in held_tensors(module) if not tensor.is_leaf]
-    computed: dict[int, object] = {id(tensor): tensor.detach().clone() for tensor in held}
-    copied = copy.deepcopy(module, computed).float().cpu()
+    with torch.no_grad():  # coremltools' pruner lets a module compute its weights to be copied
+        copied = copy.deepcopy(module).float().cpu()
     for inner in copied.modules():
         inner.training = False  # not eval(): models override it with effects of their own
     return copied.half() if half else copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import coremltools as ct
@@ -22,7 +23,7 @@ from coremltools.optimize.torch.quantization import (
 from torch import nn
 
 import passes
-from lowering import convert, predict
+from lowering import convert, predict, save, verify
 from lowering.conversion.compressed_weights import DenseWeightWarning
 
 IOS17, IOS18 = ct.target.iOS17, ct.target.iOS18
@@ -58,15 +59,9 @@ def pruned(model: nn.Module, sparsity: float = 0.75) -> nn.Module:
     pruner = MagnitudePruner(model, config)
     pruner.prepare(inplace=True)
     pruner.step()
-    return with_leaves(pruner.finalize(inplace=True))
-
-
-def with_leaves(model: nn.Module) -> nn.Module:
-    """The pruner leaves products in the place of parameters, which nothing can copy."""
-    for module in model.modules():
-        for name, value in list(module._parameters.items()):
-            if value is not None:
-                module._parameters[name] = nn.Parameter(value.detach(), requires_grad=False)
+    model = pruner.finalize(inplace=True)
+    for value in model.parameters():  # what is left of the pruner copies no others
+        value.requires_grad_(False)
     return model
 
 
@@ -188,6 +183,11 @@ def test_what_a_system_cannot_hold_is_said() -> None:
     ):
         package = lowered(model, IOS17)
     assert not decoded(package)
+
+
+def test_a_package_of_compressed_weights_is_verified(tmp_path: Path) -> None:
+    model = pruned(Net()).requires_grad_(True)
+    assert verify(save(lowered(model, IOS18), tmp_path / "net.mlpackage"), model, (X,))
 
 
 def test_an_encoding_is_saved_with_the_program() -> None:
