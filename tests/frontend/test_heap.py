@@ -1,6 +1,8 @@
 """The collector rests while a model is captured, and the caller's choices stand."""
 
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -21,6 +23,15 @@ def test_it_rests_inside_and_is_as_before_afterwards():
             assert not gc.isenabled()
         assert not gc.isenabled() and gc.get_freeze_count()
     assert gc.isenabled() and not gc.get_freeze_count()
+
+
+def test_what_python_itself_froze_is_not_the_callers_choice():
+    code = (
+        "import gc; from frontend.heap import settled_heap; before = len(gc.get_objects())\n"
+        "with settled_heap(): print(gc.get_freeze_count() / before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert float(done.stdout) > 0.9, done.stderr
 
 
 def test_it_is_as_before_after_an_error():
