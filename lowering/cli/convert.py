@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Convertible: TypeAlias = ModelCall | nn.Module
 
-_PRECISIONS = ("float16", "float32")
+_PRECISIONS = ("float16", "float32", "safe")
 
 HELP = f"""Convert a PyTorch model to a Core ML package for the Neural Engine.
 
@@ -53,6 +53,7 @@ Examples:
   ane-passes convert model.py:tiny -o tiny.mlpackage --sizes tokens=64,128
   ane-passes convert model.py:tiny -o tiny.mlpackage --with-pass mine.py:MyPass
   ane-passes convert vit/ -o vit.mlpackage    # what `ane-passes export` wrote
+  ane-passes convert model.py:tiny -o tiny.mlpackage --precision safe
   ane-passes convert model.pt2 -o plain.mlpackage --no-optimize --json
   ane-passes convert model.py:tiny -o tiny.aimodel    # Core AI, the extra ane-passes[coreai]
 
@@ -70,7 +71,8 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
     type=click.Choice(_PRECISIONS),
     default="float16",
     show_default=True,
-    help="The Neural Engine computes in float16 only.",
+    help="The Neural Engine computes in float16 only; safe keeps the fewest operators in float32 "
+    "that float16 would spoil, and says which.",
 )
 @compute_units_option("What Core ML may use when the package is loaded here, on a Mac.")
 @click.option("--no-optimize", is_flag=True, help="Convert the model as it is, without passes.")
@@ -195,11 +197,11 @@ def _converted(
 ) -> object:
     import coremltools as ct
 
-    from lowering.conversion.converter import convert as convert_program
+    from lowering.precision.safe import convert_in as convert_program
 
     options: dict[str, Any] = {
         "minimum_deployment_target": ct.target[deployment_target],
-        "compute_precision": ct.precision[precision.upper()],
+        "precision": precision,
         "compute_units": ct.ComputeUnit[constant_name(compute_units)],
         "skip_model_load": True,  # the command saves the package and does not run it
         **more,
@@ -226,9 +228,13 @@ def _report(
     seconds: float,
     as_json: bool,
 ) -> None:
-    from lowering.cli.summary import package_json, package_table, reports_table
+    from lowering.cli.summary import package_json, package_table, pins_table, reports_table
+    from lowering.precision.pins import PinReport
 
     package = {**package_json(mlmodel, path), "seconds": round(seconds, 2)}
+    pinned = PinReport.from_metadata(mlmodel.user_defined_metadata)
+    if pinned is not None:
+        package["precision"] = pinned.to_json()
     if as_json:
         print_json({**package, "passes": [report.to_json() for report in reports]})
         return
@@ -237,4 +243,7 @@ def _report(
         console.print(reports_table(reports))
         console.print()
     console.print(package_table(package))
+    if pinned is not None:
+        console.print()
+        console.print(pins_table(pinned))
     console.print(f"\nsaved {escape(str(path))} in {seconds:.1f} s")

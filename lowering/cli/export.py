@@ -81,7 +81,11 @@ class _Numbers(click.ParamType):
 @task_options
 @deployment_target_option()
 @click.option(
-    "--precision", type=click.Choice(("float16", "float32")), default="float16", show_default=True
+    "--precision",
+    type=click.Choice(("float16", "float32", "safe")),
+    default="float16",
+    show_default=True,
+    help="safe: float16 but for the operators that it would spoil; convert finds them.",
 )
 @click.option("--accept", metavar="METRIC=NUMBER", help="What verify asks for, such as top1=0.99.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder of this kind.")

@@ -59,7 +59,7 @@ def probed(
 def probed_folder(package: Path, folder: str, trust: bool, onnx: bool) -> list[ThreeWay]:
     """Likewise, for a model with its contract."""
     from lowering.contract.folder import open_folder
-    from lowering.contract.verifying import original_of
+    from lowering.contract.originals import original_of
     from lowering.reference import load
 
     original = original_of(open_folder(folder, trust=trust), load(package).metadata)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lowering.package.folder import stored_bytes
+from lowering.precision.pins import PinReport
 
 # Proto names of the element types that packages take and return.
 _ELEMENT_TYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: "int32"}
@@ -46,6 +47,20 @@ def package_table(package: dict[str, Any]) -> Table:
     ops = ", ".join(f"{count} {op}" for op, count in package["mil_ops"].items())
     table.add_row("MIL ops", str(sum(package["mil_ops"].values())), "", escape(ops))
     table.add_row("size", f"{package['bytes'] / 1e6:.1f} MB", "", "")
+    return table
+
+
+def pins_table(report: PinReport) -> Table:
+    """One row for each operator that stays in float32, under what they do and cost."""
+    table = Table(
+        box=None, pad_edge=False, title=escape(report.summary()), title_justify="left",
+        show_header=bool(report.pins), title_style="",
+    )  # fmt: skip
+    for heading in ("in float32", "operator", "why", "line"):
+        table.add_column(heading)
+    for pin in report.pins:
+        place = pin.source.line or pin.source.module or "unknown"
+        table.add_row(pin.op_type, escape(pin.op), escape(pin.reason), escape(place))
     return table
 
 

@@ -11,7 +11,7 @@ from lowering.contract.image import Image
 from lowering.contract.tasks.base import OutputTask
 
 SCHEMA = 1
-PRECISIONS = ("float16", "float32")
+PRECISIONS = ("float16", "float32", "safe")
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 DTYPES = ("float32", "int32", "int64", "bool", "float16", "int16", "int8", "uint8", "float64")
 
@@ -118,7 +118,8 @@ class ModelContract:
         states: buffers that the model writes.
         task: what is done with the model's own outputs.
         target: minimum deployment target, such as ``iOS17``.
-        precision: of weights and arithmetic, ``float16`` or ``float32``.
+        precision: of weights and arithmetic: ``float16``, ``float32``, or ``safe``, which is
+            float16 but for the operators that it would spoil.
         accept: when a package is good enough, beside the errors of its outputs.
         made_with: releases of the tools that wrote it, by name.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import coremltools as ct
 
@@ -12,7 +13,8 @@ from lowering.contract.contract import ModelContract
 from lowering.contract.errors import ContractError
 from lowering.contract.folder import ModelFolder, open_folder
 from lowering.contract.names import CONTRACT_KEY, DIGEST_KEY
-from lowering.conversion.converter import convert
+from lowering.contract.originals import original_of
+from lowering.precision.safe import SAFE, convert_in
 from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
 
@@ -45,13 +47,13 @@ def convert_folder(
     if not isinstance(folder, ModelFolder):
         folder = open_folder(folder)
     contract = folder.contract
-    said = {
+    said: dict[str, object] = {
         "minimum_deployment_target": ct.target[contract.target],
-        "compute_precision": ct.precision[contract.precision.upper()],
+        "precision": contract.precision,
         "inputs": _image_types(contract) or None,
         "classifier_config": None if contract.task is None else contract.task.classifier(),
     }
-    twice = [name for name in said if name in options]
+    twice = [name for name in (*said, "compute_precision") if name in options]
     if twice:
         raise ContractError(
             "options are given that the contract says already",
@@ -61,7 +63,9 @@ def convert_folder(
     optimized = passes.optimize_for_ane(
         folder.composed(), kwargs=folder.example(), pipeline=pipeline
     )
-    call: Callable[..., ct.models.MLModel] = convert
+    if contract.precision == SAFE:
+        options["original"] = partial(original_of, folder)
+    call: Callable[..., ct.models.MLModel] = convert_in
     mlmodel = call(optimized, **said, **options)
     _describe(mlmodel, contract)
     return mlmodel

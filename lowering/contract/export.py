@@ -66,7 +66,8 @@ def export(
         task: what is done with the outputs.
         name: of the model; the folder's by default.
         target: minimum deployment target.
-        precision: ``float16`` or ``float32``.
+        precision: ``float16``, ``float32``, or ``safe``: float16 but for the fewest operators that
+            it would spoil, which each conversion finds.
         accept: when a package is good enough.
         meanings: of outputs, by name, for a model without a task.
         overwrite: replace a folder of this kind that stands there.

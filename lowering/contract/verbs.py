@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -33,6 +33,8 @@ def convert(
     example_inputs: object = None,
     *,
     format: Literal["mlpackage"] = "mlpackage",
+    precision: str | None = None,
+    calibration: Sequence[object] = (),
     **options: object,
 ) -> ct.models.MLModel: ...
 
@@ -43,6 +45,8 @@ def convert(
     example_inputs: object = None,
     *,
     format: Literal["aimodel"],
+    precision: str | None = None,
+    calibration: Sequence[object] = (),
     **options: object,
 ) -> CoreAIModel: ...
 
@@ -52,6 +56,8 @@ def convert(
     example_inputs: object = None,
     *,
     format: str = "mlpackage",
+    precision: str | None = None,
+    calibration: Sequence[object] = (),
     **options: object,
 ) -> ct.models.MLModel | CoreAIModel:
     """Convert a program, or the folder that :func:`lowering.export` wrote, to an ML Program.
@@ -62,6 +68,10 @@ def convert(
         example_inputs: positional inputs for capturing an ``nn.Module``.
         format: ``mlpackage`` for Core ML, ``aimodel`` for Core AI; the latter with the options of
             :func:`lowering.core_ai.converter.convert_to_core_ai`, and not for a folder.
+        precision: ``float16`` (the default), ``float32``, or ``safe``: float16 but for the fewest
+            operators that it would spoil, see :func:`lowering.precision.safe.convert_safely`. Of
+            a folder the contract says it.
+        calibration: for ``safe``, calls to judge the package on beside the example inputs.
         options: as there, and for a folder ``pipeline``.
 
     Raises:
@@ -76,6 +86,10 @@ def convert(
             expected=" or ".join(FORMATS),
             found=format,
         )
+    if precision is not None:
+        options["precision"] = precision
+    if calibration:
+        options["calibration"] = calibration
     if format == "aimodel":
         from lowering.core_ai.converter import convert_to_core_ai
 
@@ -86,6 +100,12 @@ def convert(
                 found=f"format='aimodel' for {os.fspath(model)}",
                 hint="convert the model itself, without its folder, to Core AI",
             )
+        if calibration:
+            raise LoweringError(
+                "Core AI packages are made in one precision throughout",
+                expected="no calibration=",
+                found="calibration inputs",
+            )
         other: Callable[..., CoreAIModel] = convert_to_core_ai
         return other(model, example_inputs, **options)
     if isinstance(model, str | os.PathLike):
@@ -93,9 +113,9 @@ def convert(
 
         make: Callable[..., ct.models.MLModel] = convert_folder
         return make(model, **options)
-    from lowering.conversion import converter
+    from lowering.precision.safe import convert_in
 
-    call: Callable[..., ct.models.MLModel] = converter.convert
+    call: Callable[..., ct.models.MLModel] = convert_in
     return call(model, example_inputs, **options)
 
 

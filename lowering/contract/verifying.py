@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from frontend.capturing import capture
-from frontend.legalize import to_cpu_float32
-from lowering.contract.composed import PlainTruth, as_image_input
+from lowering.contract.composed import as_image_input
 from lowering.contract.contract import ModelContract
 from lowering.contract.converting import digest_in
 from lowering.contract.errors import ContractError, PictureError
 from lowering.contract.folder import ModelFolder, open_folder
+from lowering.contract.originals import original_of
 from lowering.contract.pictures import Picture, picture_files, pixels, prepared, telling_picture
 from lowering.contract.reading import package_contract
-from lowering.conversion.metadata import PIPELINE_KEY
 from lowering.reference import ModelLike, load
 from lowering.reference.model import LoadedModel
 from lowering.verification.looks import Look, PictureLook, of_numbers
@@ -29,8 +27,6 @@ from lowering.verification.parity import Thresholds
 from lowering.verification.result import Verification
 from lowering.verification.verifier import verify
 from passes.base import Pass
-from passes.pipeline import run as run_passes
-from passes.pipeline_text import from_json
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -123,28 +119,6 @@ def verify_folder(
         observe=look if shown else None,
     )
     return replace(found, labels=tuple(item.name for item in shown), pictures=tuple(looks))
-
-
-def original_of(
-    folder: ModelFolder, metadata: Mapping[str, str], known_passes: Sequence[type[Pass]] = ()
-) -> Original:
-    """What a package of ``folder`` is held against; its passes are those that ``metadata`` names.
-
-    The program is the composed one after these passes; results are expected from plain torch.
-    """
-    example = folder.example()
-    captured = capture(folder.composed(), kwargs=example)
-    steps = from_json(metadata.get(PIPELINE_KEY, "[]"), known_passes)
-    program, reports = run_passes(captured, steps) if steps else (captured, ())
-    return Original(
-        to_cpu_float32(program),
-        captured,
-        PlainTruth(folder.program, folder.contract),
-        steps,
-        tuple(example.values()),
-        reports,
-        judges={} if folder.contract.task is None else folder.contract.task.judges(),
-    )
 
 
 def check_package(model: LoadedModel, contract: ModelContract) -> None:

@@ -30,6 +30,7 @@ from lowering.conversion.input_shapes import Sizes, check_enumerated
 from lowering.conversion.interface import check_interface, check_names, warn_of_renamed
 from lowering.conversion.io_types import check_states, input_types, output_types, state_types
 from lowering.conversion.metadata import describe
+from lowering.conversion.pinned import PinnedPrecision
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.prompt_manifest import prompt_manifest
 from lowering.conversion.registry import installed
@@ -134,7 +135,7 @@ def convert(
     check_states(program, minimum_deployment_target, states)
     _warn_of_written_inputs(program)
     table = lowering_table(composites)
-    is_fp16 = compute_precision == ct.precision.FLOAT16
+    is_fp16 = _is_fp16(compute_precision)
     prepared = prepare(program, fp16=is_fp16, states_given=[state.name for state in states])
     if not allow_wide_integers:
         check_integers(program)
@@ -234,7 +235,7 @@ def lower(
         LoweringError: a type does not fit, an operator has no lowering for its arguments, or
             coremltools refuses the program.
     """
-    float_type = types.fp16 if compute_precision == ct.precision.FLOAT16 else types.fp32
+    float_type = types.fp16 if _is_fp16(compute_precision) else types.fp32
     taken = input_types(prepared, inputs, float_type, sizes)
     check_enumerated(taken, minimum_deployment_target)
     given = output_types(prepared, outputs, float_type)
@@ -279,6 +280,13 @@ def lower(
     warn_of_renamed([kind.name for kind in taken], "inputs")
     warn_of_renamed(names, "outputs")
     return mlmodel
+
+
+def _is_fp16(compute_precision: object) -> bool:
+    """Whether inputs and outputs are float16: an op selector of the user's leaves them float32."""
+    if isinstance(compute_precision, PinnedPrecision):
+        return True
+    return bool(compute_precision == ct.precision.FLOAT16)
 
 
 def _output(returned: set[int]) -> Lowering:

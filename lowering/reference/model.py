@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -77,6 +78,12 @@ class LoadedModel:
     def program(self) -> Function:
         """The compiled function: declared inputs and outputs, steps, registers."""
         return self._compiled
+
+    def computing(self, function: Function) -> LoadedModel:
+        """The same model with another body: ``function`` has its inputs, outputs and registers."""
+        other = copy.copy(self)
+        other._compiled = function
+        return other
 
     def make_state(self) -> State:
         """A fresh state, all zeros; empty for a model without state."""

@@ -21,11 +21,12 @@ from lowering.verification.first_look import passes_at_once
 from lowering.verification.first_product import FirstProducts
 from lowering.verification.image_inputs import with_nearest_images
 from lowering.verification.metrics import AT_LEAST, Agreement, Metric, metric_of
-from lowering.verification.original import Judge, Original, passes_of
+from lowering.verification.original import Original, passes_of
 from lowering.verification.package_values import PackageRun, declares_fp16, feed_of
-from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
+from lowering.verification.parity import Parity, Thresholds, parity
 from lowering.verification.pass_bisect import faulty_pass
 from lowering.verification.result import Verification
+from lowering.verification.sides import Sides
 from lowering.verification.steps import Session, step_inputs
 from lowering.verification.yardstick import Loosening, loosenings, not_run
 from passes.base import Pass
@@ -199,7 +200,7 @@ class _Comparison:
         run = package_values.run(self._model, feed_of(self._model, step), self._state)
         self.calls += 1
         names = package_values.output_values(self._model, self._program)
-        sides = _Sides([name for name, _ in names], expected, half, self._judges)
+        sides = Sides([name for name, _ in names], expected, half, self._judges)
         found = sides.named([run.values.get(value) for _, value in names])
         if observe is not None and len(found) == len(names):
             observe(found, sides.expected)
@@ -263,50 +264,6 @@ class _Comparison:
         last = self.worst.get(found.name)
         if last is None or (last.passed and not _share(found) <= _share(last)):
             self.worst[found.name] = found
-
-
-class _Sides:
-    """The outputs of one step by their public names.
-
-    Args:
-        names: in the order of the outputs.
-        expected: of the original.
-        half: of the original in half precision, where it has them.
-        judges: see ``Original``.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        expected: Sequence[Tensor],
-        half: Sequence[Tensor] | None,
-        judges: Mapping[str, Judge],
-    ) -> None:
-        self.expected = dict(zip(names, expected, strict=True))
-        self.half = None if half is None else dict(zip(names, half, strict=True))
-        self._judges = judges
-
-    def named(self, values: Sequence[Tensor | None]) -> dict[str, Tensor]:
-        """The package's outputs as far as it got, in the shapes of the original's."""
-        return {
-            name: value.reshape(want.shape) if value.numel() == want.numel() else value
-            for (name, want), value in zip(self.expected.items(), values, strict=True)
-            if value is not None
-        }
-
-    def judged(self, name: str, found: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor]:
-        """What is to be compared of an output."""
-        judge = self._judges.get(name)
-        if judge is None or len(found) != len(self.expected):
-            return found.get(name), self.expected[name]
-        return judge(found, self.expected)
-
-    def yardsticks(self) -> list[float | None]:
-        """The error of the original itself in half precision, of each output."""
-        if self.half is None:
-            return [None] * len(self.expected)
-        pairs = [self.judged(name, self.half) for name in self.expected]
-        return [None if ours is None else rel_l2(ours, theirs) for ours, theirs in pairs]
 
 
 def _share(item: Parity) -> float:

@@ -16,7 +16,7 @@ _BY_PRICE = "segment."
 _UNABLE = 0.5
 # Beside weights a package holds the program, its sources and the contract.
 _BESIDE_WEIGHTS = 4_000_000
-_BYTES = {"float16": 2, "float32": 4}
+_BYTES = {"float16": 2, "float32": 4, "safe": 2}
 
 
 def inference_mode(subject: Shipped) -> Row:

@@ -1,0 +1,42 @@
+"""A float16 conversion in which chosen operators stay in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from coremltools.converters.mil.mil import Operation, Var
+from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
+
+
+class PinnedPrecision(FP16ComputePrecision):
+    """Float16 but for pinned operators; inputs and outputs are those of a float16 package.
+
+    Operators go by the name that they have when coremltools casts, which the same program and
+    options give again in each conversion.
+
+    Args:
+        pins: names of MIL operators that stay in float32; ``None`` for all of them.
+
+    Attributes:
+        castable: of each operator that would be cast without pins, in program order, the
+            parameters that would be; filled in by a conversion.
+    """
+
+    def __init__(self, pins: Collection[str] | None) -> None:
+        super().__init__(op_selector=self._is_cast)
+        self._pins = None if pins is None else frozenset(pins)
+        self.castable: dict[str, frozenset[str]] = {}
+
+    def _is_cast(self, op: Operation) -> bool:
+        cast = frozenset(name for name in op.inputs if self._casts(op, name))
+        if cast or any(var.is_tensor_or_scalar_of(dtype="fp32") for var in op.outputs):
+            self.castable[op.name] = cast
+        return self._pins is not None and op.name not in self._pins
+
+    def _casts(self, op: Operation, name: str) -> bool:
+        value = op.inputs[name]
+        given = value if isinstance(value, list | tuple) else [value]
+        is_float = any(
+            isinstance(var, Var) and var.is_tensor_or_scalar_of(dtype="fp32") for var in given
+        )
+        return is_float and bool(self.should_cast_parameter(op, name))

@@ -1,0 +1,119 @@
+"""Inputs that a package is judged on while it is made, and how wrong it may be on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowering.conversion.metadata import stored_in
+from lowering.reference import ExecutionError, LoadedModel
+from lowering.verification.image_inputs import with_nearest_images
+from lowering.verification.original import Original
+from lowering.verification.package_values import feed_of, output_values, returned
+from lowering.verification.parity import Thresholds, rel_l2
+from lowering.verification.sides import Sides
+from lowering.verification.yardstick import loosenings
+
+# What is aimed at where something must stay in float32, as a share of what verify allows: other
+# inputs than these are to be within it too.
+_AIM = 0.5
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How wrong one output may be.
+
+    Attributes:
+        allowed: the relative L2 error that ``verify`` allows.
+        aim: the error that pins are to reach.
+    """
+
+    allowed: float
+    aim: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call, what it returns in float32, and how near a package must come.
+
+    Attributes:
+        original: the program with these inputs.
+        sides: its outputs by the package's names.
+        states: the buffers that it writes, after the call.
+        bounds: of each output, by name.
+    """
+
+    original: Original
+    sides: Sides
+    states: Mapping[str, Tensor]
+    bounds: Mapping[str, Bound]
+
+    @classmethod
+    def of(cls, original: Original, model: LoadedModel) -> Sample:
+        """The call of ``original``, run in float32 and in half precision by torch.
+
+        Args:
+            original: the program with the inputs of the call.
+            model: any package of it; where it takes pictures, the inputs are what pictures become.
+        """
+        original = with_nearest_images(model, original)
+        states, outputs = original.expected()
+        names = [name for name, _ in output_values(model, original.program)]
+        sides = Sides(names, outputs, original.in_half(), original.judges)
+        return cls(original, sides, states, _bounds(original, sides))
+
+    def shares(self, model: LoadedModel, *, aimed: bool = False) -> dict[str, float]:
+        """Errors of outputs and states as shares of what is allowed, or of what is aimed at."""
+        found = {}
+        for name, error in self._errors(model).items():
+            bound = self.bounds.get(name) or _bound(None, False)  # states have no yardstick
+            found[name] = error / (bound.aim if aimed else bound.allowed)
+        return found
+
+    def _errors(self, model: LoadedModel) -> dict[str, float]:
+        state = model.make_state()
+        try:
+            results = model.run(feed_of(model, self.original), state)
+        except ExecutionError:
+            return dict.fromkeys(self.sides.expected, math.inf)
+        found = self.sides.named(returned(model, self.original.program, results))
+        errors = {}
+        for name in found:
+            have, want = self.sides.judged(name, found)
+            errors[name] = math.inf if have is None else rel_l2(have, want)
+        kept = {name: torch.as_tensor(state[name]) for name in state}
+        for stored in stored_in(model.metadata, self.states):
+            if stored.name in kept:
+                want = self.states[stored.buffer]
+                errors[f"state {stored.buffer}"] = rel_l2(stored.value(kept, want), want)
+        return errors
+
+
+def worst(samples: Sequence[Sample], model: LoadedModel, *, aimed: bool = False) -> float:
+    """The largest share that any output takes on any of the calls."""
+    return max(max(sample.shares(model, aimed=aimed).values()) for sample in samples)
+
+
+def _bounds(original: Original, sides: Sides) -> dict[str, Bound]:
+    thresholds = Thresholds()
+    yardsticks = sides.yardsticks()
+    overflowed = False
+    if not all(map(thresholds.is_tight, yardsticks)):
+        tolerable = thresholds.fp16_alone / thresholds.fp16_factor
+        overflowed = any(item.cause == "overflow" for item in loosenings(original, tolerable))
+    return {
+        name: _bound(yardstick, overflowed)
+        for name, yardstick in zip(sides.expected, yardsticks, strict=True)
+    }
+
+
+def _bound(yardstick: float | None, overflowed: bool) -> Bound:
+    thresholds = Thresholds()
+    allowed = thresholds.allowed(True, yardstick, overflowed)
+    if thresholds.looseness(yardstick, overflowed):
+        return Bound(allowed, thresholds.fp16_floor)  # torch itself is no measure here
+    return Bound(allowed, allowed * _AIM)

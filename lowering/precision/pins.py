@@ -1,0 +1,128 @@
+"""Operators that stay in float32 in a float16 package, and what its metadata says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from frontend.json_text import parse
+from frontend.source import Source
+from lowering.conversion.metadata import PREFIX
+from lowering.package.metadata_entry import reading
+from lowering.support.finite import finite
+
+PINS_KEY = PREFIX + "pins"
+_FORM = 'JSON {"pins": [{"op", "type", "module", "line", "reason"}], ...}'
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One operator that stays in float32.
+
+    Attributes:
+        op: its MIL name, as it is when coremltools casts.
+        op_type: its MIL type.
+        source: the user's line and module.
+        reason: what float16 would do to it.
+    """
+
+    op: str
+    op_type: str
+    source: Source
+    reason: str
+
+    def __str__(self) -> str:
+        place = f" ({self.source})" if self.source != Source() else ""
+        return f"{self.op_type} {self.op}: {self.reason}{place}"
+
+
+@dataclass(frozen=True)
+class PinReport:
+    """What ``precision="safe"`` did.
+
+    Attributes:
+        pins: in program order; empty where float16 is good enough throughout.
+        before: worst error of an output in float16 throughout, as a share of what ``verify``
+            allows.
+        after: the same with the pins.
+        price_before: the dispatcher's price of the float16 package, milliseconds, *predicted*.
+        price_after: the same with the pins, which leave the Neural Engine.
+        runs: runs of the program that the search took.
+        fewest: whether no single operator can be left out; not where runs were used up.
+    """
+
+    pins: tuple[Pin, ...]
+    before: float
+    after: float
+    price_before: float
+    price_after: float
+    runs: int = 0
+    fewest: bool = True
+
+    def summary(self) -> str:
+        """What was done, in a sentence."""
+        if not self.pins:
+            return f"float16 throughout: {self.before:.2g} of the error that verify allows"
+        what = "1 operator stays" if len(self.pins) == 1 else f"{len(self.pins)} operators stay"
+        fewer = "" if self.fewest else "; fewer may do, the search was cut short"
+        return (
+            f"{what} in float32: {self.after:.2g} of the error that verify allows, "
+            f"{self.before:.3g} without; price {self.price_before:.3g} ms before, "
+            f"{self.price_after:.3g} ms now, predicted{fewer}"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values; errors that are not finite as text."""
+        return {
+            "pins": [
+                {
+                    "op": pin.op,
+                    "type": pin.op_type,
+                    "module": pin.source.module,
+                    "line": pin.source.line,
+                    "reason": pin.reason,
+                }
+                for pin in self.pins
+            ],
+            "before": finite(self.before),
+            "after": finite(self.after),
+            "price_before_ms": self.price_before,
+            "price_after_ms": self.price_after,
+            "runs": self.runs,
+            "fewest": self.fewest,
+        }
+
+    def to_metadata(self) -> str:
+        """The JSON that stands in a package under ``PINS_KEY``."""
+        return json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> PinReport | None:
+        """What a package says; ``None`` for one that was made otherwise.
+
+        Raises:
+            PackageError: the entry is damaged.
+        """
+        if PINS_KEY not in metadata:
+            return None
+        with reading(PINS_KEY, "list of operators in float32", _FORM):
+            raw = parse(metadata[PINS_KEY])
+            pins = tuple(
+                Pin(
+                    str(entry["op"]),
+                    str(entry["type"]),
+                    Source(str(entry["module"]), str(entry["line"])),
+                    str(entry["reason"]),
+                )
+                for entry in raw["pins"]
+            )
+            return cls(
+                pins,
+                float(raw["before"]),
+                float(raw["after"]),
+                float(raw["price_before_ms"]),
+                float(raw["price_after_ms"]),
+                int(raw["runs"]),
+                bool(raw["fewest"]),
+            )

@@ -1,0 +1,197 @@
+"""``convert(..., precision="safe")``: float16 but for the fewest operators that it spoils."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import coremltools as ct
+from torch import nn
+from torch.export import ExportedProgram
+
+from lowering.conversion.converter import convert, program_of
+from lowering.conversion.pinned import PinnedPrecision
+from lowering.errors import LoweringError
+from lowering.package.source_table import SourceTable
+from lowering.planner.placement import plan
+from lowering.precision.calibration import Sample, worst
+from lowering.precision.pins import PINS_KEY, PinReport
+from lowering.precision.reasons import described
+from lowering.precision.search import Search
+from lowering.reference import load
+from lowering.reference.mixed import MixedProgram
+from lowering.verification.original import Original
+
+SAFE = "safe"
+PRECISIONS = ("float16", "float32", SAFE)
+
+
+class PrecisionWarning(UserWarning):
+    """A package is less exact than was asked for."""
+
+
+def convert_in(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Sequence[object] | None = None,
+    *,
+    precision: str | None = None,
+    calibration: Sequence[object] = (),
+    **options: object,
+) -> ct.models.MLModel:
+    """Convert in a precision by its name.
+
+    Args:
+        model: as for ``convert``.
+        example_inputs: as there.
+        precision: one of ``PRECISIONS``; by default what ``compute_precision`` among the options
+            says, and float16 without it.
+        calibration: see :func:`convert_safely`, which alone has a use for it.
+        options: as for ``convert``.
+
+    Raises:
+        LoweringError: there is no such precision, it is given twice, or the model cannot be
+            converted.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise LoweringError(
+            "there is no such precision", expected=" or ".join(PRECISIONS), found=repr(precision)
+        )
+    if precision is not None and "compute_precision" in options:
+        raise LoweringError(
+            "the precision is given twice",
+            found=f"precision={precision!r}, compute_precision={options['compute_precision']}",
+            hint="give one of the two",
+        )
+    if precision != SAFE and calibration:
+        raise LoweringError(
+            "calibration inputs tell what must stay in float32",
+            expected=f"precision={SAFE!r} beside calibration=",
+            found=f"precision={precision!r}",
+        )
+    make: Callable[..., ct.models.MLModel] = convert
+    if precision == SAFE:
+        make = convert_safely
+        options["calibration"] = calibration
+    elif precision is not None:
+        options["compute_precision"] = ct.precision[precision.upper()]
+    return make(model, example_inputs, **options)
+
+
+def convert_safely(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Sequence[object] | None = None,
+    *,
+    kwargs: Mapping[str, object] | None = None,
+    dynamic_shapes: object = None,
+    calibration: Sequence[object] = (),
+    original: Callable[[Mapping[str, str]], Original] | None = None,
+    **options: object,
+) -> ct.models.MLModel:
+    """Convert to float16 and keep in float32 what float16 would spoil.
+
+    The float16 package is run by the interpreter on the example inputs and on ``calibration``.
+    Where an output is off by more than ``verify`` allows, the program is run with parts of it in
+    float32, which halving narrows down to operators none of which can be left out.
+    What stays in float32 cannot run on the Neural Engine; the price is told.
+
+    Args:
+        model: as for ``convert``.
+        example_inputs: as there.
+        kwargs: as there.
+        dynamic_shapes: as there.
+        calibration: further calls to judge the package on: the positional inputs of each, or a
+            mapping by name.
+        original: what the package is judged against, from its metadata; by default the program,
+            with its example inputs.
+        options: of ``convert``; not ``compute_precision``.
+
+    Returns:
+        The model; ``com.ane-passes.pins`` in its metadata is a :class:`PinReport`.
+
+    Raises:
+        LoweringError: the model cannot be converted, or there is nothing to run it on.
+        VerificationError: calibration inputs do not fit the model.
+    """
+    if not isinstance(getattr(model, "program", None), ExportedProgram):
+        model = program_of(model, example_inputs, kwargs, dynamic_shapes)
+    make: Callable[..., ct.models.MLModel] = convert
+    made = make(model, **options)
+    halves = load(made)
+    first = None if original is None else original(halves.metadata)
+    samples = [Sample.of(call, halves) for call in _calls(model, first, calibration)]
+    before = worst(samples, halves)
+    price = plan(made).dispatch_ms
+    report = PinReport((), before, before, price, price)
+    if not before <= 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first conversion has said everything
+            made, report = _pinned(
+                lambda kind: make(model, compute_precision=kind, **options), samples, report, made
+            )
+    made.user_defined_metadata[PINS_KEY] = report.to_metadata()
+    _warn(report)
+    return made
+
+
+def _calls(
+    model: nn.Module | ExportedProgram, first: Original | None, calibration: Sequence[object]
+) -> list[Original]:
+    """The calls that the package is judged on, the example first."""
+    if first is not None:
+        return [first, *(first.called(inputs) for inputs in calibration)]
+    program = getattr(model, "program", model)
+    if program.example_inputs is not None:
+        first = Original.of(model)
+        return [first, *(first.called(inputs) for inputs in calibration)]
+    if not calibration:
+        raise LoweringError(
+            "the program carries no example inputs, so nothing tells what float16 would spoil",
+            hint="pass calibration=[(...), ...], the positional inputs of one call or more",
+        )
+    return [Original.of(model, inputs) for inputs in calibration]
+
+
+def _pinned(
+    make: Callable[[PinnedPrecision], ct.models.MLModel],
+    samples: Sequence[Sample],
+    unpinned: PinReport,
+    made: ct.models.MLModel,
+) -> tuple[ct.models.MLModel, PinReport]:
+    """The package with pins and what is to be told of it; ``made`` where pins do not help."""
+    everything = PinnedPrecision(None)
+    exact = make(everything)
+    mixed = MixedProgram(load(exact), everything.castable)
+    judged = [sample for sample in samples if not worst([sample], load(made)) <= 1]
+
+    def share(halves: Collection[str]) -> float:
+        return worst(judged, mixed.with_halves(halves), aimed=True)
+
+    search = Search(mixed.names, share)
+    names = search.pins()
+    pinned = make(PinnedPrecision(names))
+    after = worst(samples, load(pinned))
+    if not after < unpinned.before:
+        return made, unpinned
+    sources = SourceTable.from_metadata(exact.user_defined_metadata)
+    report = PinReport(
+        described(names, mixed, judged, sources),
+        unpinned.before,
+        after,
+        unpinned.price_before,
+        plan(pinned).dispatch_ms,
+        search.runs,
+        not search.is_cut_short,
+    )
+    return pinned, report
+
+
+def _warn(report: PinReport) -> None:
+    if report.after <= 1:
+        return
+    how = f"with {len(report.pins)} operators in float32" if report.pins else "in float16"
+    warnings.warn(
+        f"the package is off by {report.after:.3g} times what verify allows, {how}; its inputs and "
+        "outputs are float16 as well. Convert to float32, or give outputs= a float32 type",
+        PrecisionWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,195 @@
+"""What float16 spoils stays in float32, and nothing else."""
+
+import json
+import warnings
+
+import coremltools as ct
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+import lowering
+import passes
+from lowering.cli import main
+from lowering.conversion.converter import convert as convert_plainly
+from lowering.conversion.pinned import PinnedPrecision
+from lowering.errors import LoweringError, PackageError
+from lowering.package.dtypes import FP16
+from lowering.precision.pins import PINS_KEY, PinReport
+from lowering.precision.safe import PrecisionWarning
+from lowering.reference import load
+from lowering.reference.mixed import MixedProgram
+
+
+class Of(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def mean_of_squares(x):
+    h = x * 300.0
+    return h / (h.pow(2).mean(-1, keepdim=True) + 1.0).sqrt()
+
+
+def log_sum_exp(x):
+    return (x * 6.0).exp().sum(-1).log()
+
+
+def running_sum(x):
+    return (x.abs() * 4000.0).cumsum(-1) / (x.abs() * 4000.0).sum(-1, keepdim=True)
+
+
+def cancelled(x):
+    h = x + 40.0
+    return h.pow(2).mean(-1) - h.mean(-1).pow(2)
+
+
+def power_sum(x):
+    h = x * 40.0
+    return (h * h * h).sum(-1) / 1e5
+
+
+def plain(x):
+    return torch.softmax(x @ x.transpose(-1, -2), -1) @ x
+
+
+SPOILED = [mean_of_squares, log_sum_exp, running_sum, cancelled]
+
+
+def draw(seed):
+    return torch.randn(1, 8, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def safe(model, x, **options):
+    return lowering.convert(model, (x,), precision="safe", skip_model_load=True, **options)
+
+
+def report_of(package):
+    found = PinReport.from_metadata(package.user_defined_metadata)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("function", SPOILED)
+def test_what_float16_spoils_stays_in_float32(function):
+    model = Of(function).eval()
+    plainly = lowering.convert(model, (draw(0),), skip_model_load=True)
+    assert not lowering.verify(plainly, model, (draw(1),), locate=False)
+
+    package = safe(model, draw(0))
+    report = report_of(package)
+    assert report.before > 1 >= report.after
+    assert all(pin.source.line.startswith("test_safe.py:") for pin in report.pins)
+    floats = [o.dtype for op in load(package).ops if op.type != "cast" for o in op.outputs]
+    assert len(report.pins) == sum(dtype is not FP16 for dtype in floats)
+    ends = package.get_spec().description
+    kinds = [e.type.multiArrayType.dataType for e in (*ends.input, *ends.output)]
+    assert kinds == [ct.proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT16] * 2
+    assert lowering.verify(package, model, (draw(1),))
+
+
+@pytest.mark.parametrize("function", [plain, torch.tanh, lambda x: x * 0.5 + 1.0])
+def test_nothing_is_pinned_where_float16_is_good_enough(function):
+    report = report_of(safe(Of(function).eval(), draw(0)))
+    assert report.pins == ()
+    assert report.price_after == report.price_before
+
+
+def test_calibration_finds_what_the_example_does_not():
+    model = Of(mean_of_squares).eval()
+    quiet = draw(0) * 1e-2
+    assert report_of(safe(model, quiet)).pins == ()
+    found = report_of(safe(model, quiet, calibration=[(draw(1),)]))
+    assert "float16 ends at 65504" in found.pins[0].reason
+    by_name = report_of(safe(model, quiet, calibration=[{"x": draw(1)}]))
+    assert by_name.pins == found.pins
+
+
+def test_mixed_program_is_what_the_package_computes():
+    model = Of(log_sum_exp).eval()
+    exact = PinnedPrecision(None)
+    made = convert_plainly(model, (draw(0),), compute_precision=exact, skip_model_load=True)
+    mixed = MixedProgram(load(made), exact.castable)
+    feed = {"x": draw(0).half().numpy()}
+    for pins in ((), mixed.names[:1], mixed.names[1:], mixed.names):
+        package = convert_plainly(
+            model, (draw(0),), compute_precision=PinnedPrecision(pins), skip_model_load=True
+        )
+        ours = mixed.with_halves([name for name in mixed.names if name not in pins])(feed)
+        theirs = load(package)(feed)
+        for name, value in theirs.items():
+            assert (ours[name] == value).all(), pins
+
+
+def test_error_out_of_reach_is_told():
+    """The output itself is beyond float16: no operator in float32 mends it."""
+    with pytest.warns(PrecisionWarning, match="times what verify allows"):
+        package = safe(Of(lambda x: (x * 1e4).pow(2)).eval(), draw(0))
+    assert report_of(package).after > 1
+
+
+def test_options_that_cannot_be_meant():
+    model, x = Of(plain).eval(), draw(0)
+    with pytest.raises(LoweringError, match="no such precision"):
+        lowering.convert(model, (x,), precision="float8")
+    with pytest.raises(LoweringError, match="given twice"):
+        safe(model, x, compute_precision=ct.precision.FLOAT16)
+    with pytest.raises(LoweringError, match="calibration inputs tell"):
+        lowering.convert(model, (x,), calibration=[(x,)])
+
+
+def test_damaged_metadata_is_one_error():
+    with pytest.raises(PackageError, match="operators in float32"):
+        PinReport.from_metadata({PINS_KEY: '{"pins": 3}'})
+
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def forward(self, x):
+        h = x * 40.0
+        return (h * h * h).sum(-1) / 1e5
+
+def net():
+    torch.manual_seed(0)
+    return Net().eval(), (torch.randn(1, 8, 64),)
+"""
+
+
+def test_command_line_and_folder(tmp_path, monkeypatch):
+    (tmp_path / "spoiled.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        result = CliRunner().invoke(main, [str(arg) for arg in args])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    one = json.loads(
+        run("convert", "spoiled.py:net", "-o", "a.mlpackage", "--precision", "safe", "--json")
+    )["precision"]
+    assert one["pins"] and one["after"] < 1 < float(one["before"])
+    assert one["pins"][0]["line"].startswith("spoiled.py:8")
+
+    run("export", "spoiled.py:net", "-o", "folder", "--precision", "safe")
+    assert json.loads((tmp_path / "folder/contract.json").read_text())["precision"] == "safe"
+    told = run("convert", "folder", "-o", "b.mlpackage")
+    assert "in float32" in told and "predicted" in told
+    run("verify", "b.mlpackage", "folder")
+
+
+def test_optimized_models():
+    model = Of(power_sum).eval()
+    optimized = passes.optimize_for_ane(model, (draw(0),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PrecisionWarning)
+        package = lowering.convert(optimized, precision="safe", skip_model_load=True)
+    assert report_of(package).pins
+    assert lowering.verify(package, model, (draw(1),))
