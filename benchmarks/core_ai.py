@@ -30,7 +30,7 @@ from torch.utils import _pytree as pytree
 import lowering
 import passes
 from benchmarks.zoo.catalog import entries
-from benchmarks.zoo.entry import settle_batch_norms
+from benchmarks.zoo.entry import calibrate_batch_norms
 from frontend.errors import AnePassesError
 from lowering.core_ai.runtime import run_asset
 from lowering.support.quiet import quiet_coremltools
@@ -50,7 +50,7 @@ def measure(name: str) -> dict[str, str]:
         module = entry.build().eval()
     torch.manual_seed(CAPTURE_SEED)
     example = entry.draw(module)
-    settle_batch_norms(module, example)
+    calibrate_batch_norms(module, example)
     torch.manual_seed(CHECK_SEED)
     check = entry.draw(module)
     return {

@@ -24,11 +24,11 @@ from frontend.branches.state import ValueInPythonError
 from frontend.canonical import make_canonical
 from frontend.compressed import with_encodings
 from frontend.constant_buffers import numbers_as_constants
-from frontend.dynamic_shapes import Call, remember_symbols, settle_call, signature_of
+from frontend.dynamic_shapes import Call, normalise_call, remember_symbols, signature_of
 from frontend.errors import AnePassesError, CaptureError
 from frontend.example_inputs import infer_inputs
 from frontend.export_errors import decomposed, explain_export_error
-from frontend.heap import settled_heap
+from frontend.heap import frozen_heap
 from frontend.held_tensors import HeldTensors, adopt, written_constants
 from frontend.keras_models import for_inference
 from frontend.late_code import late_code
@@ -53,7 +53,11 @@ class LeftOutWarning(UserWarning):
     """A part of the model's result is no tensor and no plain value; the program has it not."""
 
 
-@settled_heap()
+class RenamedWarning(UserWarning):
+    """Names that the model gives, or that Core ML reserves, are others in the package."""
+
+
+@frozen_heap()
 @late_code()
 @quick_signatures()
 def capture(
@@ -101,7 +105,7 @@ def capture(
     check_weights(model)
     check_inputs(model.forward, args, keywords)
     args, keywords = pytree.tree_map_only(Tensor, without_inference, (args, keywords))
-    call = settle_call(model.forward, args, keywords, dynamic_shapes)
+    call = normalise_call(model.forward, args, keywords, dynamic_shapes)
     with undisturbed(model):
         try:
             program, result = _exported(model, call)
@@ -222,8 +226,8 @@ def _traceable(
             inputs=given,
             decided=lambda site: branches.append((site.module, site.line)),
         )
-        settled = next(flat for flat in flats if flat.structure == structure)
-        results.append(settled)
+        chosen = next(flat for flat in flats if flat.structure == structure)
+        results.append(chosen)
         return tuple(leaves)
 
     forward.__signature__ = signature_of(model.forward, kwargs)  # type: ignore[attr-defined]
@@ -296,4 +300,22 @@ def _output_names(program: ExportedProgram, result: Flat | None, taken: Sequence
         while candidate in taken or candidate in free or not is_free_in_code(candidate):
             candidate += "_out"
         free.append(candidate)
+    if result is not None:
+        _warn_of_renamed(result.paths, free)
     return free
+
+
+def _warn_of_renamed(keys: Sequence[str], names: Sequence[str]) -> None:
+    """Says which outputs are not called what the model calls them; positions have no name."""
+    pairs = [
+        f"{key!r} is {name!r}"
+        for key, name in zip(keys, names, strict=True)
+        if key != name and key.strip("_0123456789")
+    ]
+    if pairs:
+        warnings.warn(
+            "outputs cannot have all names that the model gives them, since a name is an "
+            f"identifier, no word of Python and no input's: {', '.join(pairs)}",
+            RenamedWarning,
+            stacklevel=5,
+        )

@@ -46,7 +46,7 @@ class Call:
     sizes: Sequence[tuple[int, int, Dim]] = ()
 
 
-def settle_call(
+def normalise_call(
     forward: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],

@@ -12,7 +12,7 @@ _OF_PYTHON = 5_000
 
 
 @contextmanager
-def settled_heap() -> Iterator[None]:
+def frozen_heap() -> Iterator[None]:
     """Inside, cycles of objects are not looked for, but where somebody asks for it.
 
     Graphs of torch and of coremltools are made of so many objects that looking for unused ones

@@ -227,7 +227,7 @@ class Draft:
         """
         self.drop_dead_code()
         self._drop_unused()
-        self._settle_outputs()
+        self._name_outputs()
         self.graph.lint()
 
     @property
@@ -292,7 +292,7 @@ class Draft:
                     for name in [name for name in home if owner(name) == spec.target]:
                         del home[name]
 
-    def _settle_outputs(self) -> None:
+    def _name_outputs(self) -> None:
         """Each output gets a node of its own with its public name."""
         output = self.output_node()
         results = list(cast(Sequence[Any], output.args[0]))

@@ -14,7 +14,7 @@ Size = int | torch.SymInt
 
 def expression(size: Size) -> int | sympy.Expr:
     """``size`` as a hashable value; two that are known to be equal give the same."""
-    return size if isinstance(size, int) else _settled(size.node.expr)
+    return size if isinstance(size, int) else _expanded(size.node.expr)
 
 
 def same_size(one: Size, other: Size) -> bool:
@@ -28,7 +28,7 @@ def same_sizes(one: Sequence[Size], other: Sequence[Size]) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _settled(expr: sympy.Expr) -> int | sympy.Expr:
+def _expanded(expr: sympy.Expr) -> int | sympy.Expr:
     # ``2 * (s + 1)`` and ``2 * s + 2`` are one size.
     expanded = sympy.expand(expr)
     return int(expanded) if expanded.is_Integer else expanded

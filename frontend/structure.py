@@ -57,12 +57,14 @@ class Flat:
         names: a readable, unique, identifier-like name for each leaf.
         structure: what puts them together again.
         dropped: parts that no package can return, ``path: type`` each.
+        paths: the model's own keys and positions of each leaf, joined by ``_``.
     """
 
     leaves: list[Any]
     names: list[str]
     structure: Structure
     dropped: list[str]
+    paths: list[str]
 
 
 def flatten(result: object, *, taken: Sequence[str] = ()) -> Flat:
@@ -76,16 +78,16 @@ def flatten(result: object, *, taken: Sequence[str] = ()) -> Flat:
         result: what ``forward`` returned.
         taken: names the leaves may not have, such as those of the inputs.
     """
-    flat = Flat([], [], Structure(), [])
+    flat = Flat([], [], Structure(), [], [])
     structure = _walk(result, (), flat)
-    names = _unique([_readable(path) for path in flat.names], taken)
-    return Flat(flat.leaves, names, structure, flat.dropped)
+    names = _unique([_readable(path) for path in flat.paths], taken)
+    return Flat(flat.leaves, names, structure, flat.dropped, flat.paths)
 
 
 def _walk(value: object, path: tuple[str, ...], flat: Flat) -> Structure:
     if isinstance(value, torch.Tensor | torch.SymInt | torch.SymFloat | torch.SymBool):
         flat.leaves.append(value)
-        flat.names.append("_".join(path))
+        flat.paths.append("_".join(path))
         return Structure()
     if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype):
         return Structure(FixedLeaf, constant=value)

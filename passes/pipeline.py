@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.errors import AnePassesError, first_line
-from frontend.heap import settled_heap
+from frontend.heap import frozen_heap
 from frontend.late_code import late_code
 from frontend.program import Draft
 from frontend.source import raising_line, source_of
@@ -71,7 +71,7 @@ class _Standing:
         return cls(_count_ops(draft.graph), _weight_bytes(draft), interface(draft))
 
 
-@settled_heap()
+@frozen_heap()
 @late_code()
 def run(
     program: ExportedProgram,

@@ -135,7 +135,7 @@ _OPTIONS: tuple[tuple[str, ...], ...] = (
     ("plan",),
     ("predict", "net.mlpackage", "--function", "nope"),
     ("predict", "net.mlpackage", "--steps", "0"),
-    ("predict", "net.mlpackage", "--precision", "fp8"),
+    ("predict", "net.mlpackage", "--run-as", "fp8"),
     ("predict", "net.mlpackage", "--max-turns", "-1"),
     ("predict", "net.mlpackage", "--seed", "-1"),
     ("predict", "net.mlpackage", "--seed", "x"),

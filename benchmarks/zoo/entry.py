@@ -95,7 +95,7 @@ def hf(name: str, model: str, draw: Draw, *, part: str = "", **options: Any) -> 
     return Entry(name, build, draw, ("transformers",))
 
 
-def settle_batch_norms(module: nn.Module, arguments: Inputs) -> None:
+def calibrate_batch_norms(module: nn.Module, arguments: Inputs) -> None:
     """Sets the statistics of batch norms to those of one call, as training would.
 
     With the mean 0 and variance 1 of a new layer, values of a deep random net shrink below what

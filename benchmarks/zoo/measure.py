@@ -23,7 +23,7 @@ from torch import nn
 
 import passes
 from benchmarks.zoo.catalog import entries
-from benchmarks.zoo.entry import Entry, settle_batch_norms
+from benchmarks.zoo.entry import Entry, calibrate_batch_norms
 from benchmarks.zoo.stock_side import stock_side
 from frontend.errors import AnePassesError
 from lowering import convert
@@ -47,7 +47,7 @@ def measure(name: str, *, ours: bool, stock: bool) -> dict[str, Any]:
         module = entry.build().eval()
     torch.manual_seed(CAPTURE_SEED)
     example = entry.draw(module)
-    settle_batch_norms(module, example)
+    calibrate_batch_norms(module, example)
     torch.manual_seed(CHECK_SEED)
     check = entry.draw(module)
     result: dict[str, Any] = {"parameters": sum(p.numel() for p in module.parameters())}

@@ -166,7 +166,7 @@ class _Explorer:
         run.check_complete()
         self._count_path(run)
         effects = self._state.effects()
-        leaves = [self._state.settled(x) if isinstance(x, Tensor) else x for x in leaves]
+        leaves = [self._state.current(x) if isinstance(x, Tensor) else x for x in leaves]
         self._state.restore()
         return Outcome(leaves, structure, effects)
 

@@ -122,11 +122,11 @@ class BranchState:
             found[id(known.tensor)] = Effect(known.label, known.tensor.clone())
         for known, new in rebound.values():
             # Binding a buffer anew is writing it: the buffer itself stays in place.
-            found[id(known.tensor)] = Effect(known.label, self.settled(new))
+            found[id(known.tensor)] = Effect(known.label, self.current(new))
         for container in self._containers.values():
             for key, label, _, new in _changes(container):
                 if (id(container.live), key) not in rebound:
-                    found[id(container.live), key] = Effect(label, self._settled_tree(new))
+                    found[id(container.live), key] = Effect(label, self._current_tree(new))
         return found
 
     def rebinds_buffers(self) -> bool:
@@ -145,7 +145,7 @@ class BranchState:
                 hint="keep it in a buffer (register_buffer), or write to a clone of it",
             )
 
-    def settled(self, tensor: Tensor) -> Tensor:
+    def current(self, tensor: Tensor) -> Tensor:
         """``tensor``, copied if putting state back or merging it would change it."""
         return tensor.clone() if storage_id(tensor) in self._touched else tensor
 
@@ -240,11 +240,11 @@ class BranchState:
                 found=str(tuple(known.tensor.shape)),
             )
 
-    def _settled_tree(self, value: object) -> object:
-        def settle(leaf: object) -> object:
-            return self.settled(leaf) if isinstance(leaf, Tensor) else leaf
+    def _current_tree(self, value: object) -> object:
+        def current(leaf: object) -> object:
+            return self.current(leaf) if isinstance(leaf, Tensor) else leaf
 
-        return torch.utils._pytree.tree_map(settle, value)
+        return torch.utils._pytree.tree_map(current, value)
 
 
 def _changes(container: _Container) -> Iterator[tuple[Any, str, Any, Any]]:

@@ -90,16 +90,16 @@ def ablate(
     with sweeping(**where) as options:
         settings = Settings(chips, deployment_target, **composite_options, **options)
         found = ablate_models(calls, settings, pipeline=steps, only=names)
-    form = "json" if as_json else output_format
-    if form == "json":
+    output_format = "json" if as_json else output_format
+    if output_format == "json":
         documents = [entry.to_json() for entry in found]
         print_json(documents[0] if len(documents) == 1 else documents)
         return
     from lowering.ablation import tables
 
-    if form == "csv":
+    if output_format == "csv":
         click.echo(tables.ablation_csv(found), nl=False)
-    elif form == "md":
+    elif output_format == "md":
         click.echo("\n\n".join(tables.ablation_markdown(entry) for entry in found))
     else:
         console = stdout_console()

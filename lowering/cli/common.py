@@ -61,10 +61,12 @@ def refuse_given(options: Sequence[str], why: str) -> None:
         why: a sentence without full stop; what to leave out is added.
     """
     context = click.get_current_context()
-    for name in options:
-        source = context.get_parameter_source(name)
+    for option in context.command.params:
+        if option.name not in options:
+            continue
+        source = context.get_parameter_source(option.name)
         if source is not None and source is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"{why}: leave out --{name.replace('_', '-')}.")
+            raise click.UsageError(f"{why}: leave out {option.opts[0]}.")
 
 
 # Arguments of verbs that name what a command is about.

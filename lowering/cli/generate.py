@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lowering.cli.common import guarded, json_option, print_json, step
+from lowering.cli.run_as import run_as_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,13 +52,7 @@ Exit codes: 0 done, 2 the package or the call needs attention.
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws."
 )
 @click.option("--stop", type=int, multiple=True, help="A token that ends the answer.")
-@click.option(
-    "--precision",
-    type=click.Choice(("fp16", "strict", "fp32")),
-    default="fp16",
-    show_default=True,
-    help="As for predict.",
-)
+@run_as_option
 @json_option
 @guarded
 def generate(

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lowering.cli.common import guarded, json_option, print_json, refuse_given, stdout_console, step
 from lowering.cli.core_ai import ASSET_SUFFIX, run_asset
+from lowering.cli.run_as import run_as_option
 
 if TYPE_CHECKING:
     from lowering.reference import LoadedModel
@@ -34,7 +35,7 @@ in Apple's own runtime for Core AI (the extra ane-passes[coreai]).
 Examples:
   ane-passes predict tiny.mlpackage
   ane-passes predict tiny.mlpackage --input x=x.npy --output-dir out
-  ane-passes predict tiny.mlpackage --input x=random --watch --precision strict
+  ane-passes predict tiny.mlpackage --input x=random --watch --run-as strict
 
 Exit codes: 0 done, 1 --watch found NaN, Inf or fp16 overflow, 2 the package or the call needs
 attention.
@@ -46,14 +47,7 @@ attention.
 @click.option(
     "--input", "-i", "assignments", multiple=True, metavar="NAME=VALUE", help="See above."
 )
-@click.option(
-    "--precision",
-    type=click.Choice(("fp16", "strict", "fp32")),
-    default="fp16",
-    show_default=True,
-    help="fp16: round each op's result once; strict: round sums inside an op as well; "
-    "fp32: ignore declared fp16.",
-)
+@run_as_option
 @click.option("--function", default="main", show_default=True, help="Function to run.")
 @click.option(
     "--steps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import click
+from click.core import ParameterSource
 
 from lowering.cli.common import Command
 
@@ -27,6 +28,8 @@ def or_old(ctx: click.Context, option: click.Parameter, value: str) -> str:
     """The value given under the old name, where one was."""
     for name in option.opts:
         if name in ctx.meta:
+            if option.name is not None:
+                ctx.set_parameter_source(option.name, ParameterSource.COMMANDLINE)
             found: str = option.type.convert(ctx.meta[name], option, ctx)
             return found
     return value

@@ -51,7 +51,9 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 @click.argument("model_spec", required=False, metavar="[MODEL]")
 @trust_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.")
-@click.option("--format", "form", type=click.Choice(_FORMATS), help="Default: by -o; else html.")
+@click.option(
+    "--format", "output_format", type=click.Choice(_FORMATS), help="Default: by -o; else html."
+)
 @click.option("--chip", default="M4", show_default=True, help="Such as M1 or 'A17 Pro'.")
 @click.option(
     "--ablation",
@@ -73,7 +75,7 @@ def report(
     model_spec: str | None,
     trust: bool,
     output: Path | None,
-    form: str | None,
+    output_format: str | None,
     chip: str,
     ablation: Path | None,
     pictures: tuple[Path, ...],
@@ -88,45 +90,45 @@ def report(
         raise click.UsageError("--inputs are the original's: give its MODEL too.")
     if pictures and (model_spec is None or not is_folder(model_spec)):
         raise click.UsageError("--pictures needs a folder that `ane-passes export` wrote.")
-    if form is None:
+    if output_format is None:
         from lowering.reporting.write import format_of
 
-        form = format_of(output)
+        output_format = format_of(output)
     if package is None:
         assert ablation is not None  # one of both is given
-        _ablations(ablation, chip, form, output or Path("ablation.html"), as_json)
+        _ablations(ablation, chip, output_format, output or Path("ablation.html"), as_json)
         return
     from lowering.reporting.write import read_ablation, written
 
     name = None if model_spec is None else model_spec.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
     made = _collected(package, model_spec, inputs, own_passes, chip, ablated, trust, pictures)
-    if output is None and (as_json or form != "html"):
-        click.echo(written(made, "json" if as_json else form))
+    if output is None and (as_json or output_format != "html"):
+        click.echo(written(made, "json" if as_json else output_format))
         return
     with step("Writing"):
-        text = written(made, form)
-    _write(text, output or Path(f"{package.stem}.html"), form, as_json)
+        text = written(made, output_format)
+    _write(text, output or Path(f"{package.stem}.html"), output_format, as_json)
 
 
-def _write(text: str, path: Path, form: str, as_json: bool) -> None:
+def _write(text: str, path: Path, output_format: str, as_json: bool) -> None:
     from lowering.support.text_file import write_text
 
     path = write_text(text, path)
     size = path.stat().st_size
     if as_json:
-        print_json({"report": str(path), "format": form, "bytes": size})
+        print_json({"report": str(path), "format": output_format, "bytes": size})
     else:
         click.echo(f"wrote {path} ({size / 1e6:.1f} MB)")
 
 
-def _ablations(file: Path, chip: str, form: str, output: Path, as_json: bool) -> None:
-    if form != "html":
+def _ablations(file: Path, chip: str, output_format: str, output: Path, as_json: bool) -> None:
+    if output_format != "html":
         raise click.UsageError("Ablations alone are a page; `ane-passes ablate` has other formats.")
     from lowering.reporting.page import ablations_page
     from lowering.reporting.write import read_ablations
 
-    _write(ablations_page(read_ablations(file), chip), output, form, as_json)
+    _write(ablations_page(read_ablations(file), chip), output, output_format, as_json)
 
 
 def _collected(

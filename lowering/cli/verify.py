@@ -23,6 +23,7 @@ from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trus
 from lowering.cli.load_passes import known_passes, with_pass_option
 from lowering.cli.pipeline import composites_option
 from lowering.cli.probes import probed, probed_folder, probes_options, say
+from lowering.cli.run_as import run_as_option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,13 +67,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
     help="Largest relative L2 error of an output, instead of 3 x torch's error in half precision "
     "(fp16) or 1e-4 (fp32).",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(("fp16", "strict", "fp32")),
-    default="fp16",
-    show_default=True,
-    help="How the package is computed, as for predict.",
-)
+@run_as_option
 @click.option(
     "--steps",
     type=click.IntRange(min=1),

@@ -102,7 +102,7 @@ def export(
     if task is not None:
         shapes = {entry.name: entry.shape for entry in returned}
         wanted = Wanted(shapes, {entry.name: entry.shape for entry in taken})
-        task = task.settled(wanted)
+        task = task.fitted(wanted)
         problems += [f"task: {problem}" for problem in task.problems(wanted)]
     for what, given, known in (("target", target, TARGETS), ("precision", precision, PRECISIONS)):
         if given not in known:

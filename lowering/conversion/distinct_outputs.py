@@ -34,14 +34,14 @@ def distinct_outputs(
         classifier: names the output that coremltools will replace by a label and a dictionary.
     """
 
-    def settle(program: Program, sanitize: Callable[[], None]) -> None:
+    def separate(program: Program, sanitize: Callable[[], None]) -> None:
         sanitize()
         function = program.functions[program.default_function_name]
-        settle_outputs(function, names)
+        separate_outputs(function, names)
         if classifier is not None:
             _make_room(function, classifier.predicted_probabilities_output)
 
-    with around(_LAST, settle):
+    with around(_LAST, separate):
         yield
 
 
@@ -50,7 +50,7 @@ def package_name(name: str) -> str:
     return str(NameSanitizer(prefix="var_").sanitize_name(name))
 
 
-def settle_outputs(function: Function, names: Sequence[str]) -> None:
+def separate_outputs(function: Function, names: Sequence[str]) -> None:
     """Make the outputs of ``function`` different values with these ``names``, in order.
 
     A value that is an input or another output already is copied by an ``identity``.
@@ -66,17 +66,17 @@ def settle_outputs(function: Function, names: Sequence[str]) -> None:
             hint="this is a defect of the conversion; please report it",
         )
     names = [package_name(name) for name in names]
-    settled: list[Var] = []
+    separate: list[Var] = []
     with function:
         for output in function.outputs:
-            if output.op is None or output in settled:
+            if output.op is None or output in separate:
                 copy = Builder.identity(x=output)
                 Block._copy_scope_info(output, copy)
                 output = copy
-            settled.append(output)
-    function.set_outputs(settled)
-    _free(function, dict(zip(names, settled, strict=True)))
-    for name, var in zip(names, settled, strict=True):
+            separate.append(output)
+    function.set_outputs(separate)
+    _free(function, dict(zip(names, separate, strict=True)))
+    for name, var in zip(names, separate, strict=True):
         var.set_name(name)
 
 

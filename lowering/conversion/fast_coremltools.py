@@ -20,7 +20,7 @@ from unittest import mock
 from coremltools.converters.mil.mil import Block, Function, Program, Var
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
 
-from frontend.heap import settled_heap
+from frontend.heap import frozen_heap
 from lowering.conversion.fast_queries import Replacement, repeated_questions
 from lowering.conversion.fast_weights import without_copies
 
@@ -43,7 +43,7 @@ def fast_coremltools() -> Iterator[None]:
             (Function, "__str__", _first_line),
         ):
             stack.enter_context(mock.patch.object(owner, name, ours))
-        stack.enter_context(settled_heap())
+        stack.enter_context(frozen_heap())
         yield
 
 

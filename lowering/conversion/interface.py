@@ -10,6 +10,7 @@ import coremltools as ct
 from coremltools.converters.mil.mil import types
 from google.protobuf.message import Message
 
+from frontend.capturing import RenamedWarning
 from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
 from lowering.errors import LoweringError
@@ -25,10 +26,6 @@ _DTYPES = {
 }
 # A size that the description leaves open.
 _ANY = -1
-
-
-class RenamedWarning(UserWarning):
-    """Names that Core ML reserves are others in the package."""
 
 
 def warn_of_renamed(names: Sequence[str], what: str) -> None:

@@ -64,7 +64,7 @@ def write_package(write: Callable[[Path], Any], path: str | os.PathLike[str]) ->
     def written(fresh: Path) -> None:
         with quiet_coremltools():
             message = write(fresh)
-        _settle(fresh, message)
+        _make_deterministic(fresh, message)
 
     _PACKAGE.write(target, written)
     return target
@@ -79,7 +79,7 @@ def package_path(path: str | os.PathLike[str]) -> Path:
     return _PACKAGE.target(path)
 
 
-def _settle(package: Path, message: Message) -> None:
+def _make_deterministic(package: Path, message: Message) -> None:
     """Make the bytes of ``package`` follow from its content alone."""
     manifest = json.loads((package / MANIFEST).read_text())
     items: dict[str, Any] = manifest["itemInfoEntries"]

@@ -20,7 +20,7 @@ from lowering.reference.io import (
     to_output,
     to_value,
 )
-from lowering.reference.precision import Precision, settle
+from lowering.reference.precision import Precision, rounded_to
 from lowering.reference.program import Block, Function, Op, Step, compile_function
 from lowering.reference.states import State, StateCell
 
@@ -190,8 +190,8 @@ class LoadedModel:
                     if not isinstance(computed, tuple):
                         computed = (computed,)
                     results = tuple(
-                        value if how is None else settle(value, *how)
-                        for value, how in zip(computed, step.settle, strict=True)
+                        value if how is None else rounded_to(value, *how)
+                        for value, how in zip(computed, step.rounding, strict=True)
                     )
                 for target, result in zip(step.targets, results, strict=True):
                     registers[target] = result

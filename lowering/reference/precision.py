@@ -66,7 +66,7 @@ def round_to_fp16(value: Tensor) -> Tensor:
     return value.to(torch.float16).to(torch.float32)
 
 
-def settle(value: object, dtype: DType, rounds: bool) -> object:
+def rounded_to(value: object, dtype: DType, rounds: bool) -> object:
     """``value`` in the carrier of ``dtype``, rounded if ``rounds``."""
     if not isinstance(value, Tensor):
         return value

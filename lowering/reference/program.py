@@ -23,7 +23,7 @@ from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bin
 from lowering.reference.constants import Constants
 from lowering.reference.errors import UnknownOpsError
 from lowering.reference.kept import kept_as_stored
-from lowering.reference.precision import Precision, needs_rounding, settle
+from lowering.reference.precision import Precision, needs_rounding, rounded_to
 from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
 from lowering.reference.strict import STRICT_SEMANTICS
 from lowering.support.memory import check_fits
@@ -75,7 +75,7 @@ class Step:
         op: what is run.
         call: semantics with constants bound; for control flow, its dynamic arguments.
         targets: registers of the outputs.
-        settle: per output, the declared type and whether to round to it; ``None``: leave as is.
+        rounding: per output, the declared type and whether to round to it; ``None``: leave as is.
         blocks: nested blocks of control flow.
         free: registers that no later step reads.
     """
@@ -83,7 +83,7 @@ class Step:
     op: Op
     call: BoundCall
     targets: tuple[int, ...]
-    settle: tuple[tuple[DType, bool] | None, ...]
+    rounding: tuple[tuple[DType, bool] | None, ...]
     blocks: tuple[Block, ...] = ()
     free: tuple[int, ...] = ()
 
@@ -257,7 +257,7 @@ class _Compiler:
             value = declared(output)
             if value.dtype is not None:
                 rounds = needs_rounding(operation.type, value.dtype, self._precision)
-                result = settle(result, value.dtype, rounds)
+                result = rounded_to(result, value.dtype, rounds)
             scope.names[output.name] = (Constant(result), value)
 
     def _step(self, operation: Message, scope: _Scope, path: tuple[str, ...]) -> Step:
@@ -283,11 +283,11 @@ class _Compiler:
             op=op,
             call=call,
             targets=tuple(self._define(scope, item) for item in outputs),
-            settle=tuple(self._settling(operation.type, item) for item in outputs),
+            rounding=tuple(self._rounding(operation.type, item) for item in outputs),
             blocks=blocks,
         )
 
-    def _settling(self, op_type: str, value: Value) -> tuple[DType, bool] | None:
+    def _rounding(self, op_type: str, value: Value) -> tuple[DType, bool] | None:
         if value.kind != "tensor" or value.dtype is None or op_type in CONTROL_FLOW:
             return None
         return value.dtype, needs_rounding(op_type, value.dtype, self._precision)
@@ -324,7 +324,7 @@ def _with_lifetimes(
         free = touched - alive
         alive |= touched
         result.append(
-            Step(step.op, step.call, step.targets, step.settle, step.blocks, tuple(sorted(free)))
+            Step(step.op, step.call, step.targets, step.rounding, step.blocks, tuple(sorted(free)))
         )
     return tuple(reversed(result))
 

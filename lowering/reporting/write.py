@@ -22,23 +22,23 @@ def format_of(output: str | Path | None) -> str:
     return "html" if output is None else _SUFFIXES.get(Path(output).suffix.lower(), "html")
 
 
-def written(report: Report, form: str) -> str:
+def written(report: Report, output_format: str) -> str:
     """``report`` as one text.
 
     Args:
         report: the data.
-        form: one of ``FORMATS``.
+        output_format: one of ``FORMATS``.
 
     Raises:
         ReportError: a page is asked for, and its packages are not installed.
     """
-    if form == "html":
+    if output_format == "html":
         return page(report)
-    if form == "md":
+    if output_format == "md":
         return markdown(report)
-    if form == "csv":
+    if output_format == "csv":
         return csv_text(report)
-    value = graph_json(report) if form == "graph-json" else report.to_json()
+    value = graph_json(report) if output_format == "graph-json" else report.to_json()
     return json.dumps(finite(value), indent=1, ensure_ascii=False)
 
 

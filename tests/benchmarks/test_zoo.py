@@ -13,7 +13,7 @@ from benchmarks.zoo import measure
 from benchmarks.zoo import run as zoo_run
 from benchmarks.zoo.__main__ import main
 from benchmarks.zoo.catalog import FAMILIES, entries
-from benchmarks.zoo.entry import Entry, settle_batch_norms
+from benchmarks.zoo.entry import Entry, calibrate_batch_norms
 from benchmarks.zoo.outcome import outcome
 from benchmarks.zoo.stock_side import stock_side
 from lowering import convert
@@ -55,11 +55,11 @@ def test_stock_verdicts(export, converts, right):
     assert (found.stock_converts, found.stock_right) == (converts, right)
 
 
-def test_batch_norms_are_settled():
+def test_batch_norms_are_calibrated():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 2))
     x = torch.randn(4, 3, 8, 8) * 5 + 2
-    settle_batch_norms(model.eval(), {"input": x})
+    calibrate_batch_norms(model.eval(), {"input": x})
     y = model[1](model[0](x))
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(8), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.var((0, 2, 3)), torch.ones(8), atol=1e-3, rtol=0)

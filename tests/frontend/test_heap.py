@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from frontend.heap import settled_heap
+from frontend.heap import frozen_heap
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +17,9 @@ def as_before():
 
 
 def test_it_rests_inside_and_is_as_before_afterwards():
-    with settled_heap():
+    with frozen_heap():
         assert not gc.isenabled() and gc.get_freeze_count()
-        with settled_heap():
+        with frozen_heap():
             assert not gc.isenabled()
         assert not gc.isenabled() and gc.get_freeze_count()
     assert gc.isenabled() and not gc.get_freeze_count()
@@ -35,7 +35,7 @@ def test_what_python_itself_froze_is_not_the_callers_choice():
 
 
 def test_it_is_as_before_after_an_error():
-    with pytest.raises(KeyError), settled_heap():
+    with pytest.raises(KeyError), frozen_heap():
         raise KeyError
     assert gc.isenabled() and not gc.get_freeze_count()
 
@@ -43,6 +43,6 @@ def test_it_is_as_before_after_an_error():
 def test_choices_of_the_caller_stand():
     gc.disable()
     gc.freeze()
-    with settled_heap():
+    with frozen_heap():
         pass
     assert not gc.isenabled() and gc.get_freeze_count()

@@ -62,7 +62,7 @@ class OutputTask(ABC):
     def meanings(self) -> dict[str, str]:
         """What each output of the package is, by name."""
 
-    def settled(self, model: Wanted) -> OutputTask:
+    def fitted(self, model: Wanted) -> OutputTask:
         """The task with what it takes from ``model``, such as the size of its pictures."""
         return self
 

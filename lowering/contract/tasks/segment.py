@@ -50,7 +50,7 @@ class Segment(OutputTask):
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", as_labels(self.labels))
 
-    def settled(self, model: Wanted) -> Segment:
+    def fitted(self, model: Wanted) -> Segment:
         """With the size of the only picture that ``model`` takes."""
         return self if self.size is not None else replace(self, size=model.picture_size)
 

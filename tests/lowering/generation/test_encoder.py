@@ -100,7 +100,7 @@ def test_sound_goes_through_inputs_and_outputs(tmp_path: Path):
         with torch.no_grad():
             logits = model(input_features=sound, decoder_input_ids=ids, use_cache=False).logits
         ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
-    options = ["--ids", "3", "--source", str(tmp_path / "sound.npy"), "--precision", "fp32"]
+    options = ["--ids", "3", "--source", str(tmp_path / "sound.npy"), "--run-as", "fp32"]
     call = ["generate", str(report.path), "--max-new-tokens", "12", *options]
     shown = CliRunner().invoke(main, call)
     assert shown.stdout.split() == [str(token) for token in ids[0, 1:].tolist()]
