@@ -27,8 +27,8 @@ def test_it_rests_inside_and_is_as_before_afterwards():
 
 def test_what_python_itself_froze_is_not_the_callers_choice():
     code = (
-        "import gc; from frontend.heap import settled_heap; before = len(gc.get_objects())\n"
-        "with settled_heap(): print(gc.get_freeze_count() / before)"
+        "import gc; from frontend.heap import frozen_heap; before = len(gc.get_objects())\n"
+        "with frozen_heap(): print(gc.get_freeze_count() / before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert float(done.stdout) > 0.9, done.stderr

@@ -13,7 +13,7 @@ from lowering.contract.names import CONTRACT, CONTRACT_KEY, DIGEST_KEY
 from lowering.contract.swift import swift_text
 from tests.lowering.contract.shipping_models import LABELS, MEAN, STD, classifier, picture
 
-# What only a device, or a decision, can settle.
+# What only a device, or a decision, can decide.
 SKIPS = {
     "metric",
     "compression",
