@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from lowering.planner.placement import ComputeUnitsError as ComputeUnitsError
     from lowering.planner.result import Plan as Plan
     from lowering.planner.targets import UnknownChipError as UnknownChipError
+    from lowering.precision.ranges import ranges as ranges
+    from lowering.precision.result import Ranges as Ranges
     from lowering.reference import ExecutionError as ExecutionError
     from lowering.reference import LoadedModel as LoadedModel
     from lowering.reference import Precision as Precision
@@ -111,6 +113,7 @@ __all__, __getattr__, __dir__ = lazily(
         "Precision": "lowering.reference",
         "Preflight": "lowering.checking.result",
         "Probe": "lowering.verification",
+        "Ranges": "lowering.precision.result",
         "Report": "lowering.reporting.result",
         "ReportError": "lowering.reporting.result",
         "RuleError": "lowering.checking.explain",
@@ -142,6 +145,7 @@ __all__, __getattr__, __dir__ = lazily(
         "plan": "lowering.contract.verbs",
         "predict": "lowering.contract.verbs",
         "probe": "lowering.verification",
+        "ranges": "lowering.precision.ranges",
         "report": "lowering.reporting.reporter",
         "save": "lowering.package.saving",
         "ship": "lowering.contract.ship.checklist",

@@ -18,6 +18,7 @@ from lowering.cli.generate import generate
 from lowering.cli.optimize import optimize
 from lowering.cli.plan import plan
 from lowering.cli.predict import predict
+from lowering.cli.ranges import ranges
 from lowering.cli.report import report
 from lowering.cli.tune import tune
 from lowering.cli.verify import verify
@@ -25,6 +26,7 @@ from lowering.cli.verify import verify
 # Each verb is a click command in a file of its own, named here in the order `--help` shows.
 COMMANDS: tuple[click.Command, ...] = (
     check,
+    ranges,
     optimize,
     convert,
     predict,

@@ -140,6 +140,11 @@ class ModelContract:
         """The inputs that take pictures, by name."""
         return {entry.name: entry.image for entry in self.inputs if entry.image is not None}
 
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Between which numbers inputs lie, by name, where that is said."""
+        return {entry.name: entry.range for entry in self.inputs if entry.range is not None}
+
     def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
         return {

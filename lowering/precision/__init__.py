@@ -1,1 +1,1 @@
-"""Numbers that float16 has no room for: operators that stay in float32, and their price."""
+"""What float16 does to the values of a model: found, and kept in float32 where it must be."""

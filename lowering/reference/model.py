@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -186,9 +186,7 @@ class LoadedModel:
                 if step.blocks:
                     computed = results = self._control(step, registers, observer)
                 else:
-                    computed = step.call.function(**_arguments(step, registers))
-                    if not isinstance(computed, tuple):
-                        computed = (computed,)
+                    computed = self._computed(step, registers)
                     results = tuple(
                         value if how is None else rounded_to(value, *how)
                         for value, how in zip(computed, step.rounding, strict=True)
@@ -203,6 +201,11 @@ class LoadedModel:
             assert step is not None
             raise _failure(step, registers, error) from error
         return [_read(reference, registers) for reference in block.outputs]
+
+    def _computed(self, step: Step, registers: Sequence[Any]) -> tuple[Any, ...]:
+        """The results of ``step`` before they are rounded."""
+        computed = step.call.function(**_arguments(step, registers))
+        return computed if isinstance(computed, tuple) else (computed,)
 
     def _control(
         self, step: Step, registers: list[Any], observer: Observer | None
@@ -230,7 +233,7 @@ class LoadedModel:
         )
 
 
-def _arguments(step: Step, registers: list[Any]) -> dict[str, Any]:
+def _arguments(step: Step, registers: Sequence[Any]) -> dict[str, Any]:
     arguments = dict(step.call.constants)
     for item in step.call.dynamic:
         value: Any
@@ -242,7 +245,7 @@ def _arguments(step: Step, registers: list[Any]) -> dict[str, Any]:
     return arguments
 
 
-def _read(reference: Reference, registers: list[Any]) -> object:
+def _read(reference: Reference, registers: Sequence[Any]) -> object:
     if isinstance(reference, Constant):
         return reference.value
     return registers[reference.index]

@@ -1,0 +1,90 @@
+"""What float16 does to the values of a model."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from frontend.errors import InputError
+from lowering import ranges
+from tests.lowering.precision.harmed_models import Angles, Counter, Function, Table, angles, fine
+
+x = torch.linspace(-3, 3, 64).reshape(1, 64)
+
+
+def rules(found):
+    return {finding.rule for finding in found.findings}
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "rule", "op"),
+    [
+        # Inside of composites: coremltools writes them with a square and with a logarithm.
+        (torch.asinh, (300 * x,), "fp16-overflow", "square"),
+        (lambda x: x.var(-1), (400 * x,), "fp16-overflow", "square"),
+        (lambda x: x.softmax(-1).log(), (20 * x,), "fp16-vanishes", "log"),
+        (lambda x: (1e-3 * x).square() * 1e6, (1e-2 * x,), "fp16-vanishes", None),
+        (lambda x, y: (x + 999) - (y + 999), (x, x.flip(1)), "fp16-lost-digits", "sub"),
+        (lambda x: (200 * x).cos(), (x,), "fp16-lost-digits", "cos"),
+        (lambda x: torch.log(1 + 1e-3 * x.abs()), (x,), "fp16-lost-digits", "log"),
+        (lambda x: x.cumsum(-1).diff(), (100 + x,), "fp16-lost-digits", "sub"),
+        (nn.LayerNorm(64, eps=1e-12), (1e-3 * x,), "fp16-lost-digits", "layer_norm"),
+        (lambda x: (x * 14) @ (x * 14).T, (x,), "fp16-accumulator", "matmul"),
+        (lambda x: torch.relu(x) * 1e4, (1e-5 * x,), "fp16-subnormal", None),
+    ],
+)
+def test_harm_is_found_with_its_line(function, inputs, rule, op):
+    found = ranges(function if isinstance(function, nn.Module) else Function(function), inputs)
+    (finding, *_) = [f for f in found.findings if f.rule == rule and op in (None, f.op)]
+    assert op is None or ".py:" in finding.source.line
+    assert finding.remedy and finding.call == "the example"
+    assert not found and rule in str(found)
+
+
+def test_values_are_those_of_torch_and_nothing_is_found_without_harm():
+    model, inputs = fine()
+    found = ranges(model, inputs)
+    last = found.values[-1]
+    assert found and not found.findings
+    assert (last.low, last.high) == (0.0, 6.0) and last.is_half
+    assert last.smallest == pytest.approx(2 * 3 / 7)
+    assert 0 < last.error < 1e-3
+    assert math.isclose(found.outputs["output"], last.error)
+
+
+def test_positions_are_tried_at_their_end_though_the_example_is_small():
+    found = ranges(*angles())
+    (finding,) = found.findings
+    assert (finding.rule, finding.op) == ("fp16-lost-digits", "sin")
+    assert "positions up to 4,095 (assumed)" in finding.call
+    assert found.calls[0] == "the example" and len(found.calls) == 2
+
+
+def test_what_bounds_positions_bounds_the_trial():
+    assert ranges(Table(), (torch.arange(3),))
+    assert ranges(*angles(), input_ranges={"positions": (0, 6)})
+
+
+def test_operators_kept_in_float32_are_not_told_of():
+    kept = ranges(*angles(), op_selector=lambda op: op.op_type not in ("mul", "sin"))
+    assert kept and any(value.op == "sin" and not value.is_half for value in kept.values)
+
+
+def test_further_calls_widen_the_ranges():
+    model, inputs = fine()
+    found = ranges(model, [inputs, {"inputs_0": 3e4 * inputs[0]}, (inputs[0] * 5e4,)])
+    assert found.values[-1].high == pytest.approx(3e5) and rules(found) == {"fp16-overflow"}
+    assert found.calls == ("the example", "call 2", "call 3")
+    assert found.findings[0].call in ("call 2", "call 3")
+
+
+def test_written_buffers_are_followed():
+    assert rules(ranges(Counter(), (torch.full((4,), 900.4),))) == {"fp16-lost-digits"}
+    assert ranges(Counter(), (torch.full((4,), 0.4),))
+
+
+@pytest.mark.parametrize("bounds", [{"position": (0, 9)}, {"positions": (9, 0)}])
+def test_ranges_that_fit_no_input_are_refused(bounds):
+    with pytest.raises(InputError, match="range"):
+        ranges(Angles(), (torch.arange(3),), input_ranges=bounds)
