@@ -157,14 +157,14 @@ class RunBeside(LoadedModel):
             given = values[0] if item.single else values
             arguments[item.name] = item.convert(given) if item.convert else given
         if not repeats or step.op.type.startswith("random_"):
-            return tuple(_within(value) if half else value for value in exact)
+            return tuple(_within(v) if half and isinstance(v, Tensor) else v for v in exact)
         results = call.function(**arguments)
         results = results if isinstance(results, tuple) else (results,)
         return tuple(
             _result(result, value, half) for result, value in zip(results, exact, strict=True)
         )
 
-    def _read_beside(self, reference: Reference, registers: Sequence[Any], half: bool) -> Any:
+    def _read_beside(self, reference: Reference, registers: Sequence[Any], half: bool) -> object:
         if not isinstance(reference, Slot):
             return stored(reference.value) if half else reference.value
         shadow = self._shadows.get(reference.index)
@@ -207,22 +207,22 @@ def _norm(value: Tensor) -> float:
     return float(torch.linalg.vector_norm(value))
 
 
-def _within(value: Any) -> Any:
+def _within(value: Tensor) -> Tensor:
     """``value`` rounded, but for what float16 has no number for."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    if not value.is_floating_point():
         return value
     rounded = round_to_fp16(value)
     return torch.where(rounded.isinf(), value, rounded)
 
 
-def _result(result: Any, exact: Tensor, half: bool) -> Any:
+def _result(result: object, exact: Tensor, half: bool) -> object:
     if not isinstance(result, Tensor):
         return exact
     result = result.to(exact.dtype)
     return stored(result) if half else result
 
 
-def _constant(op_type: str, name: str, value: Any) -> Any:
+def _constant(op_type: str, name: str, value: object) -> object:
     """A constant argument as the package has it."""
     if isinstance(value, float) and name == _EPSILON and op_type not in _EPSILON_KEPT:
         return float(_kept_from_zero(torch.tensor(value)))
