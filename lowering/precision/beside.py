@@ -26,7 +26,7 @@ _SMALL_CONSTANT = 400
 
 
 @dataclass(frozen=True)
-class Pair:
+class ValuePair:
     """One value, computed exactly and in float16.
 
     Attributes:
@@ -51,7 +51,7 @@ class Pair:
 
 
 # Sees a pair; whether its error is dealt with, so that what follows starts without it.
-See: TypeAlias = Callable[[Pair], bool]
+See: TypeAlias = Callable[[ValuePair], bool]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class RunBeside(LoadedModel):
                 made = Op(item.name, "input", {}, {}, (item,))
                 rounded = round_to_fp16(value) if half else value
                 self._hold(
-                    index, Pair(made, item, value, rounded, difference(rounded, value), 0.0, half)
+                    index,
+                    ValuePair(made, item, value, rounded, difference(rounded, value), 0.0, half),
                 )
         return registers
 
@@ -107,7 +108,7 @@ class RunBeside(LoadedModel):
         else:
             for output, value in zip(step.op.outputs, exact, strict=True):
                 if isinstance(value, Tensor):
-                    self._see(Pair(step.op, output, value, value, 0.0, 0.0, False))
+                    self._see(ValuePair(step.op, output, value, value, 0.0, 0.0, False))
         for index in step.free:
             self._shadows.pop(index, None)
         return exact
@@ -124,12 +125,12 @@ class RunBeside(LoadedModel):
         ):
             if isinstance(value, Tensor) and value.dtype is not torch.bool:
                 error = difference(other, value)
-                made = Pair(step.op, output, value, other, error, inherited, half, read)
+                made = ValuePair(step.op, output, value, other, error, inherited, half, read)
                 self._hold(target, made)
             else:
                 self._shadows[target] = _Shadow(other, 0.0, half)
 
-    def _hold(self, target: int, pair: Pair) -> None:
+    def _hold(self, target: int, pair: ValuePair) -> None:
         """Shows a pair, and keeps what the operators after it read."""
         shadow = _Shadow(pair.rounded, pair.error, pair.is_half)
         if self._see(pair):

@@ -14,7 +14,7 @@ from frontend.source import Source
 from lowering.package.dtypes import FP16
 from lowering.package.open import ModelLike
 from lowering.precision import limits
-from lowering.precision.beside import Pair, RunBeside
+from lowering.precision.beside import RunBeside, ValuePair
 from lowering.precision.result import RangeFinding, ValueRange
 from lowering.reference.program import Op
 
@@ -55,7 +55,7 @@ class Survey:
         self.model = RunBeside(model, is_half, self._see, half_inputs)
         self._sources, self._with_ranges = sources, with_ranges
         self._call = ""
-        self._growth: tuple[float, Pair] | None = None
+        self._growth: tuple[float, ValuePair] | None = None
         self._errors: dict[str, float] = {}
         self._told = False
         self.values: dict[str, ValueRange] = {}
@@ -79,7 +79,7 @@ class Survey:
                 self._add_lost(self._growth[1], f"outputs are off by {worst:.1g} in the end")
         return outputs
 
-    def _see(self, pair: Pair) -> bool:
+    def _see(self, pair: ValuePair) -> bool:
         self._errors[pair.value.name] = pair.error
         if self._with_ranges and pair.exact.is_floating_point():
             self._widen(pair)
@@ -96,7 +96,7 @@ class Survey:
             self._hardware(pair)
         return False
 
-    def _not_finite(self, pair: Pair) -> None:
+    def _not_finite(self, pair: ValuePair) -> None:
         peak = _peak(pair.exact)
         if peak > limits.OVERFLOW:
             self._add(
@@ -114,7 +114,7 @@ class Survey:
             "scale what vanishes up, or " + _KEPT_IN_32,
         )
 
-    def _lost(self, pair: Pair) -> None:
+    def _lost(self, pair: ValuePair) -> None:
         peak = _peak(pair.exact)
         if peak < limits.VANISHES:
             self._add(
@@ -129,7 +129,7 @@ class Survey:
                 pair, f"values up to {peak:.3g} are off by {pair.error:.2g} of their size"
             )
 
-    def _add_lost(self, pair: Pair, what: str) -> None:
+    def _add_lost(self, pair: ValuePair, what: str) -> None:
         subject, remedy = limits.kind_of(pair.op.type)
         largest = max(map(_peak, pair.read), default=0.0)
         because = ""
@@ -138,7 +138,7 @@ class Survey:
             because = f"; it reads numbers up to {largest:,.5g}, which are {step:.2g} apart there"
         self._add(pair, LOST, f"{what}: {subject} loses digits in float16{because}", remedy)
 
-    def _hardware(self, pair: Pair) -> None:
+    def _hardware(self, pair: ValuePair) -> None:
         """What the interpreter's rounding does not show, and hardware is said to do."""
         peak = _peak(pair.exact) if pair.exact.numel() else 0.0
         if 0 < peak < limits.VANISHES:
@@ -156,7 +156,7 @@ class Survey:
                 "scale the weights down by a power of two, and the result up",
             )
 
-    def _add(self, pair: Pair, rule: str, message: str, remedy: str) -> None:
+    def _add(self, pair: ValuePair, rule: str, message: str, remedy: str) -> None:
         self._told |= rule not in (SUBNORMAL, ACCUMULATOR)
         low, high = _extremes(pair.exact)
         found = RangeFinding(
@@ -176,7 +176,7 @@ class Survey:
         if known is None or known.error < found.error:
             self.findings[key] = found
 
-    def _widen(self, pair: Pair) -> None:
+    def _widen(self, pair: ValuePair) -> None:
         name = pair.value.name
         low, high = _extremes(pair.exact)
         smallest = _smallest(pair.exact)

@@ -79,10 +79,10 @@ def _rounded(step: Step, cast: Collection[str]) -> Step:
             arguments[name] = _round(arguments[name])
         return call.function(**arguments)
 
-    settle = tuple(
-        how if how is None or not how[0].is_float else (how[0], True) for how in step.settle
+    rounding = tuple(
+        how if how is None or not how[0].is_float else (how[0], True) for how in step.rounding
     )
-    return replace(step, call=BoundCall(function, constants, call.dynamic), settle=settle)
+    return replace(step, call=BoundCall(function, constants, call.dynamic), rounding=rounding)
 
 
 def _round(value: object) -> object:
