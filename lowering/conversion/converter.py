@@ -35,6 +35,7 @@ from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.prompt_manifest import prompt_manifest
 from lowering.conversion.registry import installed
 from lowering.conversion.sound_passes import GUARDS, guarded
+from lowering.conversion.sound_passes.positions import Positions
 from lowering.conversion.sound_passes.precision import precision_guards
 from lowering.conversion.state_order import states_stored_early
 from lowering.conversion.stored_states import StateStartWarning, StoredState
@@ -97,7 +98,9 @@ def convert(
         minimum_deployment_target: iOS16 or later; buffers that the model writes need iOS18.
         compute_precision: ``FLOAT16``, ``FLOAT32`` or an op selector
             (``ct.transform.FP16ComputePrecision``). Float inputs and outputs are float16 with
-            ``FLOAT16``, as the first op would round them anyway, and float32 otherwise.
+            ``FLOAT16``, as the first op would round them anyway, and float32 otherwise. Angles,
+            positions and coordinates are computed in float32 all the same, and float inputs from
+            which they are, such as a timestep, stay float32.
         compute_units: what ``predict`` on a Mac may use. Not stored in the package. The default
             keeps the GPU out: with it Core ML may prefer the GPU for parts and switch back and
             forth (*documented*: ``MLComputeUnits``).
@@ -260,7 +263,7 @@ def lower(
         try:
             with (
                 installed(graph, table, by_node),
-                guarded((*GUARDS, *precision_guards())),
+                guarded((*GUARDS, *precision_guards(Positions(prepared.exact, prepared.small)))),
                 exact_batch_norms(),
                 compressed_weights(prepared.program, minimum_deployment_target),
                 fast_coremltools(),

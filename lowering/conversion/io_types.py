@@ -26,9 +26,10 @@ def input_types(
 ) -> list[ct.TensorType | ct.ImageType]:
     """One type for each input, in call order.
 
-    Float inputs take ``float_type``; integers of any width are int32. Booleans are int32 as well,
-    read as "not zero": a package takes no booleans, and an attention mask is an integer
-    everywhere else. A scalar becomes a tensor of shape ``(1,)``.
+    Float inputs take ``float_type``, or float32 where ``prepared.exact`` says so. Integers of any
+    width are int32. Booleans are int32 as well, read as "not zero": a package takes no booleans,
+    and an attention mask is an integer everywhere else. A scalar becomes a tensor of shape
+    ``(1,)``.
 
     Args:
         prepared: the program.
@@ -55,7 +56,11 @@ def input_types(
         else:
             shape = shapes.of(name, values[name])
         default = ct.TensorType(
-            name=name, shape=shape, dtype=_package_type(name, values[name].dtype, float_type)
+            name=name,
+            shape=shape,
+            dtype=_package_type(
+                name, values[name].dtype, types.fp32 if name in prepared.exact else float_type
+            ),
         )
         found.append(default if override is None else _completed(override, default))
         if isinstance(found[-1], ct.ImageType):

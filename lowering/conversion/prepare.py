@@ -22,6 +22,7 @@ from torch.export.graph_signature import (
 
 from frontend.fp16 import MASKED as FP16_MASKED
 from frontend.fp16 import MAX as FP16_MAX
+from lowering.conversion.exact_inputs import exact_inputs, small_inputs
 from lowering.conversion.softmax_masks import idle_bounds, is_large, saturating
 from lowering.conversion.state_chains import mark_state_chains
 from lowering.conversion.stored_states import StoredState, stored_states
@@ -49,6 +50,8 @@ class Prepared:
             as it is gets a number: a package cannot use one name for both.
         output_nodes: names of the ``alias`` nodes behind ``outputs``, same order.
         stored: how each written buffer of the original is kept.
+        exact: inputs that are float32 in a float16 package, see ``exact_inputs``.
+        small: integer inputs whose type holds nothing that float16 does not.
         handles: FX node name of each debug handle, by position; coremltools carries the handle
             to every MIL op that comes from the node.
     """
@@ -59,6 +62,8 @@ class Prepared:
     output_nodes: tuple[str, ...]
     handles: tuple[str, ...]
     stored: tuple[StoredState, ...] = ()
+    exact: frozenset[str] = frozenset()
+    small: frozenset[str] = frozenset()
 
     def states(self) -> dict[str, torch.Tensor]:
         """The buffers that the program writes, all zero, by name."""
@@ -130,6 +135,8 @@ def prepare(
         output_nodes=tuple(node.name for node in returned[len(returned) - len(outputs) :]),
         handles=_number(graph),
         stored=stored,
+        exact=exact_inputs(graph, inputs),
+        small=small_inputs(program.graph, inputs),
     )
 
 

@@ -2,7 +2,8 @@
 
 coremltools keeps an operator whose constants lie beyond float16, but for those above 1e38, which it
 makes infinite. What such an operator computes is as large as its constants, so what reads it stays
-as well, up to an operator whose result is small whatever it is given. Of integers coremltools casts
+as well, up to an operator whose result is small whatever it is given. Positions and coordinates
+stay too, see ``positions.py``. Of integers coremltools casts
 to int16 what is squeezed or gathered, whatever its values; here only indices are.
 """
 
@@ -18,6 +19,7 @@ from coremltools.converters.mil.mil.passes.defs.quantization import (
 )
 
 from lowering.conversion.sound_passes.guards import Guard
+from lowering.conversion.sound_passes.positions import Positions, is_coordinate
 
 _FP16 = np.finfo(np.float16)
 # Results scale with their constants. Elsewhere a large constant is a sentinel, which as an infinity
@@ -39,7 +41,7 @@ _BOUNDED = frozenset(
 )  # fmt: skip
 
 
-def precision_guards() -> tuple[Guard, ...]:
+def precision_guards(positions: Positions) -> tuple[Guard, ...]:
     """Guards for one conversion."""
     wide: set[Var] = set()
 
@@ -49,12 +51,17 @@ def precision_guards() -> tuple[Guard, ...]:
         large = any(_is_large(var) for var in inputs)
         if _scales_up(op, given, large):
             wide.update(op.outputs)
-        return given or large or _is_tiny_factor(op)
+        return positions.keep(op) or given or large or _is_tiny_factor(op)
 
     return (
         Guard(FP16ComputePrecision, "fp16_overflow", overflows),
+        Guard(FP16ComputePrecision, "should_cast_parameter", _is_no_coordinate),
         Guard(add_int16_cast, "should_cast_parameter", _is_no_data),
     )
+
+
+def _is_no_coordinate(theirs: Callable[..., bool], self: object, op: Operation, name: str) -> bool:
+    return not is_coordinate(op, name) and bool(theirs(self, op, name))
 
 
 def _is_no_data(theirs: Callable[..., bool], self: object, op: Operation, name: str) -> bool:
