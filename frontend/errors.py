@@ -62,9 +62,23 @@ class AnePassesError(Exception):
         return {"error": type(self).__name__, "message": self.message, **rule, **found}
 
 
+def message_of(error: BaseException) -> str:
+    """The message of any error, ``""`` where it cannot say one: users write errors of their own."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its kind where it has none."""
-    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+    return (message_of(error).splitlines() or [""])[0].strip() or type(error).__name__
+
+
+def kind_and_line(error: BaseException) -> str:
+    """``ValueError: the first line``, or the kind alone."""
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.decompositions import copy
-from frontend.errors import AnePassesError, CaptureError, DataDependentError, SizeError
+from frontend.errors import AnePassesError, CaptureError, DataDependentError, SizeError, message_of
 from frontend.source import quoted_lines, raising_line, spelled
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -41,11 +41,12 @@ def explain_export_error(
 
     ``fixing_line`` is the line that made a dynamic size one number, where one is known.
     """
-    source = user_line(error.__traceback__) or _quoted_line(str(error))
-    shown = _shorten(str(error)) or type(error).__name__
-    if "Constraints violated" in str(error) or "user-specified ranges" in str(error):
-        return _cannot_vary(str(error), source or fixing_line)
-    if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in str(error):
+    text = message_of(error)
+    source = user_line(error.__traceback__) or _quoted_line(text)
+    shown = _shorten(text) or type(error).__name__
+    if "Constraints violated" in text or "user-specified ranges" in text:
+        return _cannot_vary(text, source or fixing_line)
+    if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in text:
         return DataDependentError(
             "the model's control flow or shapes depend on the values of its inputs",
             source=source,

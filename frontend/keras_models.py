@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from frontend.errors import ProgramFileError
+from frontend.errors import ProgramFileError, first_line
 from frontend.keras_recurrent import gru_as_one, lstm_as_one
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_keras(
     try:
         model = module.saving.load_model(str(path), compile=False, safe_mode=not trust)
     except _ERRORS as error:
-        text = (str(error) or type(error).__name__).splitlines()[0]
+        text = first_line(error)
         hint = "save the model again with Keras 3"
         if "safe_mode" in str(error) or "unsafe" in str(error):
             hint = "if the file is your own, add --trust (in Python trust=True)"

@@ -33,7 +33,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from frontend.branches.ask import replaced
 from frontend.dynamic_shapes import Call, resized
-from frontend.errors import SizeError
+from frontend.errors import SizeError, kind_and_line
 from frontend.export_errors import KEEP_SYMBOLIC, suggested
 from frontend.program import runnable
 
@@ -182,7 +182,7 @@ def _runs_alike(
             f"the model does not run at {where}, which dynamic_shapes asks for",
             source=condition.line,
             expected="a model that runs for every size in the range",
-            found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            found=kind_and_line(error),
             hint="leave the size out of the range of its Dim",
         ) from error
     with _buffers_kept(model):  # the program writes the model's own, before it is functional

@@ -14,7 +14,7 @@ from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from frontend.errors import AnePassesError, first_line
+from frontend.errors import AnePassesError, first_line, kind_and_line
 from frontend.heap import frozen_heap
 from frontend.late_code import late_code
 from frontend.program import Draft
@@ -182,7 +182,7 @@ def _apply(step: Pass, rewriter: Rewriter) -> None:
         node = rewriter.failed_at
         origin = None if node is None else source_of(node)
         raise PassError(
-            f"pass {step.name} failed: {type(error).__name__}: {first_line(error)}",
+            f"pass {step.name} failed: {kind_and_line(error)}",
             op=None if node is None else str(node.target),
             module=None if origin is None else origin.module,
             source=None if origin is None else origin.line,

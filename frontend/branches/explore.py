@@ -33,6 +33,7 @@ from frontend.branches.merge import Decision, Outcome, merge
 from frontend.branches.path import Path
 from frontend.branches.state import BranchError, BranchState
 from frontend.branches.trace import Trace
+from frontend.errors import kind_and_line
 from frontend.source import source_line
 
 Forward = Callable[[], tuple[list[Any], Hashable]]
@@ -145,7 +146,7 @@ class _Explorer:
             if not run.decisions or isinstance(error, GuardOnDataDependentSymNode):
                 raise
             last = run.decisions[-1].site
-            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            what = kind_and_line(error)
             if error.__traceback__ is None or not is_deliberate(error.__traceback__):
                 raise BranchError(
                     f"one side of a branch cannot be run ({what})",

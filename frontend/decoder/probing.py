@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from frontend.decoder.source import EncoderInput, source_of
-from frontend.errors import CaptureError
+from frontend.errors import CaptureError, kind_and_line
 from frontend.surroundings import inference_mode
 
 # Tokens of the probing call: more than one, so that what grows with them can be told.
@@ -127,7 +127,7 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
             raise CaptureError(
                 f"the model cannot be called on {' and '.join(inputs)} alone",
                 op=type(model).__name__,
-                found=f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}",
+                found=kind_and_line(error),
                 hint=f"check that model({', '.join(inputs)}, use_cache=True) runs",
             ) from error
     if logits_in(result) is None:

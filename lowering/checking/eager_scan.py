@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from frontend.eager import EagerOp, run_eagerly
+from frontend.errors import kind_and_line
 from frontend.export_errors import user_line
 from frontend.random_calls import draws
 from frontend.source import Source
@@ -90,7 +91,7 @@ def scan_run(
     try:
         run_eagerly(model, args, kwargs, see)
     except (Exception, SystemExit) as error:  # whatever the user's model raises
-        message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        message = kind_and_line(error)
         line = user_line(error.__traceback__) or ""
         found.always.add("does-not-run", message, place=Source(line=line))
     return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from frontend.errors import first_line
+from frontend.errors import kind_and_line
 from frontend.model_call import ModelCall
 from lowering.contract.names import CONTRACT
 from lowering.errors import ModelLoadError
@@ -191,7 +191,7 @@ def _guarded(action: Callable[[], Result], message: str) -> Result:
         from frontend.source import raising_line
 
         raise ModelLoadError(
-            f"{message}: {type(error).__name__}: {first_line(error)}",
+            f"{message}: {kind_and_line(error)}",
             source=raising_line(error.__traceback__),
             hint="put right what fails there; the same code fails by itself in Python",
         ) from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from frontend.decoder.hf_cache import is_available
+from frontend.errors import first_line
 from lowering.contract.errors import ContractError
 from lowering.contract.image import Crop, Image, Resize
 from lowering.contract.pictures import normalised, pixels, prepared, telling_picture
@@ -184,6 +185,6 @@ def _read(folder: Path, read: Callable[..., Made], **options: object) -> Made:
         name = getattr(getattr(read, "__self__", None), "__name__", "from_pretrained")
         raise ContractError(
             f"transformers' {name} cannot read the folder",
-            found=f"{folder}: {(str(error) or repr(error)).splitlines()[0]}",
+            found=f"{folder}: {first_line(error)}",
             hint="check that the folder is complete",
         ) from error

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from frontend.errors import kind_and_line
 from lowering.conversion.converter import program_of
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.wide_integers import check_integers
@@ -133,7 +134,7 @@ def _lowered(torch_side: ModuleType, program: ExportedProgram, interface: Interf
     ) as error:
         raise LoweringError(
             "coreai-torch cannot convert the program",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            found=kind_and_line(error),
             hint="convert to a .mlpackage, or write what it names in another way",
         ) from error
 

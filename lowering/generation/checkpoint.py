@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from frontend.decoder.hf_cache import is_available
+from frontend.errors import first_line
 from lowering.generation.errors import GenerationError
 
 _ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)
@@ -90,6 +91,6 @@ def _loaded(kind: str, folder: Path, **options: object) -> Any:
     except _ERRORS as error:
         raise GenerationError(
             f"transformers' {kind} cannot read the folder",
-            found=f"{folder}: {str(error).splitlines()[0] if str(error) else error!r}",
+            found=f"{folder}: {first_line(error)}",
             hint="check that the folder is complete",
         ) from error

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from frontend.errors import first_line
 from frontend.source import Source, source_of
 from lowering.reference import ModelLike, load
 from lowering.support.finite import finite
@@ -192,7 +193,7 @@ def _onnx_values(original: Original, names: Sequence[str]) -> dict[str, Tensor]:
     except torch.onnx.errors.OnnxExporterError as error:
         raise VerificationError(
             "torch cannot write the program as ONNX",
-            found=(str(error) or type(error).__name__).splitlines()[0],
+            found=first_line(error),
             hint="leave out --onnx, or look at the part of the model that ONNX has",
         ) from error
     assert made is not None

@@ -91,9 +91,19 @@ def test_what_an_error_says_itself_stays():
     assert caught.value.details["next step"] == "copy a.mlpackage"
 
 
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
-    [(ValueError("a\nb"), "a"), (ValueError(), "ValueError"), (KeyError("a"), "'a'")],
+    [
+        (ValueError("a\nb"), "a"),
+        (ValueError(), "ValueError"),
+        (KeyError("a"), "'a'"),
+        (Silent(), "Silent"),
+    ],
 )
 def test_first_lines(error, line):
     assert first_line(error) == line
