@@ -54,11 +54,11 @@ def pins_table(report: PinReport) -> Table:
     """One row for each operator that stays in float32, under what they do and cost."""
     table = Table(
         box=None, pad_edge=False, title=escape(report.summary()), title_justify="left",
-        show_header=bool(report.pins), title_style="",
+        show_header=bool(report.pins or report.ends), title_style="",
     )  # fmt: skip
     for heading in ("in float32", "operator", "why", "line"):
         table.add_column(heading)
-    for pin in report.pins:
+    for pin in (*report.ends, *report.pins):
         place = pin.source.line or pin.source.module or "unknown"
         table.add_row(pin.op_type, escape(pin.op), escape(pin.reason), escape(place))
     return table

@@ -28,7 +28,13 @@ from lowering.conversion.exact_batch_norm import exact_batch_norms
 from lowering.conversion.fast_coremltools import fast_coremltools
 from lowering.conversion.input_shapes import Sizes, check_enumerated
 from lowering.conversion.interface import check_interface, check_names, warn_of_renamed
-from lowering.conversion.io_types import check_states, input_types, output_types, state_types
+from lowering.conversion.io_types import (
+    FloatType,
+    check_states,
+    input_types,
+    output_types,
+    state_types,
+)
 from lowering.conversion.metadata import describe
 from lowering.conversion.pinned import PinnedPrecision
 from lowering.conversion.prepare import Prepared, prepare
@@ -238,7 +244,7 @@ def lower(
         LoweringError: a type does not fit, an operator has no lowering for its arguments, or
             coremltools refuses the program.
     """
-    float_type = types.fp16 if _is_fp16(compute_precision) else types.fp32
+    float_type = _float_type(compute_precision)
     taken = input_types(prepared, inputs, float_type, sizes)
     check_enumerated(taken, minimum_deployment_target)
     given = output_types(prepared, outputs, float_type)
@@ -286,10 +292,17 @@ def lower(
 
 
 def _is_fp16(compute_precision: object) -> bool:
-    """Whether inputs and outputs are float16: an op selector of the user's leaves them float32."""
+    """Whether floats become float16 in general; an op selector of the user's is not asked."""
     if isinstance(compute_precision, PinnedPrecision):
         return True
     return bool(compute_precision == ct.precision.FLOAT16)
+
+
+def _float_type(compute_precision: object) -> FloatType:
+    if isinstance(compute_precision, PinnedPrecision):
+        return compute_precision.float_type
+    chosen: type = types.fp16 if _is_fp16(compute_precision) else types.fp32
+    return lambda name: chosen
 
 
 def _output(returned: set[int]) -> Lowering:

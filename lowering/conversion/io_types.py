@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import coremltools as ct
 import numpy as np
@@ -17,24 +17,27 @@ from lowering.conversion.input_shapes import InputShapes, Sizes
 from lowering.conversion.prepare import Prepared
 from lowering.errors import ComplexError, LoweringError
 
+# From the name of an input or output to its type, where it holds floats.
+FloatType: TypeAlias = Callable[[str], type]
+
 
 def input_types(
     prepared: Prepared,
     overrides: Sequence[Any] | None,
-    float_type: type,
+    float_type: FloatType,
     sizes: Sizes | None = None,
 ) -> list[ct.TensorType | ct.ImageType]:
     """One type for each input, in call order.
 
-    Float inputs take ``float_type``, or float32 where ``prepared.exact`` says so. Integers of any
-    width are int32. Booleans are int32 as well, read as "not zero": a package takes no booleans,
-    and an attention mask is an integer everywhere else. A scalar becomes a tensor of shape
-    ``(1,)``.
+    Float inputs take their ``float_type``, or float32 where ``prepared.exact`` says so. Integers of
+    any width are int32. Booleans are int32 as well, read as "not zero": a package takes no
+    booleans, and an attention mask is an integer everywhere else. A scalar becomes a tensor of
+    shape ``(1,)``.
 
     Args:
         prepared: the program.
         overrides: the user's ``inputs=``: types matched by name, or by position when unnamed.
-        float_type: ``types.fp16`` or ``types.fp32``.
+        float_type: gives ``types.fp16`` or ``types.fp32``, by name.
         sizes: the legal values of every dynamic size; ``None`` for ranges.
 
     Raises:
@@ -59,7 +62,7 @@ def input_types(
             name=name,
             shape=shape,
             dtype=_package_type(
-                name, values[name].dtype, types.fp32 if name in prepared.exact else float_type
+                name, values[name].dtype, types.fp32 if name in prepared.exact else float_type(name)
             ),
         )
         found.append(default if override is None else _completed(override, default))
@@ -69,14 +72,14 @@ def input_types(
 
 
 def output_types(
-    prepared: Prepared, overrides: Sequence[Any] | None, float_type: type
+    prepared: Prepared, overrides: Sequence[Any] | None, float_type: FloatType
 ) -> list[ct.TensorType | ct.ImageType]:
     """One type for each output, in result order; dtypes as for the inputs."""
     chosen = _matched(prepared.outputs, overrides, what="output")
     nodes = {node.name: node for node in prepared.program.graph.nodes}
     found = []
     for name, node_name in zip(prepared.outputs, prepared.output_nodes, strict=True):
-        dtype = _package_type(name, nodes[node_name].meta["val"].dtype, float_type)
+        dtype = _package_type(name, nodes[node_name].meta["val"].dtype, float_type(name))
         default = ct.TensorType(name=name, dtype=dtype)
         override = chosen.get(name)
         found.append(default if override is None else _completed(override, default))

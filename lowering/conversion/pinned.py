@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from coremltools.converters.mil.mil import Operation, Var
+from coremltools.converters.mil.mil import Operation, Var, types
 from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 
 
 class PinnedPrecision(FP16ComputePrecision):
-    """Float16 but for pinned operators; inputs and outputs are those of a float16 package.
+    """Float16 but for pinned operators; inputs and outputs are float16 unless they are named.
 
     Operators go by the name that they have when coremltools casts, which the same program and
     options give again in each conversion.
 
     Args:
         pins: names of MIL operators that stay in float32; ``None`` for all of them.
+        wide: names of inputs and outputs that are float32; ``None`` for all of them.
 
     Attributes:
         castable: of each operator that would be cast without pins, in program order, the
             parameters that would be; filled in by a conversion.
     """
 
-    def __init__(self, pins: Collection[str] | None) -> None:
+    def __init__(self, pins: Collection[str] | None, wide: Collection[str] | None = ()) -> None:
         super().__init__(op_selector=self._is_cast)
         self._pins = None if pins is None else frozenset(pins)
+        self._wide = None if wide is None else frozenset(wide)
         self.castable: dict[str, frozenset[str]] = {}
+
+    def float_type(self, name: str) -> type:
+        """The element type of the input or output ``name``."""
+        wide = self._wide is None or name in self._wide
+        chosen: type = types.fp32 if wide else types.fp16
+        return chosen
 
     def _is_cast(self, op: Operation) -> bool:
         cast = frozenset(name for name in op.inputs if self._casts(op, name))

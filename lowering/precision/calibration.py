@@ -28,12 +28,17 @@ class Bound:
     """How wrong one output may be.
 
     Attributes:
-        allowed: the relative L2 error that ``verify`` allows.
+        allowed: the relative L2 error that ``verify`` allows; where torch has no float16 result
+            to compare with, what it always allows.
         aim: the error that pins are to reach.
     """
 
     allowed: float
     aim: float
+
+
+# States have no yardstick, as in ``verify``.
+_STATE = Bound(Thresholds.fp16_alone, Thresholds.fp16_alone * _AIM)
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Sample:
         """Errors of outputs and states as shares of what is allowed, or of what is aimed at."""
         found = {}
         for name, error in self._errors(model).items():
-            bound = self.bounds.get(name) or _bound(None, False)  # states have no yardstick
+            bound = self.bounds.get(name, _STATE)
             found[name] = error / (bound.aim if aimed else bound.allowed)
         return found
 
@@ -114,6 +119,7 @@ def _bounds(original: Original, sides: Sides) -> dict[str, Bound]:
 def _bound(yardstick: float | None, overflowed: bool) -> Bound:
     thresholds = Thresholds()
     allowed = thresholds.allowed(True, yardstick, overflowed)
-    if thresholds.looseness(yardstick, overflowed):
-        return Bound(allowed, thresholds.fp16_floor)  # torch itself is no measure here
-    return Bound(allowed, allowed * _AIM)
+    if yardstick is None or not math.isfinite(yardstick) or overflowed:
+        allowed = min(allowed, thresholds.fp16_floor)
+    loose = bool(thresholds.looseness(yardstick, overflowed))
+    return Bound(allowed, min(allowed * _AIM, thresholds.fp16_floor if loose else math.inf))

@@ -18,11 +18,11 @@ _FORM = 'JSON {"pins": [{"op", "type", "module", "line", "reason"}], ...}'
 
 @dataclass(frozen=True)
 class Pin:
-    """One operator that stays in float32.
+    """One operator, input or output that stays in float32.
 
     Attributes:
         op: its MIL name, as it is when coremltools casts.
-        op_type: its MIL type.
+        op_type: its MIL type, ``input`` or ``output``.
         source: the user's line and module.
         reason: what float16 would do to it.
     """
@@ -31,6 +31,22 @@ class Pin:
     op_type: str
     source: Source
     reason: str
+
+    def to_json(self) -> dict[str, str]:
+        """Plain values."""
+        return {
+            "op": self.op,
+            "type": self.op_type,
+            "module": self.source.module,
+            "line": self.source.line,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, object]) -> Pin:
+        """What :meth:`to_json` gave."""
+        source = Source(str(entry["module"]), str(entry["line"]))
+        return cls(str(entry["op"]), str(entry["type"]), source, str(entry["reason"]))
 
     def __str__(self) -> str:
         place = f" ({self.source})" if self.source != Source() else ""
@@ -43,8 +59,8 @@ class PinReport:
 
     Attributes:
         pins: in program order; empty where float16 is good enough throughout.
-        before: worst error of an output in float16 throughout, as a share of what ``verify``
-            allows.
+        ends: inputs and outputs that are float32, because their own numbers are no float16.
+        before: worst error of an output in float16 throughout, as a share of what is allowed.
         after: the same with the pins.
         price_before: the dispatcher's price of the float16 package, milliseconds, *predicted*.
         price_after: the same with the pins, which leave the Neural Engine.
@@ -53,6 +69,7 @@ class PinReport:
     """
 
     pins: tuple[Pin, ...]
+    ends: tuple[Pin, ...]
     before: float
     after: float
     price_before: float
@@ -62,12 +79,13 @@ class PinReport:
 
     def summary(self) -> str:
         """What was done, in a sentence."""
-        if not self.pins:
-            return f"float16 throughout: {self.before:.2g} of the error that verify allows"
-        what = "1 operator stays" if len(self.pins) == 1 else f"{len(self.pins)} operators stay"
+        if not self.pins and not self.ends:
+            return f"float16 throughout: {self.before:.2g} of the error that is allowed"
+        count = len(self.pins)
+        what = "1 operator stays" if count == 1 else f"{count} operators stay"
         fewer = "" if self.fewest else "; fewer may do, the search was cut short"
         return (
-            f"{what} in float32: {self.after:.2g} of the error that verify allows, "
+            f"{what} in float32: {self.after:.2g} of the error that is allowed, "
             f"{self.before:.3g} without; price {self.price_before:.3g} ms before, "
             f"{self.price_after:.3g} ms now, predicted{fewer}"
         )
@@ -75,16 +93,8 @@ class PinReport:
     def to_json(self) -> dict[str, object]:
         """Plain values; errors that are not finite as text."""
         return {
-            "pins": [
-                {
-                    "op": pin.op,
-                    "type": pin.op_type,
-                    "module": pin.source.module,
-                    "line": pin.source.line,
-                    "reason": pin.reason,
-                }
-                for pin in self.pins
-            ],
+            "pins": [pin.to_json() for pin in self.pins],
+            "ends": [pin.to_json() for pin in self.ends],
             "before": finite(self.before),
             "after": finite(self.after),
             "price_before_ms": self.price_before,
@@ -108,17 +118,9 @@ class PinReport:
             return None
         with reading(PINS_KEY, "list of operators in float32", _FORM):
             raw = parse(metadata[PINS_KEY])
-            pins = tuple(
-                Pin(
-                    str(entry["op"]),
-                    str(entry["type"]),
-                    Source(str(entry["module"]), str(entry["line"])),
-                    str(entry["reason"]),
-                )
-                for entry in raw["pins"]
-            )
             return cls(
-                pins,
+                tuple(map(Pin.from_json, raw["pins"])),
+                tuple(map(Pin.from_json, raw["ends"])),
                 float(raw["before"]),
                 float(raw["after"]),
                 float(raw["price_before_ms"]),

@@ -12,13 +12,14 @@ from torch.export import ExportedProgram
 from lowering.conversion.converter import convert, program_of
 from lowering.conversion.pinned import PinnedPrecision
 from lowering.errors import LoweringError
+from lowering.package.dtypes import FP16, FP32
 from lowering.package.source_table import SourceTable
 from lowering.planner.placement import plan
 from lowering.precision.calibration import Sample, worst
 from lowering.precision.pins import PINS_KEY, PinReport
-from lowering.precision.reasons import described
+from lowering.precision.reasons import Reasons
 from lowering.precision.search import Search
-from lowering.reference import load
+from lowering.reference import LoadedModel, load
 from lowering.reference.mixed import MixedProgram
 from lowering.verification.original import Original
 
@@ -27,7 +28,7 @@ PRECISIONS = ("float16", "float32", SAFE)
 
 
 class PrecisionWarning(UserWarning):
-    """A package is less exact than was asked for."""
+    """A package is less exact than was asked for, or takes other types to be as exact."""
 
 
 def convert_in(
@@ -92,7 +93,8 @@ def convert_safely(
     The float16 package is run by the interpreter on the example inputs and on ``calibration``.
     Where an output is off by more than ``verify`` allows, the program is run with parts of it in
     float32, which halving narrows down to operators none of which can be left out.
-    What stays in float32 cannot run on the Neural Engine; the price is told.
+    What stays in float32 cannot run on the Neural Engine; the price is told. An input or output
+    becomes float32 only where float16 has no room for its own numbers.
 
     Args:
         model: as for ``convert``.
@@ -121,7 +123,7 @@ def convert_safely(
     samples = [Sample.of(call, halves) for call in _calls(model, first, calibration)]
     before = worst(samples, halves)
     price = plan(made).dispatch_ms
-    report = PinReport((), before, before, price, price)
+    report = PinReport((), (), before, before, price, price)
     if not before <= 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first conversion has said everything
@@ -158,23 +160,32 @@ def _pinned(
     made: ct.models.MLModel,
 ) -> tuple[ct.models.MLModel, PinReport]:
     """The package with pins and what is to be told of it; ``made`` where pins do not help."""
-    everything = PinnedPrecision(None)
+    everything = PinnedPrecision(None, None)
     exact = make(everything)
-    mixed = MixedProgram(load(exact), everything.castable)
-    judged = [sample for sample in samples if not worst([sample], load(made)) <= 1]
+    halves, mixed = load(made), MixedProgram(load(exact), everything.castable)
+    judged = [sample for sample in samples if not worst([sample], halves) <= 1]
+    ends = _narrowed(halves, mixed.model)
 
-    def share(halves: Collection[str]) -> float:
-        return worst(judged, mixed.with_halves(halves), aimed=True)
+    def share_of_ends(chosen: Collection[str]) -> float:
+        return worst(judged, mixed.with_halves((), chosen))
+
+    # Only where no operator in float32 would help the package takes or returns float32.
+    wide = Search(ends, share_of_ends).pins() if not share_of_ends(ends) <= 1 else ()
+    narrow = [name for name in ends if name not in wide]
+
+    def share(chosen: Collection[str]) -> float:
+        return worst(judged, mixed.with_halves(chosen, narrow), aimed=True)
 
     search = Search(mixed.names, share)
     names = search.pins()
-    pinned = make(PinnedPrecision(names))
+    pinned = make(PinnedPrecision(names, wide))
     after = worst(samples, load(pinned))
     if not after < unpinned.before:
         return made, unpinned
-    sources = SourceTable.from_metadata(exact.user_defined_metadata)
+    reasons = Reasons(mixed, judged, SourceTable.from_metadata(exact.user_defined_metadata))
     report = PinReport(
-        described(names, mixed, judged, sources),
+        reasons.of_operators(names),
+        reasons.of_ends(wide),
         unpinned.before,
         after,
         unpinned.price_before,
@@ -185,13 +196,32 @@ def _pinned(
     return pinned, report
 
 
+def _narrowed(halves: LoadedModel, exact: LoadedModel) -> list[str]:
+    """Inputs and outputs that are float16 in ``halves`` and float32 in ``exact``."""
+    found = []
+    for ours, theirs in ((halves.inputs, exact.inputs), (halves.outputs, exact.outputs)):
+        found += [
+            name
+            for name, feature in ours.items()
+            if feature.dtype is FP16 and name in theirs and theirs[name].dtype is FP32
+        ]
+    return found
+
+
 def _warn(report: PinReport) -> None:
+    if report.ends:
+        ends = "; ".join(f"{end.op_type} {end.op!r}, for {end.reason}" for end in report.ends)
+        warnings.warn(
+            f"the package takes or returns float32 where float16 spoils the numbers: {ends}",
+            PrecisionWarning,
+            stacklevel=4,
+        )
     if report.after <= 1:
         return
     how = f"with {len(report.pins)} operators in float32" if report.pins else "in float16"
     warnings.warn(
-        f"the package is off by {report.after:.3g} times what verify allows, {how}; its inputs and "
-        "outputs are float16 as well. Convert to float32, or give outputs= a float32 type",
+        f"the package is off by {report.after:.3g} times what is allowed, {how}; "
+        "`verify` says where it parts from the model",
         PrecisionWarning,
         stacklevel=4,
     )

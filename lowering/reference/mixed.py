@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lowering.reference.binding import BoundCall
+from lowering.reference.binding import BoundCall, Dynamic, Slot
 from lowering.reference.model import LoadedModel
 from lowering.reference.precision import round_to_fp16
-from lowering.reference.program import Block, Step
+from lowering.reference.program import Block, Op, Step
 
 # Constants with so many elements or more may vanish when coremltools casts them; in smaller ones
 # what would become zero becomes float16's smallest number (coremltools 9.0, FP16ComputePrecision).
@@ -44,10 +44,27 @@ class MixedProgram:
         """The operators that may compute in float16, in program order."""
         return tuple(self._rounded)
 
-    def with_halves(self, names: Collection[str]) -> LoadedModel:
-        """The program with the operators ``names`` in float16, and all others in float32."""
+    def with_halves(self, names: Collection[str], ends: Collection[str] = ()) -> LoadedModel:
+        """The program with the operators ``names`` in float16, and all others in float32.
+
+        Args:
+            names: operators, among ``names``.
+            ends: inputs and outputs that are float16 as well.
+        """
         function = self.model.program
-        return self.model.computing(replace(function, body=self._block(function.body, names)))
+        body = self._block(function.body, names)
+        taken = [
+            _rounding(item.name, Slot(index))
+            for index, item in enumerate(function.inputs)
+            if item.name in ends
+        ]
+        given = [
+            _rounding(item.name, reference)
+            for item, reference in zip(function.outputs, body.outputs, strict=True)
+            if item.name in ends and isinstance(reference, Slot)
+        ]
+        body = replace(body, steps=(*taken, *body.steps, *given))
+        return self.model.computing(replace(function, body=body))
 
     def _block(self, block: Block, names: Collection[str]) -> Block:
         return replace(block, steps=tuple(self._step(step, names) for step in block.steps))
@@ -65,6 +82,17 @@ def _steps(block: Block) -> list[Step]:
         for inner in step.blocks:
             found += _steps(inner)
     return found
+
+
+def _rounding(name: str, slot: Slot) -> Step:
+    """Rounds a value in its place."""
+    call = BoundCall(_in_half, {}, (Dynamic("x", (slot,), None, True),))
+    op = Op(f"{name} in float16", "cast", {"x": (name,)}, {}, ())
+    return Step(op, call, (slot.index,), (None,))
+
+
+def _in_half(x: Tensor) -> object:
+    return _round(x)
 
 
 def _rounded(step: Step, cast: Collection[str]) -> Step:

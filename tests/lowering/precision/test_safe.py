@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import partial
 
 import coremltools as ct
 import pytest
@@ -126,10 +127,48 @@ def test_mixed_program_is_what_the_package_computes():
             assert (ours[name] == value).all(), pins
 
 
+def beyond(x):
+    return (x * 100.0).pow(2)
+
+
+def near_one(x):
+    return torch.log(1 - x)
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "end"),
+    [
+        (beyond, draw(0), ("output", "output")),
+        (near_one, 1 - 1e-4 * draw(0).abs().clamp(min=0.1), ("x", "input")),
+        (torch.cumsum, 200 + 1000 * draw(0).abs(), ("output", "output")),
+    ],
+)
+def test_ends_that_float16_cannot_hold_are_float32(function, x, end):
+    model = Of(partial(function, dim=-1) if function is torch.cumsum else function).eval()
+    with pytest.warns(PrecisionWarning, match=f"{end[1]} '{end[0]}'"):
+        package = safe(model, x)
+    report = report_of(package)
+    assert [(pin.op, pin.op_type) for pin in report.ends] == [end]
+    assert report.after <= 1
+    assert lowering.verify(package, model, (x,))
+
+
+class Sums(nn.Module):
+    total: torch.Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("total", torch.zeros(1, 8, 64))
+
+    def forward(self, x):
+        self.total += x * 1e5
+        return x + 1
+
+
 def test_error_out_of_reach_is_told():
-    """The output itself is beyond float16: no operator in float32 mends it."""
-    with pytest.warns(PrecisionWarning, match="times what verify allows"):
-        package = safe(Of(lambda x: (x * 1e4).pow(2)).eval(), draw(0))
+    """A state is float16 in any package."""
+    with pytest.warns(PrecisionWarning, match="times what is allowed"):
+        package = safe(Sums().eval(), draw(0), minimum_deployment_target=ct.target.iOS18)
     assert report_of(package).after > 1
 
 
