@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lowering.checking.result import Preflight as Preflight
     from lowering.checking.rules import Severity as Severity
     from lowering.checking.scan import check as check
+    from lowering.compression.compressing import compress as compress
+    from lowering.compression.result import Compression as Compression
     from lowering.contract.contract import Acceptance as Acceptance
     from lowering.contract.contract import ModelContract as ModelContract
     from lowering.contract.errors import ContractError as ContractError
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from lowering.conversion.composites import composite as composite
     from lowering.core_ai.asset import CoreAIModel as CoreAIModel
     from lowering.errors import CompositeError as CompositeError
+    from lowering.errors import CompressionError as CompressionError
     from lowering.errors import CoreAIError as CoreAIError
     from lowering.errors import LoweringError as LoweringError
     from lowering.errors import PackageError as PackageError
@@ -91,6 +94,8 @@ __all__, __getattr__, __dir__ = lazily(
         "Classify": "lowering.contract.tasks.classify",
         "Composite": "lowering.conversion.composites",
         "CompositeError": "lowering.errors",
+        "Compression": "lowering.compression.result",
+        "CompressionError": "lowering.errors",
         "ComputeUnitsError": "lowering.planner.placement",
         "ContractError": "lowering.contract.errors",
         "Detect": "lowering.contract.tasks.detect",
@@ -136,6 +141,7 @@ __all__, __getattr__, __dir__ = lazily(
         "check_composite": "lowering.verification.check_composite",
         "compare": "lowering.ablation.compare",
         "composite": "lowering.conversion.composites",
+        "compress": "lowering.compression.compressing",
         "convert": "lowering.contract.verbs",
         "explain": "lowering.checking.explain",
         "export": "lowering.contract.export",

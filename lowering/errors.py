@@ -49,6 +49,10 @@ class CoreAIError(AnePassesError):
     """Core AI is not installed, or its runtime gave no result."""
 
 
+class CompressionError(AnePassesError):
+    """A compressed weight does not decode to what it was; nothing was written."""
+
+
 class SaveError(AnePassesError):
     """A package could not be written; the destination is as it was before."""
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 from google.protobuf.message import Message
 
 from lowering.errors import PackageError
 from lowering.package.blocks import walk
+from lowering.package.dtypes import DType
+from lowering.package.weights import pack_bits
+
+_Bytes: TypeAlias = mmap.mmap | memoryview
 
 # See lowering.package.weights for the layout.
 _HEADER = struct.Struct("<II56x")
@@ -62,6 +67,22 @@ class BlobWriter:
             raise PackageError(
                 "the weights file is corrupt or truncated", found=f"blob at byte {offset}"
             )
+        return self._written(code, padding, source, start, size)
+
+    def put(self, array: np.ndarray, dtype: DType) -> int:
+        """Writes elements of ``dtype.storage``; where their record is.
+
+        Raises:
+            ValueError: a weights file has no code for the type.
+        """
+        if dtype.blob_code is None:
+            raise ValueError(f"no weights file holds {dtype.name}")
+        packed = pack_bits(array, dtype) if dtype.is_sub_byte else np.ascontiguousarray(array)
+        data = packed.reshape(-1).view(np.uint8).data
+        padding = len(data) * 8 - array.size * dtype.bits
+        return self._written(dtype.blob_code, padding, data, 0, len(data))
+
+    def _written(self, code: int, padding: int, source: _Bytes, start: int, size: int) -> int:
         digest = hashlib.sha256()
         for block in _blocks(source, start, size):
             digest.update(block)
@@ -77,17 +98,20 @@ class BlobWriter:
         return self._known[key]
 
 
-def move_blobs(function: Message, weights: Path, writer: BlobWriter) -> None:
+def move_blobs(
+    function: Message, weights: Path, writer: BlobWriter, *, but: Collection[str] = ()
+) -> None:
     """Copies every blob that a function of a MIL program names, and lets it name the copy.
 
     Args:
         function: a ``MIL_pb2.Function``; its offsets are changed.
         weights: folder of the weights files that they refer to now.
         writer: of the file that they refer to afterwards.
+        but: values whose operations are left alone.
     """
     opened: dict[str, mmap.mmap] = {}
     try:
-        for value in _stored_values(function):
+        for value in _stored_values(function, but):
             name = PurePosixPath(value.blobFileValue.fileName).name
             if name not in opened:
                 with (weights / name).open("rb") as file:
@@ -98,9 +122,11 @@ def move_blobs(function: Message, weights: Path, writer: BlobWriter) -> None:
             source.close()
 
 
-def _stored_values(function: Message) -> Iterator[Any]:
+def _stored_values(function: Message, but: Collection[str]) -> Iterator[Any]:
     for block in function.block_specializations.values():
         for operation in walk(block):
+            if any(output.name in but for output in operation.outputs):
+                continue
             bound = [
                 binding.value
                 for argument in operation.inputs.values()
@@ -112,7 +138,7 @@ def _stored_values(function: Message) -> Iterator[Any]:
                     yield value
 
 
-def _blocks(source: mmap.mmap, start: int, size: int) -> Iterator[bytes]:
+def _blocks(source: _Bytes, start: int, size: int) -> Iterator[bytes | memoryview]:
     for at in range(start, start + size, _BLOCK):
         yield source[at : min(at + _BLOCK, start + size)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Program
 
 # What every function takes that reads a package.
-ModelLike: TypeAlias = "ct.models.MLModel | Program | str | Path"
+ModelLike: TypeAlias = "ct.models.MLModel | Program | str | os.PathLike[str]"
 
 MAIN = "main"
 
@@ -90,7 +91,7 @@ def open_package(model: ModelLike) -> Package:
     Raises:
         PackageError: there is none, or it is corrupt.
     """
-    if isinstance(model, str | Path):
+    if isinstance(model, str | os.PathLike):
         return _from_path(Path(model).expanduser())
     # A path is read without coremltools, whose import takes longer than any plan.
     import coremltools as ct

@@ -40,6 +40,9 @@ _FIELD_DTYPE = {
 # Programs compute with sizes, and MIL's own integers are int32.
 _LARGEST_SIZE = (1 << 31) - 1
 
+# Sub-byte elements that are taken out of, or put into, bytes at a time.
+_UNPACKED = 1 << 20
+
 _COPY_AGAIN = "copy the package again as a whole folder, or save the model again"
 
 
@@ -238,11 +241,35 @@ def _type_name(code: int) -> str:
 
 def unpack_bits(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
     """``count`` sub-byte elements from packed bytes, the first in the least significant bits."""
-    bits = np.unpackbits(data, bitorder="little", count=count * dtype.bits)
-    values = bits.reshape(count, dtype.bits) @ (1 << np.arange(dtype.bits))
+    values = np.empty(count, np.uint8)
+    for start in range(0, count, _UNPACKED):  # whole bytes, since it is a multiple of eight
+        end = min(start + _UNPACKED, count)
+        first = start * dtype.bits // 8
+        bits = np.unpackbits(
+            data[first : first - (start - end) * dtype.bits // 8 + 1],
+            bitorder="little",
+            count=(end - start) * dtype.bits,
+        ).reshape(end - start, dtype.bits)
+        padded = np.zeros((end - start, 8), np.uint8)
+        padded[:, : dtype.bits] = bits
+        values[start:end] = np.packbits(padded, axis=1, bitorder="little")[:, 0]
     if dtype.is_signed:
-        values = np.where(values >= 1 << (dtype.bits - 1), values - (1 << dtype.bits), values)
-    return values.astype(dtype.storage)
+        shift = 8 - dtype.bits
+        return (values << shift).view(np.int8) >> shift
+    return values.astype(dtype.storage, copy=False)
+
+
+def pack_bits(values: np.ndarray, dtype: DType) -> np.ndarray:
+    """Packed bytes of sub-byte elements, as :func:`unpack_bits` reads them."""
+    flat = values.reshape(-1).view(np.uint8)
+    packed = np.empty((flat.size * dtype.bits + 7) // 8, np.uint8)
+    for start in range(0, flat.size, _UNPACKED):
+        part = flat[start : start + _UNPACKED]
+        bits = np.unpackbits(part[:, None], axis=1, bitorder="little", count=dtype.bits)
+        found = np.packbits(bits, bitorder="little")
+        first = start * dtype.bits // 8
+        packed[first : first + found.size] = found
+    return packed
 
 
 def _immediate(tensor: Message, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:

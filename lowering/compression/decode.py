@@ -1,0 +1,190 @@
+"""Proves a compressed weight: what is decoded from the file against what was encoded.
+
+The bound of an element w, decoded as d, with the operands as they stand in the file:
+
+* ``linear``: |w - d| ≤ s/2 + max(0, |w| - q s) + u |d|, for a scale s, the largest integer q, and u
+  half the spacing of the weight's type at 1. What lies beyond q s is by how much rounding made the
+  scale smaller, at most q s u + q t for the smallest number t of the type; that is checked as well.
+* ``palette``: d is the entry nearest to w: |w - d| ≤ |w - e| for every entry e of its palette.
+  The mean square of w - d is at most that of entries in equal steps, (range / (2 (n - 1)))².
+* ``sparse``: d = w, or d = 0 where |w| is at most the smallest |w| that is kept. No larger share
+  than asked for, beside what was zero, becomes zero.
+* ``joint``: zeros as for ``sparse``, the rest as for ``palette``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowering.compression.encoding import slices_along, spread
+from lowering.compression.rungs import Rung
+from lowering.errors import CompressionError
+from lowering.reference.stored_weights import StoredWeight
+
+# Sums and products of the bounds are taken in float32 here.
+_SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a decoded weight compares with its source.
+
+    Attributes:
+        error: relative L2 error.
+        of_bound: the largest share of an element's bound; 1 at most where it holds.
+    """
+
+    error: float
+    of_bound: float
+
+
+def prove(source: np.ndarray, stored: StoredWeight, rung: Rung) -> Proof:
+    """That ``stored`` is within its bound.
+
+    Args:
+        source: the weight before, fp16 or fp32.
+        stored: what the package holds of it.
+        rung: as which it was stored.
+
+    Raises:
+        CompressionError: an element is not.
+    """
+    decoded = stored.value.numpy().reshape(source.shape)
+    operands = {name: tensor.numpy() for name, tensor in stored.operands.items()}
+    bounds = _Bounds(source, rung, operands)
+    square = of_square = share = 0.0
+    for part in slices_along(source, bounds.axis):
+        wide, found = source[part].astype(np.float32), decoded[part].astype(np.float32)
+        difference = np.abs(wide - found)
+        allowed = bounds.of(part, wide, found)
+        square += float(np.sum(np.square(difference, dtype=np.float64)))
+        of_square += float(np.sum(np.square(wide, dtype=np.float64)))
+        share = max(share, _share(difference, allowed))
+    proof = Proof((square / (of_square or 1.0)) ** 0.5, share)
+    fault = bounds.fault(decoded, square)
+    if not share <= 1 or fault:
+        raise CompressionError(
+            "a weight does not decode to what it was",
+            op=f"{stored.kinds[-1]} {stored.name}",
+            expected=f"every element within the bound of {rung.name}",
+            found=fault or f"an element at {share:.3g} times its bound",
+            hint="nothing was written; report the package, its weights are at fault or our encoder",
+        )
+    return proof
+
+
+def _share(difference: np.ndarray, allowed: np.ndarray) -> float:
+    """The largest quotient; an exact element takes nothing of its bound, even of zero."""
+    wrong = difference > allowed * (1 + _SLACK)
+    if wrong.any():
+        with np.errstate(divide="ignore"):
+            return max(float(np.max(difference[wrong] / allowed[wrong])), 1 + 2 * _SLACK)
+    some = allowed > 0
+    return min(float(np.max(difference[some] / allowed[some])), 1.0) if some.any() else 0.0
+
+
+class _Bounds:
+    """The bound of each element of one weight, see the module."""
+
+    def __init__(self, source: np.ndarray, rung: Rung, operands: dict[str, np.ndarray]) -> None:
+        self._source, self._rung = source, rung
+        self._scale = operands.get("scale")
+        self._lut = operands.get("lut")
+        info = np.finfo(source.dtype)
+        self._half, self._least = float(info.eps) / 2, float(info.smallest_subnormal)
+        self.axis = 0
+        if self._scale is not None and self._scale.ndim < source.ndim:
+            # The form of iOS 16 has one axis.
+            sizes = [1] * source.ndim
+            sizes[int(operands["axis"])] = -1
+            self._scale = self._scale.reshape(sizes)
+        shape: tuple[int, ...] = () if self._scale is None else self._scale.shape
+        if self._lut is not None and self._lut.ndim == source.ndim + 2:
+            shape = self._lut.shape[:-2]
+        # The axis of whose elements each has a scale, else the one that is in groups.
+        self.axis = max(
+            range(len(shape)), key=lambda axis: _fineness(shape, source, axis), default=0
+        )
+        self._mask = operands.get("indices_mask")
+        self._dropped = 0.0
+
+    def of(self, part: tuple[slice, ...], wide: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """The bounds of the elements of a part of the source."""
+        if self._scale is not None:
+            return self._linear(part, wide, found)
+        if self._rung.kind == "palette":
+            return self._nearest(part, wide)
+        return self._sparse(part, wide, found)
+
+    def _linear(self, part: tuple[slice, ...], wide: np.ndarray, found: np.ndarray) -> np.ndarray:
+        assert self._scale is not None
+        scale = self._scale.astype(np.float32)
+        if scale.shape[self.axis] > 1:
+            scale = scale[part]
+        steps = spread(scale, wide.shape)
+        limit = (1 << (self._rung.bits - 1)) - 1
+        beyond = np.maximum(np.abs(wide) - limit * steps, 0)
+        beyond = np.minimum(beyond, limit * (steps * self._half + self._least))
+        return steps / 2 + beyond + self._half * np.abs(found)
+
+    def _nearest(self, part: tuple[slice, ...], wide: np.ndarray) -> np.ndarray:
+        assert self._lut is not None
+        grouped = self._lut.ndim == wide.ndim + 2
+        groups = self._lut.shape[self.axis] if grouped else 1
+        tables = self._lut.reshape(groups, -1)
+        size = self._source.shape[self.axis] // groups
+        rows = np.moveaxis(wide, self.axis, 0)
+        bounds = np.empty(rows.shape, np.float32)
+        first = part[self.axis].start
+        for group in range(first // size, -(-(first + len(rows)) // size)):
+            own = slice(max(group * size - first, 0), (group + 1) * size - first)
+            bounds[own] = _distance(rows[own], tables[group])
+        return np.moveaxis(bounds, 0, self.axis)
+
+    def _sparse(self, part: tuple[slice, ...], wide: np.ndarray, found: np.ndarray) -> np.ndarray:
+        is_zero = found == 0 if self._mask is None else self._mask[part] == 0
+        size = np.abs(wide)
+        self._dropped = max(self._dropped, float(np.max(size[is_zero], initial=0.0)))
+        kept = np.zeros_like(wide)
+        if self._lut is not None:
+            kept = _distance(wide, self._lut.reshape(-1))
+        return np.where(is_zero, size, kept)
+
+    def fault(self, decoded: np.ndarray, square: float) -> str:
+        """What the bounds of single elements do not show; ``""`` for nothing."""
+        source = self._source
+        if self._rung.kind == "palette":
+            entries = 1 << self._rung.bits
+            step = float(np.ptp(source.astype(np.float32))) / (2 * (entries - 1))
+            if (
+                square
+                > source.size * step**2 * (1 + self._half) ** 2
+                + source.size * (self._half * float(np.max(np.abs(source)))) ** 2
+            ):
+                return "its palette is worse than one of equal steps"
+        if self._rung.sparsity:
+            is_zero = decoded == 0 if self._mask is None else self._mask == 0
+            kept = np.abs(source[~is_zero])
+            if kept.size and float(np.min(kept)) < self._dropped:
+                return f"{self._dropped:.3g} became zero and {float(np.min(kept)):.3g} did not"
+            zeros = int(np.count_nonzero(is_zero & (source != 0)))
+            if zeros > round(self._rung.sparsity * source.size):
+                return f"{zeros / source.size:.1%} of it became zero"
+        return ""
+
+
+def _fineness(shape: tuple[int, ...], source: np.ndarray, axis: int) -> tuple[bool, int]:
+    return shape[axis] == source.shape[axis] > 1, shape[axis]
+
+
+def _distance(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """From each value to the nearest entry."""
+    entries = np.unique(table.astype(np.float32))
+    after = np.clip(np.searchsorted(entries, values), 1, max(len(entries) - 1, 1))
+    if len(entries) == 1:
+        return np.abs(values - entries[0])
+    below, above = entries[after - 1], entries[after]
+    found: np.ndarray = np.minimum(np.abs(values - below), np.abs(values - above))
+    return found
