@@ -108,23 +108,26 @@ def _linear(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] |
     return (Decoder("constexpr_blockwise_shift_scale", parts),)
 
 
-def _palette(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] | str:
-    """Places in a palette, or in one for each group of output channels."""
+def _palette(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...]:
+    """Places in a palette, or in one for each group of channels.
+
+    Groups are of output channels, of input channels where these cannot be divided, and of all where
+    neither can.
+    """
     from coremltools.optimize.coreml._quantization_passes import palettize_weights
 
-    rows = weight.shape[site.channels]
-    group = _fitting(rows, rung.group)
-    if rung.group and not group:
-        return f"{rows} channels cannot be put in groups of {rung.group}, nor of a few less"
-    blocks = [0] * weight.ndim
-    blocks[site.channels] = group
+    blocks, axis = [0] * weight.ndim, site.channels
+    for candidate in (site.summed, site.channels):
+        if size := _fitting(weight.shape[candidate], rung.group):
+            blocks, axis = [0] * weight.ndim, candidate
+            blocks[axis] = size
     found = palettize_weights.blockwise_compress(
         weight,
         "CUSTOM",
         None,
         blocks,
         lut_function=lambda values: palette(values, rung.bits),
-        channel_axis=site.channels,
+        channel_axis=axis,
     )
     assert found is not None, "channels are a multiple of the group"
     parts = {

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from google.protobuf.message import Message
 
 from lowering.package.blocks import walk
 from lowering.package.open import Package
@@ -80,16 +79,15 @@ class _Decoding:
         return StoredWeight(name, tuple(self._kinds), self._operands, self._made[name])
 
     def _make(self, op: MIL_pb2.Operation) -> None:
-        arguments: dict[str, list[Reference]] = {
-            key: [Constant(value)] for key, value in self._constants.attributes(op).items()
-        }
+        given = self._constants.attributes(op)
         for key, argument in op.inputs.items():
-            arguments[key] = [Constant(self._operand(item)) for item in argument.arguments]
+            given[key] = self._operand(argument.arguments[0])
         self._kinds.append(op.type)
-        for key, items in arguments.items():
-            value = items[0].value
-            if isinstance(value, torch.Tensor):
-                self._operands[key] = value
+        tensors = {key: value for key, value in given.items() if isinstance(value, torch.Tensor)}
+        self._operands |= tensors
+        arguments: dict[str, list[Reference]] = {
+            key: [Constant(value)] for key, value in given.items()
+        }
         call = bind(SEMANTICS[op.type], arguments, op.type, op.outputs[-1].name)
         made = call.function(**call.constants)
         made = made if isinstance(made, tuple) else (made,)
@@ -98,7 +96,7 @@ class _Decoding:
             rounds = needs_rounding(op.type, dtype, Precision.FP16)
             self._made[output.name] = settle(result, dtype, rounds)
 
-    def _operand(self, item: Message) -> object:
+    def _operand(self, item: MIL_pb2.Argument.Binding) -> object:
         if not item.HasField("name"):
             return self._constants.carried(item.value)
         maker = self._makers[item.name]

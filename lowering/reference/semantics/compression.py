@@ -11,6 +11,9 @@ from lowering.package.weights import unpack_bits
 from lowering.reference.binding import Semantics
 from lowering.reference.errors import ExecutionError
 
+# Elements of a weight that are decoded at a time.
+_PART = 1 << 20
+
 
 def quantize(
     input: Tensor,
@@ -99,14 +102,21 @@ def constexpr_lut_to_dense(
     """
     if shape is not None:
         bits = int(lut.numel() - 1).bit_length()
-        return lut[_unpack(indices, BY_NAME[f"uint{bits}"], shape).to(torch.int64)]
+        places = _unpack(indices, BY_NAME[f"uint{bits}"], shape)
+        return constexpr_lut_to_dense(places, lut.reshape(*[1] * len(shape), -1, 1))
     entries, vector_size = lut.shape[-2:]
-    groups = lut.shape[:-2]
-    group = torch.zeros((), dtype=torch.int64)
-    for dim, (count, size) in enumerate(zip(groups, indices.shape, strict=True)):
-        number = torch.arange(size) // (size // count)
+    table = lut.reshape(-1, vector_size)
+    group = torch.zeros((), dtype=torch.int32)
+    for dim, (count, size) in enumerate(zip(lut.shape[:-2], indices.shape, strict=True)):
+        number = torch.arange(size, dtype=torch.int32) // (size // count)
         group = group * count + number.reshape(-1, *[1] * (indices.ndim - dim - 1))
-    vectors = lut.reshape(-1, vector_size)[group * entries + indices.to(torch.int64)]
+    vectors = torch.empty(*indices.shape, vector_size, dtype=table.dtype)
+    # A part of the weight at a time: a large one is never held in wider numbers.
+    step = max(1, _PART * len(indices) // max(indices.numel(), 1))
+    for start in range(0, len(indices), step):
+        rows = slice(start, start + step)
+        place = (group if len(group) == 1 else group[rows]) * entries + indices[rows]
+        vectors[rows] = table.index_select(0, place.reshape(-1)).reshape(vectors[rows].shape)
     if vector_axis is None:
         return vectors.squeeze(-1)
     axis = vector_axis % indices.ndim

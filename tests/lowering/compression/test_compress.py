@@ -15,9 +15,11 @@ from lowering.compression.compressing import COMPRESSION_KEY
 from lowering.compression.decode import prove
 from lowering.compression.encoding import encode
 from lowering.compression.rungs import NAMES, rung_of
-from lowering.compression.sites import sites
+from lowering.compression.sites import Site, sites
 from lowering.errors import CompressionError, SaveError
+from lowering.package.dtypes import FP16
 from lowering.package.open import open_package
+from lowering.package.proto import MIL_pb2
 from lowering.reference.stored_weights import StoredWeight, stored_weights
 
 
@@ -112,10 +114,22 @@ def test_ours_are_coremltools_own_bits_read_by_coremltools(new, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_a_group_that_does_not_fit_becomes_one_that_does(new, tmp_path):
-    found = compress(new, "pal4-grouped", tmp_path / "small.mlpackage")
-    (stored,) = (one for one in stored_weights(open_package(found)) if "first" in one.name)
-    assert stored.operands["lut"].shape[0] == 4  # 60 channels by 15
+@pytest.mark.parametrize(
+    ("shape", "channels", "groups"),
+    [
+        ((64, 36), 0, (4, 1)),
+        ((60, 36), 0, (4, 1)),  # of 15
+        ((61, 36), 0, (1, 3)),  # of 12 on the other axis
+        ((61, 59), 0, (1, 1)),
+        ((36, 64, 3, 3), 1, (1, 4, 1, 1)),
+        ((8, 300), 0, (1, 1)),
+    ],
+)
+def test_a_group_that_does_not_fit_becomes_one_that_does(shape, channels, groups):
+    weight = np.random.default_rng(0).normal(size=shape).astype(np.float16)
+    site = Site("w", MIL_pb2.Operation(), FP16, shape, ("conv y",), channels, 1 - channels)
+    (decoder,) = encode(site, weight, rung_of("pal4-grouped"))
+    assert decoder.parts["lut"].array.shape == (*groups, 16, 1)
 
 
 def test_functions_keep_what_they_share(new, tmp_path):
