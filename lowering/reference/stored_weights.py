@@ -94,7 +94,9 @@ class _Decoding:
         for output, result in zip(op.outputs, made, strict=True):
             dtype, _ = tensor_type(output.type)
             rounds = needs_rounding(op.type, dtype, Precision.FP16)
-            self._made[output.name] = settle(result, dtype, rounds)
+            value = settle(result, dtype, rounds)
+            assert isinstance(value, torch.Tensor), "decoders make tensors"
+            self._made[output.name] = value
 
     def _operand(self, item: MIL_pb2.Argument.Binding) -> object:
         if not item.HasField("name"):
