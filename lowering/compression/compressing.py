@@ -17,7 +17,7 @@ from lowering.compression.encoding import encode, slices_along
 from lowering.compression.operations import is_ios18, operations
 from lowering.compression.result import Compression, Weight
 from lowering.compression.rungs import Rung, rung_of
-from lowering.compression.sites import Site, sites
+from lowering.compression.sites import WeightSite, sites
 from lowering.errors import CompressionError
 from lowering.package.blobs import BlobWriter, move_blobs
 from lowering.package.folder import SUFFIX, stored_bytes
@@ -35,7 +35,7 @@ _WEIGHTS_FILE = "weight.bin"
 COMPRESSION_KEY = "com.ane-passes.compression"
 
 # The rung of a weight; ``None`` leaves it as it is.
-Choose = Callable[[Site], Rung | None]
+Choose = Callable[[WeightSite], Rung | None]
 
 
 def compress(
@@ -168,7 +168,7 @@ class _Work:
     def _site(
         self,
         function: str,
-        site: Site,
+        site: WeightSite,
         opset: str,
         writer: BlobWriter,
         table: SourceTable,
@@ -258,7 +258,7 @@ def _replace(block: MIL_pb2.Block, made: dict[str, list[MIL_pb2.Operation]]) -> 
         block.operations.extend(copied.operations)
 
 
-def _check_finite(site: Site, weight: np.ndarray, table: SourceTable) -> None:
+def _check_finite(site: WeightSite, weight: np.ndarray, table: SourceTable) -> None:
     for part in slices_along(weight, 0):
         wrong = ~np.isfinite(weight[part])
         if wrong.any():

@@ -51,28 +51,33 @@ def prove(source: np.ndarray, stored: StoredWeight, rung: Rung) -> Proof:
     Raises:
         CompressionError: an element is not.
     """
-    decoded = stored.value.numpy().reshape(source.shape)
-    operands = {name: tensor.numpy() for name, tensor in stored.operands.items()}
-    bounds = _Bounds(source, rung, operands)
-    square = of_square = share = 0.0
-    for part in slices_along(source, bounds.axis):
-        wide, found = source[part].astype(np.float32), decoded[part].astype(np.float32)
-        difference = np.abs(wide - found)
-        allowed = bounds.of(part, wide, found)
-        square += float(np.sum(np.square(difference, dtype=np.float64)))
-        of_square += float(np.sum(np.square(wide, dtype=np.float64)))
-        share = max(share, _share(difference, allowed))
-    proof = Proof((square / (of_square or 1.0)) ** 0.5, share)
-    fault = bounds.fault(decoded, square)
-    if not share <= 1 or fault:
+    bounds = _Bounds(source, rung, stored)
+    proof = bounds.measured()
+    fault = bounds.fault()
+    if not proof.of_bound <= 1 or fault:
         raise CompressionError(
             "a weight does not decode to what it was",
             op=f"{stored.kinds[-1]} {stored.name}",
             expected=f"every element within the bound of {rung.name}",
-            found=fault or f"an element at {share:.3g} times its bound",
+            found=fault or f"an element at {proof.of_bound:.3g} times its bound",
             hint="nothing was written; report the package, its weights are at fault or our encoder",
         )
     return proof
+
+
+def measured(
+    source: np.ndarray, stored: StoredWeight, rung: Rung, *, of_step: float, slack: float
+) -> Proof:
+    """As :func:`prove`, of a weight that another tool may have encoded; nothing is raised.
+
+    Args:
+        source: the weight before, fp16 or fp32.
+        stored: what a package holds of it.
+        rung: as which it was stored; how many are zero or how good a palette is, is not looked at.
+        of_step: what is allowed beside, of the scale or the distance of two entries.
+        slack: what is allowed beside, relative to the element.
+    """
+    return _Bounds(source, rung, stored, of_step).measured(slack)
 
 
 def _share(difference: np.ndarray, allowed: np.ndarray) -> float:
@@ -88,8 +93,12 @@ def _share(difference: np.ndarray, allowed: np.ndarray) -> float:
 class _Bounds:
     """The bound of each element of one weight, see the module."""
 
-    def __init__(self, source: np.ndarray, rung: Rung, operands: dict[str, np.ndarray]) -> None:
-        self._source, self._rung = source, rung
+    def __init__(
+        self, source: np.ndarray, rung: Rung, stored: StoredWeight, of_step: float = 0.0
+    ) -> None:
+        self._source, self._rung, self._of_step = source, rung, of_step
+        self._decoded = stored.value.numpy().reshape(source.shape)
+        operands = {name: tensor.numpy() for name, tensor in stored.operands.items()}
         self._scale = operands.get("scale")
         self._lut = operands.get("lut")
         info = np.finfo(source.dtype)
@@ -108,9 +117,22 @@ class _Bounds:
             range(len(shape)), key=lambda axis: _fineness(shape, source, axis), default=0
         )
         self._mask = operands.get("indices_mask")
-        self._dropped = 0.0
+        self._dropped = self._square = 0.0
 
-    def of(self, part: tuple[slice, ...], wide: np.ndarray, found: np.ndarray) -> np.ndarray:
+    def measured(self, slack: float = 0.0) -> Proof:
+        """How far the elements are from their source, and of their bounds."""
+        of_square = share = 0.0
+        for part in slices_along(self._source, self.axis):
+            wide = self._source[part].astype(np.float32)
+            found = self._decoded[part].astype(np.float32, copy=False)
+            difference, size = np.abs(wide - found), np.abs(wide)
+            allowed = self._of(part, wide, found) + slack * size
+            self._square += float(np.sum(np.square(difference, dtype=np.float64)))
+            of_square += float(np.sum(np.square(size, dtype=np.float64)))
+            share = max(share, _share(difference, allowed))
+        return Proof((self._square / (of_square or 1.0)) ** 0.5, share)
+
+    def _of(self, part: tuple[slice, ...], wide: np.ndarray, found: np.ndarray) -> np.ndarray:
         """The bounds of the elements of a part of the source."""
         if self._scale is not None:
             return self._linear(part, wide, found)
@@ -127,7 +149,7 @@ class _Bounds:
         limit = (1 << (self._rung.bits - 1)) - 1
         beyond = np.maximum(np.abs(wide) - limit * steps, 0)
         beyond = np.minimum(beyond, limit * (steps * self._half + self._least))
-        return steps / 2 + beyond + self._half * np.abs(found)
+        return steps * (0.5 + self._of_step) + beyond + self._half * np.abs(found)
 
     def _nearest(self, part: tuple[slice, ...], wide: np.ndarray) -> np.ndarray:
         assert self._lut is not None
@@ -140,7 +162,7 @@ class _Bounds:
         first = part[self.axis].start
         for group in range(first // size, -(-(first + len(rows)) // size)):
             own = slice(max(group * size - first, 0), (group + 1) * size - first)
-            bounds[own] = _distance(rows[own], tables[group])
+            bounds[own] = _distance(rows[own], tables[group], self._of_step)
         return np.moveaxis(bounds, 0, self.axis)
 
     def _sparse(self, part: tuple[slice, ...], wide: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -149,12 +171,12 @@ class _Bounds:
         self._dropped = max(self._dropped, float(np.max(size[is_zero], initial=0.0)))
         kept = np.zeros_like(wide)
         if self._lut is not None:
-            kept = _distance(wide, self._lut.reshape(-1))
+            kept = _distance(wide, self._lut.reshape(-1), self._of_step)
         return np.where(is_zero, size, kept)
 
-    def fault(self, decoded: np.ndarray, square: float) -> str:
-        """What the bounds of single elements do not show; ``""`` for nothing."""
-        source = self._source
+    def fault(self) -> str:
+        """What the bounds of single elements do not show, once measured; ``""`` for nothing."""
+        source, decoded, square = self._source, self._decoded, self._square
         if self._rung.kind == "palette":
             entries = 1 << self._rung.bits
             step = float(np.ptp(source.astype(np.float32))) / (2 * (entries - 1))
@@ -179,12 +201,12 @@ def _fineness(shape: tuple[int, ...], source: np.ndarray, axis: int) -> tuple[bo
     return shape[axis] == source.shape[axis] > 1, shape[axis]
 
 
-def _distance(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """From each value to the nearest entry."""
+def _distance(values: np.ndarray, table: np.ndarray, of_step: float) -> np.ndarray:
+    """From each value to the nearest entry, and a share of the distance of those around it."""
     entries = np.unique(table.astype(np.float32))
-    after = np.clip(np.searchsorted(entries, values), 1, max(len(entries) - 1, 1))
     if len(entries) == 1:
         return np.abs(values - entries[0])
+    after = np.clip(np.searchsorted(entries, values), 1, len(entries) - 1)
     below, above = entries[after - 1], entries[after]
     found: np.ndarray = np.minimum(np.abs(values - below), np.abs(values - above))
-    return found
+    return found + of_step * (above - below) if of_step else found

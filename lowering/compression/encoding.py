@@ -9,7 +9,7 @@ import numpy as np
 
 from lowering.compression.palettes import histogram, palette
 from lowering.compression.rungs import Rung
-from lowering.compression.sites import Site
+from lowering.compression.sites import WeightSite
 from lowering.package.dtypes import BY_NAME, INT4, INT8, UINT1, DType
 
 # Weights that are worked on at a time, so that a large one is never held in wider numbers.
@@ -30,7 +30,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Decoder:
+class DecodeOp:
     """A ``constexpr_*`` operator, in the form of iOS 18.
 
     Attributes:
@@ -51,7 +51,7 @@ class Decoder:
         return sum(part.array.size * part.dtype.bits for part in self.parts.values())
 
 
-def encode(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] | str:
+def encode(site: WeightSite, weight: np.ndarray, rung: Rung) -> tuple[DecodeOp, ...] | str:
     """The decoders of a weight, the last of which makes it; or why it stays as it is.
 
     Args:
@@ -69,7 +69,7 @@ def encode(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] | 
     return _sparse(site, weight, rung)
 
 
-def _linear(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] | str:
+def _linear(site: WeightSite, weight: np.ndarray, rung: Rung) -> tuple[DecodeOp, ...] | str:
     """Integers times a scale: the largest number of a channel, or block, over the largest integer.
 
     The quotients are taken with the scale as it is stored, so that rounding it costs no more than
@@ -77,14 +77,14 @@ def _linear(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] |
     """
     from coremltools.optimize.coreml._quantization_passes import linear_quantize_weights
 
-    size = weight.shape[site.summed]
-    if rung.block and size % rung.block:
-        return f"{size} channels are no multiple of its block of {rung.block}"
     dtype = INT4 if rung.bits == INT4.bits else INT8
     blocks = [0] * weight.ndim
     blocks[site.channels] = 1
     if rung.block:
-        blocks[site.summed] = rung.block
+        size = weight.shape[site.summed]
+        blocks[site.summed] = _fitting(size, rung.block)
+        if not blocks[site.summed]:
+            return f"{size} channels cannot be put in blocks of {rung.block}, nor of a few less"
     data = np.empty(weight.shape, dtype.storage)
     scales = []
     for part in slices_along(weight, site.channels):
@@ -105,10 +105,10 @@ def _linear(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] |
         "data": Part(data, dtype),
         "scale": Part(np.concatenate(scales, site.channels), site.dtype),
     }
-    return (Decoder("constexpr_blockwise_shift_scale", parts),)
+    return (DecodeOp("constexpr_blockwise_shift_scale", parts),)
 
 
-def _palette(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...]:
+def _palette(site: WeightSite, weight: np.ndarray, rung: Rung) -> tuple[DecodeOp, ...]:
     """Places in a palette, or in one for each group of channels.
 
     Groups are of output channels, of input channels where these cannot be divided, and of all where
@@ -134,18 +134,19 @@ def _palette(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...]:
         "indices": Part(found.indices.astype(np.uint8, copy=False), BY_NAME[f"uint{rung.bits}"]),
         "lut": Part(found.lut, site.dtype),
     }
-    return (Decoder("constexpr_lut_to_dense", parts),)
+    return (DecodeOp("constexpr_lut_to_dense", parts),)
 
 
 def _fitting(rows: int, group: int) -> int:
     """The largest group of at most ``group`` channels that divides them, and of half as many at
-    least; 0 where there is none. Smaller groups would cost more for palettes than they gain.
+    least; 0 where there is none. Smaller ones would cost more for palettes or scales than they
+    gain.
     """
     sizes = range(min(group, rows), (group + 1) // 2 - 1, -1) if group else ()
     return next((size for size in sizes if rows % size == 0), 0)
 
 
-def _sparse(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] | str:
+def _sparse(site: WeightSite, weight: np.ndarray, rung: Rung) -> tuple[DecodeOp, ...] | str:
     """The numbers that are not zero and where they are; in a palette where there is one."""
     mask = np.empty(weight.shape, np.uint8)
     limit = _limit(weight, rung.sparsity)
@@ -159,7 +160,7 @@ def _sparse(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] |
     marks = Part(mask, UINT1)
     if rung.kind == "sparse":
         parts = {"nonzero_data": Part(numbers, site.dtype), "mask": marks}
-        return (Decoder("constexpr_sparse_to_dense", parts),)
+        return (DecodeOp("constexpr_sparse_to_dense", parts),)
     table, places = palette(numbers, rung.bits)
     lut = table.reshape(*[1] * weight.ndim, -1, 1)
     first = {
@@ -168,8 +169,8 @@ def _sparse(site: Site, weight: np.ndarray, rung: Rung) -> tuple[Decoder, ...] |
         "lut": Part(lut, site.dtype),
     }
     return (
-        Decoder("constexpr_lut_to_sparse", first, masked=True),
-        Decoder("constexpr_sparse_to_dense", {}, {"mask": 0, "nonzero_data": 1}),
+        DecodeOp("constexpr_lut_to_sparse", first, masked=True),
+        DecodeOp("constexpr_sparse_to_dense", {}, {"mask": 0, "nonzero_data": 1}),
     )
 
 

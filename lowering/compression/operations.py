@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lowering.compression.encoding import Decoder, Part
-from lowering.compression.sites import Site
+from lowering.compression.encoding import DecodeOp, Part
+from lowering.compression.sites import WeightSite
 from lowering.package.dtypes import BY_PROTO, INT8, INT32, UINT8, UINT32, DType
 from lowering.package.proto import MIL_pb2
 from lowering.package.weights import pack_bits
@@ -31,7 +31,7 @@ def is_ios18(opset: str) -> bool:
 
 
 def operations(
-    site: Site, decoders: Sequence[Decoder], put: Put, opset: str
+    site: WeightSite, decoders: Sequence[DecodeOp], put: Put, opset: str
 ) -> list[MIL_pb2.Operation]:
     """The operations that make a weight, the last of them under the weight's own name."""
     made = []
@@ -42,7 +42,7 @@ def operations(
         if is_last:
             operation.outputs.append(site.op.outputs[0])
         else:
-            _results(operation, site, decoder, before)
+            _results(operation, site, decoder)
         _attribute(operation, "name", _text(operation.outputs[-1].name))
         if is_ios18(opset):
             for parameter, part in decoder.parts.items():
@@ -59,7 +59,7 @@ def operations(
     return made
 
 
-def _results(operation: MIL_pb2.Operation, site: Site, decoder: Decoder, before: list[str]) -> None:
+def _results(operation: MIL_pb2.Operation, site: WeightSite, decoder: DecodeOp) -> None:
     """Mask and numbers of a decoder whose weight is made by the next one."""
     marks = decoder.parts["indices_mask"]
     kept = decoder.parts["indices_nonzero_data"].array.size
@@ -69,7 +69,7 @@ def _results(operation: MIL_pb2.Operation, site: Site, decoder: Decoder, before:
     numbers.type.CopyFrom(_type(site.dtype, (kept,)))
 
 
-def _of_ios16(site: Site, decoder: Decoder) -> tuple[str, dict[str, Part]]:
+def _of_ios16(site: WeightSite, decoder: DecodeOp) -> tuple[str, dict[str, Part]]:
     """The older form: sub-byte elements in bytes, the shape beside them."""
     parts = dict(decoder.parts)
     if decoder.type == "constexpr_blockwise_shift_scale":

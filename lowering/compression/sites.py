@@ -35,7 +35,7 @@ _AXES: Mapping[tuple[str, str], tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Site:
+class WeightSite:
     """A weight.
 
     Attributes:
@@ -73,7 +73,7 @@ def constant_value(op: MIL_pb2.Operation) -> MIL_pb2.Value:
     return op.attributes["val"] if "val" in op.attributes else op.inputs["val"].arguments[0].value
 
 
-def sites(block: MIL_pb2.Block) -> Iterator[Site]:
+def sites(block: MIL_pb2.Block) -> Iterator[WeightSite]:
     """Every large constant of floats of a function's block, in program order."""
     reads: dict[str, list[tuple[MIL_pb2.Operation, str]]] = defaultdict(list)
     constants: dict[str, MIL_pb2.Operation] = {}
@@ -98,14 +98,14 @@ def _site(
     op: MIL_pb2.Operation,
     reads: list[tuple[MIL_pb2.Operation, str]],
     constants: Mapping[str, MIL_pb2.Operation],
-) -> Site | None:
+) -> WeightSite | None:
     if op.outputs[0].type.WhichOneof("type") != "tensorType":
         return None
     dtype, shape = tensor_type(op.outputs[0].type)
     if not dtype.is_float or math.prod(shape) <= MIN_ELEMENTS:
         return None
     readers = tuple(f"{reader.type} {reader.outputs[0].name}" for reader, _ in reads)
-    site = Site(name, op, dtype, shape, readers)
+    site = WeightSite(name, op, dtype, shape, readers)
     if constant_value(op).WhichOneof("value") != "blobFileValue":
         return _refused(site, "it is not in the weights file")
     if len(shape) < 2:
@@ -116,7 +116,7 @@ def _site(
         others = [text for text, found in zip(readers, axes, strict=True) if found is None]
         return _refused(site, f"it is no weight of {', '.join(others) or 'any operator'}")
     # Any axis is right; where readers differ, the first one's is as good as another's.
-    return Site(name, op, dtype, shape, readers, *known[0])
+    return WeightSite(name, op, dtype, shape, readers, *known[0])
 
 
 def _axes(
@@ -144,5 +144,5 @@ def _flag(
     return bool(value.immediateValue.tensor.bools.values[0])
 
 
-def _refused(site: Site, why: str) -> Site:
-    return Site(site.name, site.op, site.dtype, site.shape, site.readers, refusal=why)
+def _refused(site: WeightSite, why: str) -> WeightSite:
+    return WeightSite(site.name, site.op, site.dtype, site.shape, site.readers, refusal=why)

@@ -23,6 +23,7 @@ from lowering.reference.io import (
 from lowering.reference.precision import Precision, rounded_to
 from lowering.reference.program import Block, Function, Op, Step, compile_function
 from lowering.reference.states import State, StateCell
+from lowering.reference.stored_weights import is_compressed
 
 # Sees each op right after it ran: the op, its results, and these as computed, before rounding.
 Observer: TypeAlias = Callable[[Op, tuple[Any, ...], tuple[Any, ...]], None]
@@ -46,6 +47,7 @@ class LoadedModel:
         outputs: what the caller gets, by name.
         ops: the ops in program order.
         metadata: user-defined metadata of the package.
+        is_compressed: whether it holds weights in fewer bits.
 
     Raises:
         PackageError: the model cannot be read.
@@ -69,6 +71,7 @@ class LoadedModel:
             if function not in known and function == "main":
                 function = package.description.defaultFunctionName
         self.function = function
+        self.is_compressed = is_compressed(package.function(function)[1])
         with about(self.label):
             self._compiled = compile_function(package, function, self.precision)
             self.inputs, self.outputs = features(package.description, function, self._compiled)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lowering.package.blocks import walk
+from lowering.package.dtypes import DType
 from lowering.package.open import Package
 from lowering.package.proto import MIL_pb2
 from lowering.package.weights import tensor_type
@@ -26,12 +27,14 @@ class StoredWeight:
     Attributes:
         name: of the value that the decoders make.
         kinds: types of the decoders, in order.
+        dtype: of the value.
         operands: what they decode, by parameter.
         value: what they make, in float32.
     """
 
     name: str
     kinds: tuple[str, ...]
+    dtype: DType
     operands: Mapping[str, torch.Tensor]
     value: torch.Tensor
 
@@ -76,7 +79,8 @@ class _Decoding:
     def of(self, op: MIL_pb2.Operation) -> StoredWeight:
         self._make(op)
         name = op.outputs[-1].name
-        return StoredWeight(name, tuple(self._kinds), self._operands, self._made[name])
+        dtype, _ = tensor_type(op.outputs[-1].type)
+        return StoredWeight(name, tuple(self._kinds), dtype, self._operands, self._made[name])
 
     def _make(self, op: MIL_pb2.Operation) -> None:
         given = self._constants.attributes(op)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from frontend.source import Source
 from lowering.support.finite import finite
+from lowering.verification.decoded import Compressed
 from lowering.verification.looks import PictureLook
 from lowering.verification.metrics import Agreement
 from lowering.verification.parity import Parity
@@ -118,6 +119,8 @@ class Verification:
             threshold loose.
         agreement: what the metric that was asked for says.
         labels: a name for each step, such as its picture's; may be empty.
+        compression: of a package with compressed weights, whose ``outputs`` are held against the
+            model that holds their values: what these are, and what they cost.
         pictures: what both sides made of each picture, to look at.
         kind: ``logic`` when the package is wrong without any rounding too, ``rounding`` when
             only its fp16 values make it wrong, ``None`` when it passed or was not located.
@@ -135,11 +138,16 @@ class Verification:
     agreement: Agreement | None = None
     labels: tuple[str, ...] = ()
     pictures: tuple[PictureLook, ...] = ()
+    compression: Compressed | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the package ran, every output is within its threshold, and the metric reached."""
+        """Whether the package ran, every output is within its threshold, and the metric reached.
+
+        Compressed weights must be the model's own, as far as their form can hold them.
+        """
         agrees = self.agreement is None or self.agreement.passed
+        agrees = agrees and (self.compression is None or self.compression.passed)
         return self.error is None and agrees and all(output.passed for output in self.outputs)
 
     def __bool__(self) -> bool:
@@ -161,6 +169,7 @@ class Verification:
             "steps": self.steps,
             "agreement": finite(self.agreement.to_json()) if self.agreement else None,
             "labels": list(self.labels),
+            "compression": self.compression.to_json() if self.compression else None,
             "pictures": [finite(look.to_json()) for look in self.pictures],
             "loosened": [place.to_json() for place in self.loosened],
             "pass_fault": self.pass_fault.to_json() if self.pass_fault else None,
@@ -209,6 +218,8 @@ class Verification:
                 f"{agreed.metric}: {agreed.mean:.4f} over {len(agreed.values)} "
                 f"(at least {agreed.at_least:g}){verdict}"
             )
+        if self.compression:
+            lines += self.compression.sentences()
         if self.error:
             lines.append(f"could not be run to its end: {self.error}")
         if self.pass_fault:

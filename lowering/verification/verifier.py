@@ -14,8 +14,10 @@ from torch.export import ExportedProgram
 
 from frontend.keras_models import for_inference
 from lowering.conversion.metadata import stored_in
+from lowering.package.open import open_package
 from lowering.reference import LoadedModel, ModelLike, Precision, load
 from lowering.verification import package_values
+from lowering.verification.decoded import DecodedWeight, lost, with_decoded
 from lowering.verification.divergence import Walk
 from lowering.verification.first_look import passes_at_once
 from lowering.verification.first_product import FirstProducts
@@ -94,7 +96,8 @@ def verify(
     if isinstance(against, nn.Module):
         against = for_inference(against)
     module = None if isinstance(against, OptimizedModel) else against
-    if isinstance(module, nn.Module) and steps == 1 and metric is None and observe is None:
+    quick = steps == 1 and metric is None and observe is None and not model.is_compressed
+    if quick and isinstance(module, nn.Module):
         passes_of(pipeline, model.metadata, known_passes)
         outputs = passes_at_once(model, module, inputs, kwargs, thresholds)
         if outputs is not None:
@@ -108,6 +111,9 @@ def verify(
         known_passes=known_passes,
         dynamic_shapes=dynamic_shapes,
     )
+    plain, decoded = original, tuple[DecodedWeight, ...]()
+    if model.is_compressed:
+        original, decoded = with_decoded(original, open_package(package), model.function)
     rounds = [with_nearest_images(model, step) for step in step_inputs(original, steps)]
     measure = None if metric is None else metric_of(metric)
     comparison = _Comparison(model, original, thresholds, rounds[0].images, measure)
@@ -125,6 +131,7 @@ def verify(
         steps=len(rounds),
         loosened=tuple(comparison.loosened.values()),
         agreement=comparison.agreement(metric, at_least),
+        compression=lost(plain, original, decoded, comparison.first) if decoded else None,
     )
     if not locate or (found.error is None and comparison.passed):
         return found
@@ -146,6 +153,7 @@ class _Comparison:
         calls: how many steps were made.
         worst: of each output and state the parity that takes most of its threshold.
         loosened: places that make the yardstick useless, by name of the node.
+        first: outputs of the package in the first step, by name.
     """
 
     def __init__(
@@ -167,6 +175,7 @@ class _Comparison:
         self._state = model.make_state()
         self._program = original.program
         self.calls = 0
+        self.first: Mapping[str, Tensor] = {}
         self.worst: dict[str, Parity] = {}
         self.loosened: dict[str, Loosening] = {}
 
@@ -202,6 +211,7 @@ class _Comparison:
         names = package_values.output_values(self._model, self._program)
         sides = Sides([name for name, _ in names], expected, half, self._judges)
         found = sides.named([run.values.get(value) for _, value in names])
+        self.first = self.first or found
         if observe is not None and len(found) == len(names):
             observe(found, sides.expected)
         yardsticks = sides.yardsticks()

@@ -1,6 +1,7 @@
 """Packages with smaller weights: what is stored, what is left, and what is refused."""
 
 import shutil
+from dataclasses import replace
 
 import coremltools as ct
 import numpy as np
@@ -15,12 +16,12 @@ from lowering.compression.compressing import COMPRESSION_KEY
 from lowering.compression.decode import prove
 from lowering.compression.encoding import encode
 from lowering.compression.rungs import NAMES, rung_of
-from lowering.compression.sites import Site, sites
+from lowering.compression.sites import WeightSite, sites
 from lowering.errors import CompressionError, SaveError
 from lowering.package.dtypes import FP16
 from lowering.package.open import open_package
 from lowering.package.proto import MIL_pb2
-from lowering.reference.stored_weights import StoredWeight, stored_weights
+from lowering.reference.stored_weights import stored_weights
 
 
 class Net(nn.Module):
@@ -127,7 +128,7 @@ def test_ours_are_coremltools_own_bits_read_by_coremltools(new, tmp_path):
 )
 def test_a_group_that_does_not_fit_becomes_one_that_does(shape, channels, groups):
     weight = np.random.default_rng(0).normal(size=shape).astype(np.float16)
-    site = Site("w", MIL_pb2.Operation(), FP16, shape, ("conv y",), channels, 1 - channels)
+    site = WeightSite("w", MIL_pb2.Operation(), FP16, shape, ("conv y",), channels, 1 - channels)
     (decoder,) = encode(site, weight, rung_of("pal4-grouped"))
     assert decoder.parts["lut"].array.shape == (*groups, 16, 1)
 
@@ -147,7 +148,7 @@ def test_functions_keep_what_they_share(new, tmp_path):
 
 
 def test_weights_that_are_left_are_bit_equal(new, tmp_path):
-    found = compress(new, "int4-block", tmp_path / "small.mlpackage")
+    found = compress(new, "int4-block100", tmp_path / "small.mlpackage")
     left = [weight for weight in found.weights if weight.why_left]
     assert left
     packages = [open_package(one) for one in (new, found.package)]
@@ -179,7 +180,7 @@ def test_a_wrong_weight_is_caught(new, tmp_path, rung, wrong):
         value.view(-1)[int(value.abs().argmax())] *= 0.5
     else:
         value = value.roll(1, 0)
-    changed = StoredWeight(stored.name, stored.kinds, stored.operands, value)
+    changed = replace(stored, value=value)
     with pytest.raises(CompressionError, match="does not decode"):
         prove(weight, changed, rung_of(rung))
 
