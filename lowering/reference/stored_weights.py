@@ -14,7 +14,7 @@ from lowering.package.proto import MIL_pb2
 from lowering.package.weights import tensor_type
 from lowering.reference.binding import Constant, Reference, bind
 from lowering.reference.constants import Constants
-from lowering.reference.precision import Precision, needs_rounding, settle
+from lowering.reference.precision import Precision, needs_rounding, rounded_to
 from lowering.reference.semantics import SEMANTICS
 
 DECODES = "constexpr_"
@@ -98,7 +98,7 @@ class _Decoding:
         for output, result in zip(op.outputs, made, strict=True):
             dtype, _ = tensor_type(output.type)
             rounds = needs_rounding(op.type, dtype, Precision.FP16)
-            value = settle(result, dtype, rounds)
+            value = rounded_to(result, dtype, rounds)
             assert isinstance(value, torch.Tensor), "decoders make tensors"
             self._made[output.name] = value
 
