@@ -34,15 +34,18 @@ if TYPE_CHECKING:
     from lowering.contract.contract import ModelContract as ModelContract
     from lowering.contract.errors import ContractError as ContractError
     from lowering.contract.errors import PictureError as PictureError
+    from lowering.contract.errors import SoundError as SoundError
     from lowering.contract.export import export as export
     from lowering.contract.folder import open_folder as open_folder
     from lowering.contract.image import Image as Image
     from lowering.contract.ship.checklist import ship as ship
     from lowering.contract.ship.result import Checklist as Checklist
+    from lowering.contract.sound import Sound as Sound
     from lowering.contract.tasks.classify import Classify as Classify
     from lowering.contract.tasks.detect import Detect as Detect
     from lowering.contract.tasks.embed import Embed as Embed
     from lowering.contract.tasks.segment import Segment as Segment
+    from lowering.contract.tasks.speech import Speech as Speech
     from lowering.contract.verbs import convert as convert
     from lowering.contract.verbs import plan as plan
     from lowering.contract.verbs import predict as predict
@@ -126,6 +129,9 @@ __all__, __getattr__, __dir__ = lazily(
         "Segment": "lowering.contract.tasks.segment",
         "Settings": "lowering.ablation.sweep",
         "Severity": "lowering.checking.rules",
+        "Sound": "lowering.contract.sound",
+        "SoundError": "lowering.contract.errors",
+        "Speech": "lowering.contract.tasks.speech",
         "State": "lowering.reference",
         "Thresholds": "lowering.verification",
         "TuneError": "lowering.ablation.tune",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from rich.markup import escape
@@ -18,6 +18,7 @@ from lowering.cli.task import task_of, task_options
 if TYPE_CHECKING:
     from lowering.contract.contract import Acceptance
     from lowering.contract.image import Image
+    from lowering.contract.sound import Sound
     from lowering.contract.tasks.base import OutputTask
 
 HELP = f"""Write a folder with a model and its contract: pictures, labels, precision, target.
@@ -34,9 +35,15 @@ Examples:
   ane-passes export ./vit -o vit
   ane-passes export model.py:net -o net --image x --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
   ane-passes export model.py:net -o net --image x --task classify --labels labels.txt --top-k 5
+  ane-passes export model.py:asr -o asr --sound x --task speech --labels letters.txt
 
 Exit codes: 0 exported, 2 the model or the call needs attention; nothing is written then.
 """
+
+
+Shape: TypeAlias = tuple[int, ...]
+# Bands of the spectrograms that Whisper and most others take.
+_USUAL_MELS = (80, 128)
 
 
 class _Numbers(click.ParamType):
@@ -78,6 +85,15 @@ class _Numbers(click.ParamType):
 )
 @click.option("--edge", type=int, help="Shorter side before --crop center.")
 @click.option("--no-antialias", is_flag=True, help="Resize as torch's interpolate does by default.")
+@click.option("--sound", metavar="INPUT", help="The input that takes sound.")
+@click.option(
+    "--sound-kind",
+    type=click.Choice(("waveform", "whisper", "kaldi")),
+    help="What becomes of it: nothing, or a log-mel spectrogram; by the input's shape by default.",
+)
+@click.option("--samples", type=int, help="Length of the sound in samples; by the input's shape.")
+@click.option("--rate", type=int, help="Samples in a second; 16000 by default.")
+@click.option("--mel-apart", is_flag=True, help="The caller computes the spectrogram.")
 @task_options
 @deployment_target_option()
 @click.option(
@@ -97,6 +113,11 @@ def export(
     output: str,
     name: str | None,
     image: str | None,
+    sound: str | None,
+    sound_kind: str | None,
+    samples: int | None,
+    rate: int | None,
+    mel_apart: bool,
     deployment_target: str,
     precision: str,
     accept: str | None,
@@ -111,17 +132,22 @@ def export(
     chosen = {key: value for key, value in options.items() if value not in (None, False)}
     if image is None and chosen:
         raise click.UsageError("--image says which input takes pictures; its form needs that.")
+    if sound is None and (sound_kind or samples or rate or mel_apart):
+        raise click.UsageError("--sound says which input takes sound; its form needs that.")
     with step("Exporting"):
         import lowering
 
+        forms: dict[str, Image | Sound] = dict(images)
         if image is not None:
-            images = {image: _image(loaded, image, chosen)}
+            forms = {image: _image(loaded, image, chosen)}
+        if sound is not None:
+            forms[sound] = _sound(loaded, sound, sound_kind, samples, rate, mel_apart)
         path = lowering.export(
             loaded.model,
             loaded.args,
             output,
             kwargs=loaded.kwargs,
-            inputs=images,
+            inputs=forms,
             task=task,
             name=name,
             target=deployment_target,
@@ -136,6 +162,8 @@ def export(
     console = stdout_console()
     for entry in contract.inputs:
         what = "numbers" if entry.image is None else f"pictures, {entry.image.describe()}"
+        if entry.sound is not None:
+            what = f"sound, {entry.sound.describe()}"
         console.print(escape(f"takes    {entry.name} {list(entry.shape)} {entry.dtype}: {what}"))
     for out in contract.outputs:
         meaning = f": {out.meaning}" if out.meaning else ""
@@ -156,23 +184,61 @@ def _loaded(
     return loaded, dict(found.images), found.task if task is None else task
 
 
-def _image(loaded: ModelCall, name: str, given: dict[str, object]) -> Image:
-    """The image input, of the size that the model's own example has."""
+def _shapes(loaded: ModelCall, name: str, ranks: Sequence[int]) -> tuple[list[Shape], list[Shape]]:
+    """Shapes of all example inputs, and those that may be the input ``name``'s."""
     from torch import nn
     from torch.utils import _pytree as pytree
 
     from frontend.capturing import call_arguments
-    from lowering.contract.errors import ContractError
-    from lowering.contract.image import Image
 
     if isinstance(loaded.model, nn.Module):
         args, kwargs = call_arguments(loaded.model, loaded.args, loaded.kwargs)
     else:
         args, kwargs = loaded.model.example_inputs or ((), {})
     shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs))]
-    fitting = [shape for shape in shapes if len(shape) == 4]
     if name in kwargs:
-        fitting = [tuple(kwargs[name].shape)]
+        return shapes, [tuple(kwargs[name].shape)]
+    return shapes, [shape for shape in shapes if len(shape) in ranks]
+
+
+def _sound(
+    loaded: ModelCall,
+    name: str,
+    kind: str | None,
+    samples: int | None,
+    rate: int | None,
+    apart: bool,
+) -> Sound:
+    """The input of sound, of the length and bands that the model's own example has."""
+    from lowering.contract.errors import ContractError
+    from lowering.contract.sound import Sound
+
+    shapes, fitting = _shapes(loaded, name, (2, 3, 4))
+    changes: dict[str, Any] = {} if rate is None else {"rate": rate}
+    axes = [size for size in fitting[0] if size != 1] if len(set(fitting)) == 1 else []
+    if len(axes) == 1 and kind in (None, "waveform"):
+        return Sound(samples or axes[0], **changes)
+    if len(axes) != 2 or kind == "waveform":
+        raise ContractError(
+            f"how {name!r} takes sound cannot be told from the example inputs",
+            [f"shapes: {', '.join(map(str, shapes))}"],
+            hint="use lowering.export, with inputs={name: lowering.Sound(...)}",
+        )
+    known = [size for size in axes if size in _USUAL_MELS]
+    mels = known[0] if len(known) == 1 else min(axes)
+    frames = axes[1 - axes.index(mels)]
+    changes["inside"] = not apart
+    if kind == "kaldi":
+        return Sound.kaldi(samples or (frames - 1) * 160 + 400, mels, **changes)
+    return Sound.whisper(samples or frames * 160, mels, **changes)
+
+
+def _image(loaded: ModelCall, name: str, given: dict[str, object]) -> Image:
+    """The image input, of the size that the model's own example has."""
+    from lowering.contract.errors import ContractError
+    from lowering.contract.image import Image
+
+    shapes, fitting = _shapes(loaded, name, (4,))
     if len(set(fitting)) != 1:
         raise ContractError(
             f"the size of the pictures of {name!r} cannot be told from the example inputs",
@@ -186,7 +252,8 @@ def _image(loaded: ModelCall, name: str, given: dict[str, object]) -> Image:
         size, channels = [channels, size[0]], size[1]  # as Keras has them
     if "layout" not in chosen and channels == 1:
         chosen["layout"] = "GRAY"
-    return Image(size=tuple(size), antialias=antialias, **chosen)
+    height, width = size
+    return Image(size=(height, width), antialias=antialias, **chosen)
 
 
 def _acceptance(text: str | None) -> Acceptance | None:

@@ -28,8 +28,8 @@ HELP = """Run a Core ML package through the reference interpreter. Works on any 
 
 Inputs are given as NAME=FILE.npy, NAME=IMAGE (.png, .jpg), NAME=NUMBER, NAME=random or NAME=zeros;
 an input that is not given is drawn at random. Random values depend on --seed only. A package that
-was made from a contract takes pictures of any size and kind, as its contract says. An .aimodel runs
-in Apple's own runtime for Core AI (the extra ane-passes[coreai]).
+was made from a contract takes pictures of any size and kind, and WAV files, as its contract says.
+An .aimodel runs in Apple's own runtime for Core AI (the extra ane-passes[coreai]).
 
 \b
 Examples:
@@ -98,7 +98,7 @@ def predict(
         return
     with step(f"Loading {package}"):
         from frontend.errors import about
-        from lowering.contract.verbs import with_pictures
+        from lowering.contract.verbs import with_files
         from lowering.package.source_table import SourceTable
         from lowering.reference import load
         from lowering.reference.inputs import given_inputs
@@ -110,7 +110,7 @@ def predict(
         )
         with about(model.label):
             table = SourceTable.from_metadata(model.metadata, model.function)
-    inputs = with_pictures(model, given_inputs(model.inputs, assignments, seed))
+    inputs = with_files(model, given_inputs(model.inputs, assignments, seed))
     watcher = Watch(table.lookup) if watch else None
     if watcher is not None:
         watcher.inputs(inputs)

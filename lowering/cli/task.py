@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lowering.contract.tasks.base import OutputTask
 
 # The names of the kinds, so that --help needs no imports; a test holds them to the tasks.
-KINDS = ("classify", "embed", "detect", "segment")
+KINDS = ("classify", "embed", "detect", "segment", "speech")
 
 
 def task_options(function: Command) -> Command:
@@ -58,6 +58,15 @@ def task_options(function: Command) -> Command:
                 help="How tokens become one embedding.",
             ),
             click.option("--mask", "task_mask", help="The input with the mask, of --pool mean."),
+            click.option(
+                "--speech",
+                "task_speech",
+                type=click.Choice(("ctc", "encoder")),
+                help="Whether a speech model returns scores of letters, ctc, or vectors.",
+            ),
+            click.option(
+                "--blank", "task_blank", type=int, help="The label for nothing, a number."
+            ),
             click.option("--task-output", help="The model's output that the task is about."),
         )
     ):
@@ -82,12 +91,14 @@ def task_of(given: Mapping[str, Any]) -> OutputTask | None:
         return None
     if "labels" in values:
         values["labels"] = read_labels(values["labels"])
+    if kind == "speech" and "speech" in values:
+        values["layout"] = values.pop("speech")
     task = TASKS[kind]
     known = {entry.name for entry in fields(task)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise click.UsageError(f"--task {kind} knows no {_option(unknown[0])}.")
-    missing = "labels" in known and "labels" not in values
+    missing = "labels" in known and "labels" not in values and values.get("layout") != "encoder"
     if missing:
         raise click.UsageError(f"--task {kind} needs --labels FILE.")
     return task(**values)

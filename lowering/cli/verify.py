@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from passes.base import Pass
 
 # The names of the metrics, so that --help needs no imports; a test holds them to the table.
-METRIC_NAMES = ("top1", "cosine", "boxes", "mask")
+METRIC_NAMES = ("top1", "cosine", "boxes", "mask", "wer")
 
 HELP = f"""Run a package on any OS and compare its outputs with the original's.
 
@@ -49,6 +49,7 @@ Examples:
   ane-passes verify tiny.mlpackage model.py:tiny --inputs images.npz --threshold 0.01
   ane-passes verify tiny.mlpackage model.py:tiny --with-pass mine.py:MyPass
   ane-passes verify vit.mlpackage vit/ --pictures cat.png --metric top1
+  ane-passes verify asr.mlpackage asr/ --sounds talk.wav --metric wer
   ane-passes verify tiny.mlpackage model.py:tiny --probes --onnx -o results.json
   ane-passes verify tiny.mlpackage model.pt2 --json
 
@@ -82,6 +83,12 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
     help="A picture, or a folder of them, for MODELs that `ane-passes export` wrote.",
 )
 @click.option(
+    "--sounds",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="A WAV file, or a folder of them, for MODELs that `ane-passes export` wrote.",
+)
+@click.option(
     "--metric",
     type=click.Choice(METRIC_NAMES),
     help="How far both agree as the task sees it, beside the errors.",
@@ -106,6 +113,7 @@ def verify(
     precision: str,
     steps: int,
     pictures: tuple[Path, ...],
+    sounds: tuple[Path, ...],
     metric: str | None,
     at_least: float | None,
     probes: bool,
@@ -132,6 +140,7 @@ def verify(
             model_spec,
             trust,
             pictures=pictures,
+            sounds=sounds,
             metric=metric,
             at_least=at_least,
             precision=precision,
@@ -143,8 +152,9 @@ def verify(
         rows = probed_folder(package, model_spec, trust, onnx) if probes else None
         say(package, found, as_json, rows=rows, output=output, seconds=time.perf_counter() - start)
         return
-    if pictures:
-        raise click.UsageError("--pictures needs a folder that `ane-passes export` wrote.")
+    if pictures or sounds:
+        name = "--pictures" if pictures else "--sounds"
+        raise click.UsageError(f"{name} needs a folder that `ane-passes export` wrote.")
     with step("Loading the model"):
         if composites is not None:
             load_composites(composites)  # defines the operators of a saved program

@@ -12,7 +12,9 @@ from torch.utils import _pytree as pytree
 
 from lowering.contract.contract import ModelContract
 from lowering.contract.image import Image
+from lowering.contract.log_mel import LogMel
 from lowering.contract.pictures import normalised
+from lowering.contract.sounds import features, telling_sound
 from lowering.contract.tasks.base import OutputTask
 from lowering.verification import fx_values
 
@@ -42,6 +44,9 @@ class Composed(nn.Module):
         self._last = {entry.name for entry in contract.inputs if entry.channels_last}
         for name, image in contract.images.items():
             self.register_buffer(_factor(name), _factors(image), persistent=False)
+        self._waves = contract.waveforms
+        for name, entry in self._waves.items():
+            self.add_module(_front(name), LogMel(entry.form))
         self.eval()
 
     def eval(self) -> Composed:
@@ -58,6 +63,8 @@ class Composed(nn.Module):
                 continue
             value, factors = inputs[name], getattr(self, _factor(name), None)
             value = value if factors is None else value * factors
+            if name in self._waves:
+                value = self._waves[name].arranged(self.get_submodule(_front(name))(value))
             values.append(value.permute(0, 2, 3, 1) if name in self._last else value)
         # Run node by node, each new node keeps the user's line and module.
         with fx.traceback.preserve_node_meta():
@@ -81,6 +88,7 @@ class PlainTruth(nn.Module):
         self._inputs = _inputs(program)
         self._outputs = output_names(program)
         self._images = contract.images
+        self._waves = contract.waveforms
         self._last = {entry.name for entry in contract.inputs if entry.channels_last}
         self._task: OutputTask | None = contract.task
         # Its type says in which precision this copy runs.
@@ -90,7 +98,16 @@ class PlainTruth(nn.Module):
     def __deepcopy__(self, memo: dict[int, object]) -> PlainTruth:
         copied = PlainTruth.__new__(PlainTruth)
         nn.Module.__init__(copied)
-        for name in ("_held", "_inputs", "_outputs", "_images", "_last", "_task", "training"):
+        for name in (
+            "_held",
+            "_inputs",
+            "_outputs",
+            "_images",
+            "_waves",
+            "_last",
+            "_task",
+            "training",
+        ):
             object.__setattr__(copied, name, getattr(self, name))
         copied.register_buffer("_precision", self._precision.clone())
         return copied
@@ -107,6 +124,8 @@ class PlainTruth(nn.Module):
             if name in self._images:
                 value = normalised(self._images[name], pixels_in(self._images[name], value))
                 value = value.permute(0, 2, 3, 1) if name in self._last else value
+            elif name in self._waves:
+                value = self._waves[name].arranged(features(self._waves[name].form, value))
             leaves.append(value.to(kind) if value.is_floating_point() else value)
         (program,) = self._held
         results = fx_values.run(program, leaves, weights=_in(kind))
@@ -133,7 +152,10 @@ def example_of(program: ExportedProgram, contract: ModelContract) -> dict[str, T
     found = {}
     for (name, constant), leaf in zip(_inputs(program), leaves, strict=True):
         if constant is None:
-            image = contract.images.get(name)
+            image, wave = contract.images.get(name), contract.waveforms.get(name)
+            if wave is not None:
+                found[name] = telling_sound(wave.form.samples, wave.form.rate)[None].clone()
+                continue
             gray = 128.0  # any pixel will do: shapes alone are taken from it
             found[name] = (
                 leaf.detach()
@@ -154,6 +176,10 @@ def _inputs(program: ExportedProgram) -> Sequence[tuple[str, ConstantArgument | 
 
 def _factor(name: str) -> str:
     return f"_factors_of_{name}"
+
+
+def _front(name: str) -> str:
+    return f"_front_of_{name}"
 
 
 def _factors(image: Image) -> Tensor | None:

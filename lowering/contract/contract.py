@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lowering.contract.image import Image
+from lowering.contract.sound import Sound
 from lowering.contract.tasks.base import OutputTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA = 1
 PRECISIONS = ("float16", "float32", "safe")
@@ -41,6 +46,7 @@ class InputSpec:
         dtype: torch's name of its type.
         image: how a picture becomes this tensor; ``None`` where it is no picture.
         range: smallest and largest value that it may have, where that is known.
+        sound: how a waveform becomes this tensor; ``None`` where it is no sound.
     """
 
     name: str
@@ -48,6 +54,7 @@ class InputSpec:
     dtype: str
     image: Image | None = None
     range: tuple[float, float] | None = None
+    sound: Sound | None = None
 
     @property
     def channels_last(self) -> bool:
@@ -61,6 +68,32 @@ class InputSpec:
     def takes_image(self) -> bool:
         """Whether its picture has the model's shape."""
         return self.image is None or self.channels_last or self.shape == self.image.shape
+
+    @property
+    def form(self) -> Sound:
+        """How a waveform becomes this input, which takes sound."""
+        assert self.sound is not None
+        return self.sound
+
+    @property
+    def takes_sound(self) -> bool:
+        """Whether its sound has the model's shape, axes of size one aside."""
+        if self.sound is None:
+            return True
+        ours, theirs = (_long(shape) for shape in (self.shape, self.sound.shape))
+        return ours == theirs or (self.sound.mels is not None and ours == theirs[::-1])
+
+    @property
+    def package_shape(self) -> tuple[int, ...]:
+        """Of what the package takes."""
+        shape = None if self.sound is None else self.sound.package_shape
+        return self.shape if shape is None else shape
+
+    def arranged(self, features: Tensor) -> Tensor:
+        """What ``sound`` makes of a waveform, in the shape that the model takes."""
+        if features.ndim == 3 and _long(self.shape) != _long(features.shape):
+            features = features.transpose(1, 2)
+        return features.reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -136,6 +169,16 @@ class ModelContract:
     made_with: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def sounds(self) -> dict[str, InputSpec]:
+        """The inputs that take sounds, by name."""
+        return {entry.name: entry for entry in self.inputs if entry.sound is not None}
+
+    @property
+    def waveforms(self) -> dict[str, InputSpec]:
+        """Those of them for which the package takes the waveform."""
+        return {name: entry for name, entry in self.sounds.items() if entry.form.package_shape}
+
+    @property
     def images(self) -> dict[str, Image]:
         """The inputs that take pictures, by name."""
         return {entry.name: entry.image for entry in self.inputs if entry.image is not None}
@@ -158,6 +201,7 @@ class ModelContract:
                     "dtype": entry.dtype,
                     "range": None if entry.range is None else list(entry.range),
                     "image": None if entry.image is None else entry.image.to_json(),
+                    **({} if entry.sound is None else {"sound": entry.sound.to_json()}),
                 }
                 for entry in self.inputs
             ],
@@ -178,3 +222,7 @@ class ModelContract:
         """Of what it says, however its file is laid out."""
         plain = json.dumps(self.to_json(), sort_keys=True, allow_nan=False)
         return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def _long(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]

@@ -99,6 +99,8 @@ def _describe(mlmodel: ct.models.MLModel, contract: ModelContract) -> None:
     for entry in contract.outputs:
         if entry.meaning and entry.name in present:
             described[entry.name] = entry.meaning
+    for name, wave in contract.waveforms.items():
+        mlmodel.input_description[name] = f"sound from -1 to 1: {wave.form.describe()}"
     for name, image in contract.images.items():
         height, width = image.size
         mlmodel.input_description[name] = (

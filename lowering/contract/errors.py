@@ -27,5 +27,9 @@ class ContractError(AnePassesError):
         super().__init__(message + listed, found=found, hint=hint or None)
 
 
+class SoundError(AnePassesError):
+    """A sound cannot be read, or is not of the form that a model takes."""
+
+
 class PictureError(AnePassesError):
     """A picture cannot be read, or cannot be brought into the form that a model takes."""

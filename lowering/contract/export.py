@@ -20,6 +20,7 @@ from lowering.contract.contract import (
     PRECISIONS,
     TARGETS,
     Acceptance,
+    InputSpec,
     ModelContract,
     OutputSpec,
     ProgramFile,
@@ -33,6 +34,7 @@ from lowering.contract.folder import (
 from lowering.contract.image import Image
 from lowering.contract.names import CONTRACT, PROGRAM
 from lowering.contract.reading import contract_of
+from lowering.contract.sound import Sound
 from lowering.contract.tasks.base import OutputTask, Wanted
 from lowering.errors import SaveError
 from lowering.support.staging import put, reason, staged, standing
@@ -44,7 +46,7 @@ def export(
     folder: str | os.PathLike[str],
     *,
     kwargs: Mapping[str, Any] | None = None,
-    inputs: Mapping[str, Image] | None = None,
+    inputs: Mapping[str, Image | Sound] | None = None,
     task: OutputTask | None = None,
     name: str | None = None,
     target: str = "iOS17",
@@ -62,7 +64,7 @@ def export(
         example_inputs: positional inputs, as for ``capture``.
         folder: where to write; its parent must be there.
         kwargs: keyword inputs.
-        inputs: the inputs that take pictures, by name.
+        inputs: the inputs that take pictures or sounds, by name.
         task: what is done with the outputs.
         name: of the model; the folder's by default.
         target: minimum deployment target.
@@ -83,22 +85,14 @@ def export(
     place = _place(folder, overwrite)
     program = capture(model, example_inputs, kwargs=kwargs)
     taken, returned = signature_of_program(program)
-    images = dict(inputs or {})
+    forms = dict(inputs or {})
     problems = [
         f"inputs: the model has no input {key!r}, only {', '.join(entry.name for entry in taken)}"
-        for key in images.keys() - {entry.name for entry in taken}
+        for key in forms.keys() - {entry.name for entry in taken}
     ]
+    taken = tuple(_formed(entry, forms.get(entry.name)) for entry in taken)
     for entry in taken:
-        image = images.get(entry.name)
-        if image is None:
-            continue
-        if not replace(entry, image=image).takes_image:
-            problems.append(
-                f"inputs.{entry.name}: a picture makes {list(image.shape)}, and the model takes "
-                f"{list(entry.shape)}"
-            )
-        if not entry.dtype.startswith("float"):
-            problems.append(f"inputs.{entry.name}: pictures make floats, and it is {entry.dtype}")
+        problems += _form_problems(entry, forms.get(entry.name))
     if task is not None:
         shapes = {entry.name: entry.shape for entry in returned}
         wanted = Wanted(shapes, {entry.name: entry.shape for entry in taken})
@@ -117,7 +111,7 @@ def export(
     contract = ModelContract(
         name=name or re.sub(r"[^A-Za-z0-9_.-]", "_", place.name),
         program=ProgramFile(PROGRAM, "0" * 64, metadata.version("torch")),
-        inputs=tuple(replace(entry, image=images.get(entry.name)) for entry in taken),
+        inputs=taken,
         outputs=tuple(
             replace(entry, meaning=(meanings or {}).get(entry.name, "")) for entry in returned
         ),
@@ -131,6 +125,28 @@ def export(
     if task is not None:
         contract = replace(contract, outputs=_task_outputs(program, contract))
     return _written(place, program, contract)
+
+
+def _formed(entry: InputSpec, form: Image | Sound | None) -> InputSpec:
+    """With what becomes this input."""
+    if isinstance(form, Sound):
+        return replace(entry, sound=form)
+    return replace(entry, image=form)
+
+
+def _form_problems(entry: InputSpec, form: Image | Sound | None) -> list[str]:
+    if form is None:
+        return []
+    what = "sound" if isinstance(form, Sound) else "picture"
+    found = []
+    if not (entry.takes_image and entry.takes_sound):
+        found.append(
+            f"inputs.{entry.name}: a {what} makes {list(form.shape)}, and the model takes "
+            f"{list(entry.shape)}"
+        )
+    if not entry.dtype.startswith("float"):
+        found.append(f"inputs.{entry.name}: {what}s make floats, and it is {entry.dtype}")
+    return found
 
 
 def _task_outputs(program: ExportedProgram, contract: ModelContract) -> tuple[OutputSpec, ...]:

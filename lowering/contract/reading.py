@@ -25,6 +25,7 @@ from lowering.contract.contract import (
 from lowering.contract.errors import ContractError
 from lowering.contract.image import Image
 from lowering.contract.names import CONTRACT_KEY
+from lowering.contract.sound import Sound
 from lowering.contract.tasks import TASKS
 from lowering.contract.tasks.base import OutputTask
 from lowering.verification.metrics import METRICS
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Made = TypeVar("Made")
+Settings = TypeVar("Settings", Image, Sound)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -139,16 +141,24 @@ class _Reader:
         shape = self._shape(raw["shape"], f"{at}.shape")
         image = None
         if raw.get("image") is not None:
-            image = self._image(raw["image"], f"{at}.image")
+            image = self._settings(Image, raw["image"], f"{at}.image")
             fits = InputSpec("", shape, "", image).takes_image
             if image is not None and not fits:
                 self._note(f"{at}.image", f"makes {list(image.shape)} of a picture, not the shape")
+        sound = None
+        if raw.get("sound") is not None:
+            sound = self._settings(Sound, raw["sound"], f"{at}.sound")
+            if sound is not None and not InputSpec("", shape, "", sound=sound).takes_sound:
+                self._note(f"{at}.sound", f"makes {list(sound.shape)} of a sound, not the shape")
+            if image is not None:
+                self._note(at, "is a picture and a sound")
         return InputSpec(
             self._text(raw["name"], f"{at}.name"),
             shape,
             self._one_of(raw["dtype"], f"{at}.dtype", DTYPES),
             image,
             self._range(raw.get("range"), f"{at}.range"),
+            sound,
         )
 
     def _output(self, raw: object, at: str) -> OutputSpec | None:
@@ -180,11 +190,13 @@ class _Reader:
             return Acceptance(metric, 0.0)
         return Acceptance(metric, float(at_least))
 
-    def _image(self, raw: object, at: str) -> Image | None:
-        known = [entry.name for entry in fields(Image)]
-        optional = {entry.name for entry in fields(Image) if entry.default is not MISSING}
+    def _settings(self, kind: type[Settings], raw: object, at: str) -> Settings | None:
+        """An ``Image`` or a ``Sound``."""
+        parts = fields(kind)
+        known = [entry.name for entry in parts]
+        optional = {entry.name for entry in parts if entry.default is not MISSING}
         values = self._object(raw, at, known, optional)
-        return None if values is None else self._built(Image, values, at)
+        return None if values is None else self._built(kind, values, at)
 
     def _task(self, raw: object) -> OutputTask | None:
         kind = raw.get("kind") if isinstance(raw, dict) else None

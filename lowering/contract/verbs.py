@@ -170,14 +170,15 @@ def predict(
     Args:
         model: a package, as for :func:`lowering.reference.predict`, a folder, or a Core AI model
             or the path of its ``.aimodel``, which runs in Apple's own runtime.
-        inputs: by name; a file of a picture is brought into the form that the contract says.
+        inputs: by name; a file of a picture or of a sound is brought into the form that the
+            contract says.
         state: from ``make_state``.
         function: the function to run.
         precision: how it is computed.
 
     Raises:
         ContractError: the folder cannot be used.
-        PictureError: a picture cannot be read.
+        PictureError, SoundError: a picture or a sound cannot be read.
         InputError: inputs do not fit.
     """
     if isinstance(model, CoreAIModel) or is_aimodel(model):
@@ -197,22 +198,39 @@ def predict(
         loaded = model
     else:
         loaded = load(_package_of(model), function=function, precision=precision)
-    return loaded.run(with_pictures(loaded, inputs), state)
+    return loaded.run(with_files(loaded, inputs), state)
 
 
-def with_pictures(model: LoadedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """``inputs`` with pictures in the form that the contract in the package says."""
-    if CONTRACT_KEY not in model.metadata:
-        return dict(inputs)
-    from lowering.contract.pictures import prepared
-    from lowering.contract.reading import package_contract
+def with_files(model: LoadedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """``inputs`` with pictures and sounds in the form that the contract in the package says."""
+    contract = None
+    if CONTRACT_KEY in model.metadata:
+        from lowering.contract.reading import package_contract
 
-    contract = package_contract(model.metadata, model.label)
-    images = {} if contract is None else contract.images
-    return {
-        name: prepared(images[name], value) if name in images else value
-        for name, value in inputs.items()
-    }
+        contract = package_contract(model.metadata, model.label)
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if contract is not None and name in contract.images:
+            from lowering.contract.pictures import prepared
+
+            found[name] = prepared(contract.images[name], value)
+        elif contract is not None and name in contract.sounds and _is_file(value):
+            from lowering.contract.sounds import of_input, samples_of
+
+            sound = contract.sounds[name]
+            found[name] = of_input(sound, samples_of(sound.form, value)).numpy()
+        elif isinstance(value, os.PathLike):
+            raise InputError(
+                f"input {name!r} takes numbers, and nothing says how a file becomes them",
+                expected="an array, or a package from a contract with a sound",
+                found=os.fspath(value),
+                hint="export the model with --sound, and convert its folder",
+            )
+    return found
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, str | os.PathLike)
 
 
 def plan(model: ModelLike, **options: object) -> Plan:

@@ -8,16 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 from lowering.contract.composed import as_image_input
 from lowering.contract.contract import ModelContract
 from lowering.contract.converting import digest_in
-from lowering.contract.errors import ContractError, PictureError
+from lowering.contract.errors import ContractError, PictureError, SoundError
 from lowering.contract.folder import ModelFolder, open_folder
 from lowering.contract.originals import original_of
 from lowering.contract.pictures import Picture, picture_files, pixels, prepared, telling_picture
 from lowering.contract.reading import package_contract
+from lowering.contract.sounds import SoundLike, of_input, samples_of, sound_files, telling_sound
 from lowering.reference import ModelLike, load
 from lowering.reference.model import LoadedModel
 from lowering.verification.looks import Look, PictureLook, of_numbers
@@ -38,11 +40,13 @@ class OtherContractWarning(UserWarning):
 
 @dataclass(frozen=True)
 class _Shown:
-    """A picture by its name, as torch and as the package take it; of several inputs the first."""
+    """A picture by its name, as torch and as the package take it, of several inputs the first; or
+    a sound.
+    """
 
     name: str
-    torch: PIL.Image.Image
-    package: PIL.Image.Image
+    torch: PIL.Image.Image | None = None
+    package: PIL.Image.Image | None = None
 
     def look(self, torch: Look, package: Look) -> PictureLook:
         """What both made of it, with the picture."""
@@ -58,6 +62,7 @@ def verify_folder(
     pictures: Sequence[Picture] = (),
     metric: str | Metric | None = None,
     at_least: float | None = None,
+    sounds: Sequence[SoundLike] = (),
     precision: str = "fp16",
     thresholds: Thresholds | None = None,
     known_passes: Sequence[type[Pass]] = (),
@@ -75,6 +80,8 @@ def verify_folder(
         package: an MLModel, or the path of a ``.mlpackage``.
         folder: what ``lowering.export`` wrote.
         pictures: files, folders of them, or images of PIL; for a model with one image input.
+        sounds: WAV files, folders of them, or samples; for a model with an input of sound. Silence
+            and a sound on which all spectrograms differ are always among them.
         metric: as for ``verify``; the contract's by default.
         at_least: what its mean must reach.
         precision: how the package is computed.
@@ -85,7 +92,7 @@ def verify_folder(
 
     Raises:
         ContractError: folder and package do not belong together.
-        PictureError: a picture cannot be read.
+        PictureError, SoundError: a picture or a sound cannot be read.
         VerificationError: package and model do not belong together.
 
     Warns:
@@ -97,7 +104,11 @@ def verify_folder(
     model = load(package, precision=precision)
     check_package(model, contract)
     original = original_of(folder, model.metadata, known_passes).with_inputs(inputs or {})
-    steps, shown = _steps(original, contract, _own_contract(model), pictures)
+    if contract.sounds:
+        steps, shown = _sound_steps(original, contract, sounds)
+    else:
+        _refuse_sounds(contract, sounds)
+        steps, shown = _steps(original, contract, _own_contract(model), pictures)
     looks: list[PictureLook] = []
 
     def look(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
@@ -107,6 +118,8 @@ def verify_folder(
     accept = contract.accept
     if metric is None and accept is not None:
         metric, at_least = accept.metric, accept.at_least if at_least is None else at_least
+    if isinstance(metric, str) and contract.task is not None:
+        metric = contract.task.metrics().get(metric, metric)
     found = verify(
         package,
         original,
@@ -212,6 +225,37 @@ def _steps(
         steps.append(replace(original.with_inputs(arrays), images=handed))
         shown.append(_Shown(label, *one[0]))
     return steps, shown
+
+
+def _sound_steps(
+    original: Original, contract: ModelContract, sounds: Sequence[SoundLike]
+) -> tuple[list[Original], list[_Shown]]:
+    """The original on each sound, on silence and on one that tells spectrograms apart."""
+    named: list[tuple[str, SoundLike | None]] = []
+    for each in sounds:
+        if isinstance(each, str | os.PathLike):
+            named += [(file.name, file) for file in sound_files([each])]
+        else:
+            named.append(("samples", each))
+    named += [("a sound that shows every difference", None), ("silence", np.zeros(1))]
+    steps = []
+    for _, given in named:
+        arrays: dict[str, Tensor] = {}
+        for name, entry in contract.sounds.items():
+            telling = telling_sound(entry.form.samples, entry.form.rate)
+            samples = samples_of(entry.form, telling if given is None else given)
+            arrays[name] = of_input(entry, samples)
+        steps.append(original.with_inputs(arrays))
+    return steps, [_Shown(name) for name, _ in named]
+
+
+def _refuse_sounds(contract: ModelContract, sounds: Sequence[SoundLike]) -> None:
+    if sounds:
+        raise SoundError(
+            "the model takes no sounds",
+            expected="an input with a sound in the contract",
+            found=", ".join(entry.name for entry in contract.inputs),
+        )
 
 
 def _listed(pictures: Sequence[Picture]) -> Iterator[Picture]:

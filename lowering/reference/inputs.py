@@ -26,7 +26,8 @@ def given_inputs(
 
     An optional one that is not given is left out.
 
-    A value is a ``.npy`` file, an image file, a number, ``random`` or ``zeros``.
+    A value is a ``.npy`` file, an image file, a number, ``random`` or ``zeros``; a ``.wav`` file is
+    left to what knows how the model takes sound.
 
     Raises:
         InputError: a word cannot be read, or names no input.
@@ -74,6 +75,8 @@ def _value(feature: Feature, word: str, generator: np.random.Generator) -> objec
         return _read_array(feature, path)
     if path.suffix.lower() in _IMAGE_SUFFIXES:
         return _read_image(feature, path)
+    if path.suffix.lower() == ".wav":
+        return path
     try:
         number = float(word)
     except ValueError as error:

@@ -58,7 +58,27 @@ def boxes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     return matched(found, expected)
 
 
-METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine, "boxes": boxes, "mask": mask}
+def wer(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """One less the word error rate; of a ``Speech`` task, whose labels make words.
+
+    Raises:
+        VerificationError: always: without the task there are no words.
+    """
+    raise VerificationError(
+        "the metric 'wer' needs the labels of a speech task",
+        expected="a folder whose task is speech, of layout ctc",
+        found=", ".join(found),
+        hint="export the model with --task speech, or name another metric, such as cosine",
+    )
+
+
+METRICS: dict[str, Metric] = {
+    "top1": top1,
+    "cosine": cosine,
+    "boxes": boxes,
+    "mask": mask,
+    "wer": wer,
+}
 
 
 def _first(outputs: Mapping[str, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from torch import Tensor
 
 from lowering.verification.looks import Look, of_numbers
+from lowering.verification.metrics import Metric
 from lowering.verification.original import Judge
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class OutputTask(ABC):
 
     def judges(self) -> dict[str, Judge]:
         """How outputs are compared whose own numbers say little, by name."""
+        return {}
+
+    def metrics(self) -> dict[str, Metric]:
+        """Measures of agreement that need what the task knows, by name."""
         return {}
 
     def looks(self, found: Named, expected: Named) -> tuple[Look, Look]:
