@@ -13,6 +13,7 @@ from frontend.model_call import ModelCall
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.deployment_target import deployment_target_option
 from lowering.cli.load_model import MODEL_HELP, load_model_call, trust_option
+from lowering.cli.sizes import sizes_option
 from lowering.cli.task import task_of, task_options
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class _Numbers(click.ParamType):
 @click.option("--samples", type=int, help="Length of the sound in samples; by the input's shape.")
 @click.option("--rate", type=int, help="Samples in a second; 16000 by default.")
 @click.option("--mel-apart", is_flag=True, help="The caller computes the spectrogram.")
+@sizes_option
 @task_options
 @deployment_target_option()
 @click.option(
@@ -118,6 +120,7 @@ def export(
     samples: int | None,
     rate: int | None,
     mel_apart: bool,
+    sizes: tuple[tuple[str, list[int]], ...],
     deployment_target: str,
     precision: str,
     accept: str | None,
@@ -149,6 +152,8 @@ def export(
             kwargs=loaded.kwargs,
             inputs=forms,
             task=task,
+            dynamic_shapes=loaded.dynamic_shapes,
+            sizes=dict(sizes),
             name=name,
             target=deployment_target,
             precision=precision,
@@ -164,7 +169,10 @@ def export(
         what = "numbers" if entry.image is None else f"pictures, {entry.image.describe()}"
         if entry.sound is not None:
             what = f"sound, {entry.sound.describe()}"
-        console.print(escape(f"takes    {entry.name} {list(entry.shape)} {entry.dtype}: {what}"))
+        shape = ", ".join(contract.shape_in_words(entry))
+        console.print(escape(f"takes    {entry.name} [{shape}] {entry.dtype}: {what}"))
+    for size in contract.sizes:
+        console.print(escape(f"{size.name:9} {', '.join(map(str, size.values))}"))
     for out in contract.outputs:
         meaning = f": {out.meaning}" if out.meaning else ""
         console.print(escape(f"returns  {out.name} {list(out.shape)} {out.dtype}{meaning}"))

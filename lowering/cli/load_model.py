@@ -83,7 +83,13 @@ def load_model_call(text: str, trust: bool = False) -> ModelCall:
         from lowering.contract.folder import open_folder
 
         folder = open_folder(text, trust=trust)
-        return ModelCall(folder.contract.name, folder.composed(), None, dict(folder.example()))
+        return ModelCall(
+            folder.contract.name,
+            folder.composed(),
+            None,
+            dict(folder.example()),
+            folder.dynamic_shapes(),
+        )
     location, colon, function_name = text.rpartition(":")
     if not location and Path(text).exists():
         what, hint = described(Path(text))

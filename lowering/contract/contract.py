@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lowering.contract.image import Image
+from lowering.contract.size_spec import SizeSpec
 from lowering.contract.sound import Sound
 from lowering.contract.tasks.base import OutputTask
 
@@ -155,6 +156,7 @@ class ModelContract:
             float16 but for the operators that it would spoil.
         accept: when a package is good enough, beside the errors of its outputs.
         made_with: releases of the tools that wrote it, by name.
+        sizes: those of its inputs that vary; shapes are then those of the example.
     """
 
     name: str
@@ -167,6 +169,7 @@ class ModelContract:
     precision: str = "float16"
     accept: Acceptance | None = None
     made_with: Mapping[str, str] = field(default_factory=dict)
+    sizes: tuple[SizeSpec, ...] = ()
 
     @property
     def sounds(self) -> dict[str, InputSpec]:
@@ -187,6 +190,11 @@ class ModelContract:
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Between which numbers inputs lie, by name, where that is said."""
         return {entry.name: entry.range for entry in self.inputs if entry.range is not None}
+
+    def shape_in_words(self, entry: InputSpec) -> list[str]:
+        """The sizes of one of its inputs, by their names where they vary."""
+        names = {place: size.name for size in self.sizes for place in size.places}
+        return [names.get((entry.name, axis), str(n)) for axis, n in enumerate(entry.shape)]
 
     def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
@@ -212,6 +220,7 @@ class ModelContract:
             "precision": self.precision,
             "accept": None if self.accept is None else vars(self.accept),
             "made_with": dict(self.made_with),
+            **({"sizes": [entry.to_json() for entry in self.sizes]} if self.sizes else {}),
         }
 
     def to_text(self) -> str:

@@ -51,6 +51,7 @@ def convert_folder(
         "minimum_deployment_target": ct.target[contract.target],
         "precision": contract.precision,
         "inputs": _image_types(contract) or None,
+        "sizes": {s.name: s.values for s in contract.sizes if len(s.values) > 1} or None,
         "classifier_config": None if contract.task is None else contract.task.classifier(),
     }
     twice = [name for name in (*said, "compute_precision") if name in options]
@@ -61,7 +62,10 @@ def convert_folder(
             hint="leave them out, or export the model with others",
         )
     optimized = passes.optimize_for_ane(
-        folder.composed(), kwargs=folder.example(), pipeline=pipeline
+        folder.composed(),
+        kwargs=folder.example(),
+        dynamic_shapes=folder.dynamic_shapes(),
+        pipeline=pipeline,
     )
     if contract.precision == SAFE:
         options["original"] = partial(original_of, folder)

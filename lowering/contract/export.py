@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +34,7 @@ from lowering.contract.folder import (
 from lowering.contract.image import Image
 from lowering.contract.names import CONTRACT, PROGRAM
 from lowering.contract.reading import contract_of
+from lowering.contract.size_spec import sizes_of
 from lowering.contract.sound import Sound
 from lowering.contract.tasks.base import OutputTask, Wanted
 from lowering.errors import SaveError
@@ -48,6 +49,8 @@ def export(
     kwargs: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Image | Sound] | None = None,
     task: OutputTask | None = None,
+    dynamic_shapes: object = None,
+    sizes: Mapping[str, Sequence[int]] | None = None,
     name: str | None = None,
     target: str = "iOS17",
     precision: str = "float16",
@@ -66,6 +69,9 @@ def export(
         kwargs: keyword inputs.
         inputs: the inputs that take pictures or sounds, by name.
         task: what is done with the outputs.
+        dynamic_shapes: sizes that vary, as for ``torch.export.export``.
+        sizes: those that a package takes, by the name of each ``Dim``, such as
+            ``{"tokens": [64, 128]}``; the example inputs have one of them.
         name: of the model; the folder's by default.
         target: minimum deployment target.
         precision: ``float16``, ``float32``, or ``safe``: float16 but for the fewest operators that
@@ -83,7 +89,8 @@ def export(
         SaveError: the folder cannot be written. Nothing half-written is left in any case.
     """
     place = _place(folder, overwrite)
-    program = capture(model, example_inputs, kwargs=kwargs)
+    program = capture(model, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
+    varying, size_faults = sizes_of(program, sizes or {})
     taken, returned = signature_of_program(program)
     forms = dict(inputs or {})
     problems = [
@@ -93,6 +100,7 @@ def export(
     taken = tuple(_formed(entry, forms.get(entry.name)) for entry in taken)
     for entry in taken:
         problems += _form_problems(entry, forms.get(entry.name))
+    problems += size_faults
     if task is not None:
         shapes = {entry.name: entry.shape for entry in returned}
         wanted = Wanted(shapes, {entry.name: entry.shape for entry in taken})
@@ -121,6 +129,7 @@ def export(
         precision=precision,
         accept=accept,
         made_with={name: metadata.version(name) for name in ("ane-passes", "coremltools", "torch")},
+        sizes=varying,
     )
     if task is not None:
         contract = replace(contract, outputs=_task_outputs(program, contract))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
 from frontend.program_file import load_program
 from lowering.contract.composed import Composed, example_of, input_names, output_names
@@ -17,6 +17,7 @@ from lowering.contract.contract import InputSpec, ModelContract, OutputSpec, Sta
 from lowering.contract.errors import ContractError
 from lowering.contract.names import CONTRACT
 from lowering.contract.reading import contract_of
+from lowering.contract.size_spec import dims_of, dynamic_axes, example_shapes
 from lowering.contract.tasks.base import Wanted
 from lowering.support.model_files import described
 from lowering.verification import fx_values
@@ -39,6 +40,10 @@ class ModelFolder:
     def composed(self) -> Composed:
         """The model with the numbers of its pictures before and its task behind."""
         return Composed(self.program, self.contract)
+
+    def dynamic_shapes(self) -> dict[str, dict[int, Dim]] | None:
+        """Sizes of :meth:`composed` that vary, as ``torch.export`` takes them."""
+        return dims_of(self.contract.sizes)
 
     def example(self) -> dict[str, Tensor]:
         """Example inputs of :meth:`composed`, by name."""
@@ -113,6 +118,10 @@ def program_problems(contract: ModelContract, program: ExportedProgram) -> list[
     """What sets a contract apart from its program, each in a sentence."""
     inputs, outputs = signature_of_program(program)
     found = _differences("inputs", contract.inputs, inputs)
+    said = {place for entry in contract.sizes for place in entry.places}
+    for name, axis in sorted(said ^ dynamic_axes(program).keys()):
+        how = "does not vary" if (name, axis) in said else "varies, and no size says how"
+        found.append(f"sizes: axis {axis} of {name!r} {how} in the program")
     states = states_of(program)
     if set(contract.states) != set(states):
         found.append(
@@ -137,19 +146,29 @@ def program_problems(contract: ModelContract, program: ExportedProgram) -> list[
 def signature_of_program(
     program: ExportedProgram,
 ) -> tuple[tuple[InputSpec, ...], tuple[OutputSpec, ...]]:
-    """Inputs and outputs of a program, without what only people know.
+    """Inputs and outputs of a program, in the sizes of its example, without what only people know.
 
     Raises:
-        ContractError: a size varies.
+        ContractError: an output's size depends on what the inputs hold.
     """
     nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    taken, made = input_names(program), output_names(program)
+    values = [nodes[name].meta["val"] for name in taken]
+    values += [node.meta["val"] for node in fx_values.returned(program)[1]]
+    try:
+        shapes = example_shapes(program, values)
+    except KeyError as error:
+        raise ContractError(
+            f"the size {error.args[0]} of an output depends on what the inputs hold",
+            found=", ".join(str(tuple(value.shape)) for value in values[len(taken) :]),
+            hint="return outputs of a fixed size, such as the best k",
+        ) from error
+    kinds = [(shape, _dtype(value)) for shape, value in zip(shapes, values, strict=True)]
     inputs = tuple(
-        InputSpec(name, *_kind(name, nodes[name].meta["val"])) for name in input_names(program)
+        InputSpec(name, *kind) for name, kind in zip(taken, kinds[: len(taken)], strict=True)
     )
-    returned = fx_values.returned(program)[1]
     outputs = tuple(
-        OutputSpec(name, *_kind(name, node.meta["val"]))
-        for name, node in zip(output_names(program), returned, strict=True)
+        OutputSpec(name, *kind) for name, kind in zip(made, kinds[len(taken) :], strict=True)
     )
     return inputs, outputs
 
@@ -161,14 +180,8 @@ def states_of(program: ExportedProgram) -> tuple[StateSpec, ...]:
     return tuple(StateSpec(name, tuple(buffers[name].shape)) for name in names)
 
 
-def _kind(name: str, value: Tensor) -> tuple[tuple[int, ...], str]:
-    if not all(isinstance(size, int) for size in value.shape):
-        raise ContractError(
-            f"the size of {name!r} varies, and a contract's sizes are fixed",
-            found=str(tuple(value.shape)),
-            hint="export the model with fixed sizes, one folder for each",
-        )
-    return tuple(value.shape), str(value.dtype).removeprefix("torch.")
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _differences(

@@ -23,7 +23,7 @@ def original_of(
     The program is the composed one after these passes; results are expected from plain torch.
     """
     example = folder.example()
-    captured = capture(folder.composed(), kwargs=example)
+    captured = capture(folder.composed(), kwargs=example, dynamic_shapes=folder.dynamic_shapes())
     steps = from_json(metadata.get(PIPELINE_KEY, "[]"), known_passes)
     program, reports = run_passes(captured, steps) if steps else (captured, ())
     return Original(

@@ -25,6 +25,7 @@ from lowering.contract.contract import (
 from lowering.contract.errors import ContractError
 from lowering.contract.image import Image
 from lowering.contract.names import CONTRACT_KEY
+from lowering.contract.size_spec import SizeSpec, size_problems
 from lowering.contract.sound import Sound
 from lowering.contract.tasks import TASKS
 from lowering.contract.tasks.base import OutputTask
@@ -103,7 +104,7 @@ class _Reader:
 
     def contract(self, raw: object) -> ModelContract | None:
         known = ("schema", *(entry.name for entry in fields(ModelContract)))
-        optional = {"states", "task", "accept", "made_with"}
+        optional = {"states", "task", "accept", "made_with", "sizes"}
         top = self._object(raw, "the contract", known, optional)
         if top is None:
             return None
@@ -123,10 +124,23 @@ class _Reader:
         if top.get("accept") is not None:
             accept = self._made(Acceptance, top["accept"], "accept", self._accept)
         made_with = self._texts(top.get("made_with", {}), "made_with")
+        sizes = self._list(top.get("sizes", []), "sizes", self._size, empty=True)
+        self._unique(sizes, "sizes")
+        self._check_places(sizes, inputs)
         if self.problems or program is None:
             return None
         return ModelContract(
-            name, program, inputs, outputs, states, task, target, precision, accept, made_with
+            name,
+            program,
+            inputs,
+            outputs,
+            states,
+            task,
+            target,
+            precision,
+            accept,
+            made_with,
+            sizes,
         )
 
     def _program(self, raw: Mapping[str, object], at: str) -> ProgramFile:
@@ -181,6 +195,37 @@ class _Reader:
             return StateSpec(self._text(raw["name"], f"{at}.name"), shape)
 
         return self._made(StateSpec, raw, at, parts)
+
+    def _size(self, raw: object, at: str) -> SizeSpec | None:
+        def parts(raw: Mapping[str, object], at: str) -> SizeSpec:
+            values, places = raw["values"], raw["places"]
+            if not isinstance(values, list) or not values or not _ascend(values):
+                self._note(f"{at}.values", f"is {_short(values)}, not ascending sizes from 1 on")
+                values = []
+            if not isinstance(places, list) or not places or not all(map(_is_place, places)):
+                self._note(f"{at}.places", f"is {_short(places)}, not a list of [input, axis]")
+                places = []
+            kept = tuple((str(name), int(axis)) for name, axis in places)
+            return SizeSpec(self._text(raw["name"], f"{at}.name", _NAME), tuple(values), kept)
+
+        return self._made(SizeSpec, raw, at, parts)
+
+    def _check_places(self, sizes: Sequence[SizeSpec], inputs: Sequence[InputSpec]) -> None:
+        """Sizes stand at axes that there are, none of a picture or a sound."""
+        known = {entry.name: entry for entry in inputs}
+        for size in sizes:
+            for name, axis in size.places:
+                entry = known.get(name)
+                if entry is None or axis >= len(entry.shape):
+                    self._note(f"sizes.{size.name}", f"there is no axis {axis} of input {name!r}")
+                elif entry.image is not None or entry.sound is not None:
+                    self._note(f"sizes.{size.name}", f"input {name!r} has one size, by its form")
+                elif entry.shape[axis] not in size.values:
+                    self._note(
+                        f"sizes.{size.name}",
+                        f"the example has {entry.shape[axis]}, none of {list(size.values)}",
+                    )
+        self.problems += size_problems(sizes)
 
     def _accept(self, raw: Mapping[str, object], at: str) -> Acceptance:
         metric = self._one_of(raw["metric"], f"{at}.metric", tuple(METRICS))
@@ -267,7 +312,7 @@ class _Reader:
             return {}
         return {str(name): str(text) for name, text in raw.items()}
 
-    def _unique(self, entries: Sequence[InputSpec | OutputSpec], at: str) -> None:
+    def _unique(self, entries: Sequence[InputSpec | OutputSpec | SizeSpec], at: str) -> None:
         names = [entry.name for entry in entries]
         for name in sorted({name for name in names if names.count(name) > 1}):
             self._note(at, f"has two entries of the name {name!r}")
@@ -306,6 +351,21 @@ class _Reader:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _ascend(values: Sequence[object]) -> bool:
+    sizes = [size for size in values if type(size) is int and size > 0]
+    return len(sizes) == len(values) and sorted(set(sizes)) == sizes
+
+
+def _is_place(raw: object) -> bool:
+    return (
+        isinstance(raw, list)
+        and len(raw) == 2
+        and isinstance(raw[0], str)
+        and type(raw[1]) is int
+        and raw[1] >= 0
+    )
 
 
 def _short(value: object) -> str:

@@ -19,6 +19,7 @@ from lowering.contract.folder import ModelFolder, open_folder
 from lowering.contract.originals import original_of
 from lowering.contract.pictures import Picture, picture_files, pixels, prepared, telling_picture
 from lowering.contract.reading import package_contract
+from lowering.contract.size_spec import combinations, resized
 from lowering.contract.sounds import SoundLike, of_input, samples_of, sound_files, telling_sound
 from lowering.reference import ModelLike, load
 from lowering.reference.model import LoadedModel
@@ -74,7 +75,8 @@ def verify_folder(
     Each picture goes two ways from its file: through PIL, as the contract says, and plain formulas
     in torch; and as the package's own contract says into the package, in the interpreter. One more
     picture is looked at whose colours, edges and noise show every difference. Beside the outputs,
-    the first product of the pixels is compared, which wrong numbers cannot hide from.
+    the first product of the pixels is compared, which wrong numbers cannot hide from. A model of
+    numbers alone is run on its example at every combination of the contract's sizes.
 
     Args:
         package: an MLModel, or the path of a ``.mlpackage``.
@@ -198,7 +200,13 @@ def _steps(
                 expected="an input with an image in the contract",
                 found=", ".join(entry.name for entry in contract.inputs),
             )
-        return [original], []
+        if not contract.sizes:
+            return [original], []
+        cases = list(combinations(contract.sizes))
+        labels = [", ".join(f"{name}={size}" for name, size in case.items()) for case in cases]
+        calls = [resized(original.inputs(), contract.sizes, case) for case in cases]
+        steps = [original.with_inputs(call) for call in calls]
+        return steps, [_Shown(label) for label in labels]
     theirs = {name: (own.images if own else images).get(name, images[name]) for name in images}
     # Only resizing brings the telling picture to the model's size.
     resizes = all(image.resize != "none" for image in [*images.values(), *theirs.values()])
