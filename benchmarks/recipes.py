@@ -27,8 +27,8 @@ CLIP = (
     (0.26862954, 0.26130258, 0.27577711),
 )
 _BATCHES = 4
-_LOGITS = (-8.0, 2.0)  # mean and standard deviation of a detector's scores before the sigmoid
-_BOXES = 6  # so many boxes of one picture reach the confidence
+_LOGITS = (-6.0, 1.5)  # mean and standard deviation of a detector's scores before the sigmoid
+_BOXES = 40  # about so many boxes of all pictures reach the confidence
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def mtcnn() -> Recipe:
     return Recipe(onet.module, _example(name, image), {name: image}, None)
 
 
-class _Boxes(nn.Module):
+class BoxesAlone(nn.Module):
     """The first of what a YOLO returns: boxes and scores."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -124,42 +124,62 @@ class _Boxes(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """(1, 4 + classes, boxes)."""
         found: Tensor = self.model(images)[0]
         return found
 
 
-def _yolo(file: str) -> Recipe:
+def yolo_model(file: str, image: Image) -> Any:
+    """A YOLO by its file, with scores as a trained one has them on :func:`sights`."""
     with importable_torchvision():
         from ultralytics.nn.tasks import DetectionModel
 
         model: Any = DetectionModel(file, verbose=False)
-    image = Image((320, 320), crop="pad")
     _see_batches(model, image)
-    picture = prepared(image, telling_picture(*image.size))
-    values = normalised(image, pixels(image, picture))
-    _spread_scores(model, [branch[-1] for branch in model.model[-1].cv3], values)
+    _spread_scores(model, [branch[-1] for branch in model.model[-1].cv3], sights(image))
+    return model
+
+
+def sights(image: Image) -> list[Tensor]:
+    """Pictures of several kinds as a model takes them."""
+    sizes = (image.size, (64, 64), (40, 120), (200, 90))
+    return [
+        normalised(image, pixels(image, prepared(image, telling_picture(*size)))) for size in sizes
+    ]
+
+
+def clear_confidence(scores: Tensor, boxes: int) -> float:
+    """A confidence that about so many of the best scores reach, none of them only just."""
+    best = scores.sort(descending=True).values[boxes // 2 : boxes * 2]
+    place = int((best[:-1] / best[1:]).argmax())
+    return float((best[place] * best[place + 1]).sqrt())
+
+
+def _yolo(file: str) -> Recipe:
+    image = Image((320, 320), crop="pad")
+    model = yolo_model(file, image)
     with torch.no_grad():
-        found = model(values)[0]
-    best = found[0, 4:].amax(0).sort(descending=True).values
+        best = torch.cat([model(values)[0][0, 4:].amax(0) for values in sights(image)])
     labels = tuple(model.names[number] for number in range(len(model.names)))
-    task = Detect(labels, confidence=round(float(best[_BOXES]), 3), limit=50)
-    return Recipe(_Boxes(model), _example("images", image), {"images": image}, task, "boxes")
+    task = Detect(labels, confidence=round(clear_confidence(best, _BOXES), 4), limit=50)
+    return Recipe(BoxesAlone(model), _example("images", image), {"images": image}, task, "boxes")
 
 
-def _spread_scores(model: nn.Module, heads: Sequence[nn.Conv2d], values: Tensor) -> None:
+def _spread_scores(model: nn.Module, heads: Sequence[nn.Conv2d], seen: Sequence[Tensor]) -> None:
     """Scores as a trained detector has them: few that are high, most near nothing.
 
     With random weights they are all alike, and which box is the better one is chance.
     """
     for head in heads:
-        seen: list[Tensor] = []
-        hook = head.register_forward_hook(lambda *call, seen=seen: seen.append(call[-1]))
+        found: list[Tensor] = []
+        hook = head.register_forward_hook(lambda *call, found=found: found.append(call[-1]))
         with torch.no_grad():
             assert head.bias is not None
             nn.init.zeros_(head.bias)
-            model(values)
+            for values in seen:
+                model(values)
             hook.remove()
-            deviation, mean = torch.std_mean(seen[0])
+            deviation, mean = torch.std_mean(torch.cat(found))
             head.weight *= _LOGITS[1] / deviation
             nn.init.constant_(head.bias, float(_LOGITS[0] - _LOGITS[1] * mean / deviation))
 

@@ -39,6 +39,7 @@ from lowering.conversion.metadata import describe
 from lowering.conversion.pinned import PinnedPrecision
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.prompt_manifest import prompt_manifest
+from lowering.conversion.ranking import RankingPrecision, ranks_boxes
 from lowering.conversion.registry import installed
 from lowering.conversion.sound_passes import GUARDS, guarded
 from lowering.conversion.sound_passes.positions import Positions
@@ -252,6 +253,8 @@ def lower(
     check_names([*(kind.name for kind in taken), *prepared.states()], "inputs")
     check_names(names, "outputs")
     classifier = completed_classifier(classifier_config, prepared, given)
+    if compute_precision == ct.precision.FLOAT16 and ranks_boxes(prepared.program.graph):
+        compute_precision = RankingPrecision()
     options = {
         **options,
         "convert_to": "mlprogram",

@@ -1,0 +1,173 @@
+"""Keras' own applications, without TensorFlow: rewritten, converted with fp32 and fp16, verified.
+
+Each model is called by Keras on its torch backend, and its two packages by the interpreter, on a
+picture that capture did not see. Weights are random. Of a CNN at most two transposes may be left:
+the one by which Keras' pictures with channels last become Core ML's, and one behind.
+
+Exit codes: 0 all agree, 1 one does not or has more transposes, 2 the call needs attention.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import coremltools as ct
+import torch
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+import lowering
+import passes
+from frontend.errors import AnePassesError
+from lowering.cli.common import EXIT_CHECK_FAILED, guarded, json_option, print_json, stdout_console
+
+MODELS = (
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "MobileNetV3Large",
+    "ResNet50",
+    "EfficientNetB0",
+    "ConvNeXtTiny",
+    "DenseNet121",
+    "NASNetMobile",
+    "Xception",
+)
+MOST_TRANSPOSES = 2
+_SIZE = 96  # pixels; Xception's smallest is 71
+
+
+@dataclass(frozen=True)
+class Application:
+    """What came of one.
+
+    Attributes:
+        name: of the model.
+        verified: whether both packages agree with it.
+        ops: in the fp16 program.
+        transposes: among them.
+        plain: likewise without passes; ``None`` where that was not asked for.
+        fp32: relative L2 error of the fp32 package.
+        fp16: of the fp16 one.
+        allowed: for the latter.
+        seconds: for all of it.
+        error: why there is no package.
+    """
+
+    name: str
+    verified: bool
+    ops: int = 0
+    transposes: int = 0
+    plain: tuple[int, int] | None = None
+    fp32: float = float("nan")
+    fp16: float = float("nan")
+    allowed: float = float("nan")
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it agrees, with as few transposes as there may be."""
+        return self.verified and self.transposes <= MOST_TRANSPOSES
+
+
+@click.command(help=__doc__)
+@click.option("--only", multiple=True, type=click.Choice(MODELS), help="Models to run.")
+@click.option("--size", type=click.IntRange(min=75), default=_SIZE, show_default=True)
+@click.option("--plain", is_flag=True, help="Count operators without passes, too.")
+@json_option
+@guarded
+def main(only: Sequence[str], size: int, plain: bool, as_json: bool) -> None:
+    """See the module."""
+    found = []
+    for name in only or MODELS:
+        found.append(run(name, size, plain))
+        gc.collect()
+        if not as_json:
+            click.echo(f"{name}: {found[-1].seconds:.0f} s {found[-1].error}", err=True)
+    if as_json:
+        print_json([vars(item) | {"passed": item.passed} for item in found])
+    else:
+        stdout_console().print(table(found))
+    if not all(item.passed for item in found):
+        sys.exit(EXIT_CHECK_FAILED)
+
+
+def run(name: str, size: int = _SIZE, plain: bool = False) -> Application:
+    """One application through the whole tool."""
+    start = time.perf_counter()
+    try:
+        model = application(name, size)
+        made = _packages(name, model, size, plain)
+    except AnePassesError as error:
+        made = Application(name, False, error=str(error).splitlines()[0])
+    return Application(**{**vars(made), "seconds": time.perf_counter() - start})
+
+
+def application(name: str, size: int = _SIZE) -> Any:
+    """The model with random weights, on torch, on pictures of ``size``."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3))
+
+
+def _packages(name: str, model: Any, size: int, plain: bool) -> Application:
+    generator = torch.Generator().manual_seed(1)
+
+    def picture() -> Tensor:
+        # Most of these models scale pixels themselves, or take them so.
+        return torch.rand((1, size, size, 3), generator=generator) * 2 - 1
+
+    optimized = passes.optimize_for_ane(model, (picture(),))
+    x = picture()
+    errors, verified, program = {}, True, None
+    for precision in (ct.precision.FLOAT32, ct.precision.FLOAT16):
+        package = lowering.convert(optimized, skip_model_load=True, compute_precision=precision)
+        found = lowering.verify(package, model, (x,), locate=False)
+        verified &= found.passed
+        errors[precision] = max(found.outputs, key=lambda output: output.rel_l2)
+        program = package
+    ops, transposes = counts(program)
+    without = None
+    if plain:
+        without = counts(lowering.convert(model, (x,), skip_model_load=True))
+    return Application(
+        name,
+        verified,
+        ops,
+        transposes,
+        without,
+        errors[ct.precision.FLOAT32].rel_l2,
+        errors[ct.precision.FLOAT16].rel_l2,
+        errors[ct.precision.FLOAT16].threshold,
+    )
+
+
+def counts(package: object) -> tuple[int, int]:
+    """Operators and transposes of a package."""
+    ops = lowering.plan(package, chip="M4").ops
+    return len(ops), sum(op.op_type == "transpose" for op in ops)
+
+
+def table(found: Sequence[Application]) -> Table:
+    """A row for each."""
+    made = Table("model", "ops", "transposes", "without passes", "fp32", "fp16", "allowed", "")
+    for item in found:
+        without = "" if item.plain is None else f"{item.plain[0]} / {item.plain[1]}"
+        verdict = "ok" if item.passed else escape(item.error or "fails")
+        errors = (f"{value:.1e}" for value in (item.fp32, item.fp16, item.allowed))
+        made.add_row(item.name, str(item.ops), str(item.transposes), without, *errors, verdict)
+    return made
+
+
+if __name__ == "__main__":
+    main()
