@@ -15,6 +15,7 @@ from frontend.random_calls import UNINITIALISED, draws_random
 from frontend.source import Source, source_of
 from lowering.checking.result import Findings
 from lowering.checking.rules import Severity
+from lowering.checking.suspects import Suspects
 from lowering.checking.values import finite_peak, is_beyond, problem_of, tensors, tiny_guard
 from lowering.conversion.prepare import mask_constants
 from lowering.conversion.unsupported import unsupported_nodes
@@ -48,7 +49,7 @@ def scan_program(
     _states(program, findings, states)
 
 
-def scan_values(program: ExportedProgram, findings: Findings) -> bool:
+def scan_values(program: ExportedProgram, findings: Findings, suspects: Suspects) -> bool:
     """Runs the program on its example inputs and looks at every value; whether there were any."""
     masks = mask_constants(program)
     for name, tensor in {**program.state_dict, **program.constants}.items():
@@ -61,6 +62,7 @@ def scan_values(program: ExportedProgram, findings: Findings) -> bool:
     def look(node: fx.Node, value: object) -> object:
         if getattr(node.target, "overloadpacket", None) in UNINITIALISED:
             return value
+        suspects.see(node, value)
         before = any(argument in beyond for argument in node.all_input_nodes)
         if any(is_beyond(tensor) for tensor in tensors(value)):
             beyond.add(node)

@@ -87,6 +87,12 @@ class Findings:
         """A finding of ``rule`` as bad as ``severity`` is among them."""
         return any(f.rule == rule and f.severity >= severity for f in self._found.values())
 
+    def places(self, rule: str) -> frozenset[Source]:
+        """Where ``rule`` was found."""
+        return frozenset(
+            place for found in self._found.values() if found.rule == rule for place in found.places
+        )
+
     def take(self, others: Findings) -> None:
         """Adds what ``others`` found."""
         for finding in others._found.values():

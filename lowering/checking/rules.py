@@ -3,52 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from enum import IntEnum
 from types import MappingProxyType
 
+from lowering.checking.number_rules import NUMBER_RULES
+from lowering.checking.rule import Rule, Severity
 
-class Severity(IntEnum):
-    """How much a finding matters; larger is worse, and gates compare."""
-
-    NOTE = 0
-    SLOW = 1
-    OFF_ANE = 2
-    WRONG = 3
-    FATAL = 4
-
-    @property
-    def label(self) -> str:
-        """As tables, JSON and ``--fail-on`` spell it."""
-        return self.name.lower().replace("_", "-")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One kind of obstacle.
-
-    Attributes:
-        id: stable name, for ``ane-passes explain`` and for scripts.
-        severity: of a finding, where the finding does not say otherwise.
-        cause: what is the matter, in sentences.
-        example: a line of a model that shows it, ``""`` where no line does.
-        automatic: what is done about it without asking, ``""`` for nothing.
-        remedy: what the user can do, ``""`` for nothing.
-        evidence: what the rule rests on, where it is a prediction.
-    """
-
-    id: str
-    severity: Severity
-    cause: str
-    example: str = ""
-    automatic: str = ""
-    remedy: str = ""
-    evidence: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """The fields, the severity by its label."""
-        return {**asdict(self), "severity": self.severity.label}
-
+__all__ = ["RULES", "Rule", "Severity"]
 
 _FATAL, _WRONG, _OFF, _SLOW, _NOTE = (
     Severity.FATAL,
@@ -252,68 +212,7 @@ _RULES = (
         "read, exactly.",
         "Nothing, or keep the difference to the start in the buffer.",
     ),
-    # --- numbers ------------------------------------------------------------------------------
-    Rule(
-        "int64-range",
-        _WRONG,
-        "An int64 value lies outside of int32, the widest integer of MIL.",
-        "(ids * 2654435761) % buckets",
-        "Constants beyond the range are held at its ends, which keeps comparisons and sentinels "
-        "right; arithmetic with them is not, and convert refuses it.",
-        "Keep integers below 2**31, or compute the hash outside the model.",
-    ),
-    Rule(
-        "float64-narrowed",
-        _NOTE,
-        "The model computes in float64.",
-        "x.double()",
-        "It is computed in float32, then in the package's precision.",
-        "Hold the result against the original with `ane-passes verify`.",
-    ),
-    Rule(
-        "bfloat16-narrowed",
-        _NOTE,
-        "Weights or operators are bfloat16, which Core ML lacks.",
-        "model.to(torch.bfloat16)",
-        "It is computed in float32, then in float16: more digits, but a range up to 65,504 only.",
-        "Look for fp16-overflow findings, which bfloat16 would have hidden.",
-    ),
-    Rule(
-        "fp16-overflow",
-        _WRONG,
-        "On the example inputs a value is larger than 65,504, the largest float16. In a float16 "
-        "package it becomes infinite, and what follows NaN.",
-        "(x * 300) ** 2",
-        "RMS norms are rescaled, and attention masks saturate, so these are not reported.",
-        "Rescale, clamp, or keep the operator in float32 with compute_precision=an op selector.",
-    ),
-    Rule(
-        "fp16-large-constant",
-        _NOTE,
-        "A constant lies beyond the float16 range, such as a mask's -1e9 or finfo.min.",
-        "scores.masked_fill(mask, -1e9)",
-        "Where only a softmax reads it, it becomes the largest float16, and the softmax gives 0 "
-        "as before; elsewhere its operator computes in float32, off the ANE.",
-        "Use -1e4, which also leaves room for what is added to it.",
-    ),
-    Rule(
-        "fp16-large-weight",
-        _SLOW,
-        "A weight lies beyond the float16 range.",
-        "linear.weight.mul_(1e6)",
-        "Its operator, and what reads the result up to a norm or the like, compute in float32, "
-        "which the ANE does not; a result beyond the range still becomes infinite in an output.",
-        "Move the scale to where values are small, or fold it into a norm.",
-    ),
-    Rule(
-        "fp16-tiny-constant",
-        _NOTE,
-        "A constant that guards a division, root or logarithm is below 6e-8, the smallest float16.",
-        "x / (x.norm() + 1e-12)",
-        "It becomes 6e-8. Whether the ANE computes with so small numbers or takes them for 0 is "
-        "not known.",
-        "Use 1e-6, or keep the operator in float32.",
-    ),
+    *NUMBER_RULES,
     Rule(
         "training-mode",
         _NOTE,

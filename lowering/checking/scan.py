@@ -20,6 +20,7 @@ from lowering.checking.eager_scan import EagerFindings, scan_module, scan_run
 from lowering.checking.program_scan import scan_program, scan_values
 from lowering.checking.result import Findings, PlacementSummary, Preflight
 from lowering.checking.rules import Severity
+from lowering.checking.suspects import Suspects
 from lowering.checking.trial import try_lowering
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import lowering_table, program_of
@@ -55,8 +56,9 @@ def check(
         pipeline: the passes that will run; none of them for an ``OptimizedModel``.
         minimum_deployment_target: as for ``convert``.
         chip: that the placement is *predicted* for.
-        trial: lower the program for trial. Without, lowerings that exist but fail are not found,
-            and nothing is said about placement.
+        trial: lower the program for trial, and run it in float16 where its operators or values
+            make that worth while. Without, lowerings that exist but fail are not found, nothing is
+            said about placement, and of float16 what the operators alone show.
 
     Raises:
         CaptureError: there is nothing to look at: no inputs, no module, no weights.
@@ -78,12 +80,18 @@ def check(
         program = program_of(program)
         has_states = minimum_deployment_target >= ct.target.iOS18
         scan_program(program, findings, lowered=table, states=has_states)
-        if not scan_values(program, findings):
+        suspects = Suspects()
+        if not scan_values(program, findings, suspects):
             notes.append("the program has no example inputs: values were not looked at")
         _declined(reports, findings)
         if trial:
             placement, more = try_lowering(
-                program, table, findings, deployment_target=minimum_deployment_target, chip=chip
+                program,
+                table,
+                findings,
+                deployment_target=minimum_deployment_target,
+                chip=chip,
+                in_half=suspects.found,
             )
             notes += more
     return Preflight(

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from frontend.source import Source
+from lowering.checking.half_run import scan_halves
 from lowering.checking.program_scan import place_of
 from lowering.checking.result import Findings, PlacementSummary
 from lowering.checking.rules import Rule, Severity
@@ -43,11 +44,12 @@ def try_lowering(
     *,
     deployment_target: object,
     chip: str,
+    in_half: bool = False,
 ) -> tuple[PlacementSummary | None, tuple[str, ...]]:
     """Lowers what can be lowered; each operator that fails becomes a finding and is cut out.
 
     What follows a cut reads a new input in its place, so that the rest of the program is still
-    looked at.
+    looked at. With ``in_half`` a program that is whole is also run in float16.
 
     Returns:
         The predicted placement, ``None`` where nothing could be lowered, and notes.
@@ -74,7 +76,12 @@ def try_lowering(
                 return None, ()
             nodes, complete = failed, False
             continue
-        return _place(model, prepared, findings, chip, complete), ()
+        placement = _place(model, prepared, findings, chip, complete)
+        if not in_half:
+            return placement, ()
+        if not complete:
+            return placement, ("nothing was run in float16: parts of the program are missing",)
+        return placement, scan_halves(model, prepared, program, findings)
     return None, (f"stopped looking after {MAX_ATTEMPTS} lowerings that fail",)
 
 

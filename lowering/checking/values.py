@@ -20,7 +20,7 @@ _NO_SCALE = 1e30
 # Where a tiny constant keeps a divisor, a root's or a logarithm's argument away from zero.
 _GUARDS = frozenset({_aten.add, _aten.clamp, _aten.clamp_min, _aten.maximum, _aten.sub})
 # Operators that put a constant among the activations as it is.
-_FILLS = frozenset(
+FILLS = frozenset(
     {
         _aten.masked_fill, _aten.where, _aten.full, _aten.full_like, _aten.new_full,
         _aten.scalar_tensor,
@@ -52,7 +52,7 @@ def problem_of(
         if beyond:
             return None
         peak = finite_peak(result)
-        if packet in _FILLS or _masks(args):
+        if packet in FILLS or masks(args):
             return "fp16-large-constant", f"it fills in {peak:.3g}", None
         if peak > fp16.MAX:
             return "fp16-overflow", f"values up to {peak:.3g} on the example inputs", None
@@ -106,7 +106,10 @@ def _is_int64(tensor: Tensor) -> bool:
     return tensor.dtype is torch.int64
 
 
-def _masks(args: Sequence[Any]) -> bool:
-    """A number is meant to block: nothing is scaled by a large negative one, or by the largest."""
+def masks(args: Sequence[object]) -> bool:
+    """Whether a number among the arguments is meant to block.
+
+    Nothing is scaled by a large negative one, or by the largest.
+    """
     numbers = [value for value in args if isinstance(value, float)]
     return any(number < -fp16.MAX or number > _NO_SCALE for number in numbers)

@@ -26,7 +26,6 @@ from lowering.precision.survey import Survey
 from lowering.reference import ExecutionError
 from lowering.reference.program import Op
 from lowering.verification.original import Original
-from lowering.verification.package_values import feed
 from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.optimized_model import OptimizedModel
@@ -116,7 +115,7 @@ def ranges(
     outputs: dict[str, float] = {}
     for step in _steps(original, further, stated):
         try:
-            errors = survey.run(feed(survey.model, step.inputs, {}), step.words)
+            errors = survey.run(step)
         except ExecutionError as error:
             notes.append(f"{step.words} could not be tried: {error.message}")
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +14,10 @@ from lowering.package.dtypes import FP16
 from lowering.package.open import ModelLike
 from lowering.precision import limits
 from lowering.precision.beside import RunBeside, ValuePair
+from lowering.precision.ends import InputCall
 from lowering.precision.result import RangeFinding, ValueRange
 from lowering.reference.program import Op
+from lowering.verification.package_values import feed
 
 OVERFLOW, VANISHES, LOST = "fp16-overflow", "fp16-vanishes", "fp16-lost-digits"
 SUBNORMAL, ACCUMULATOR = "fp16-subnormal", "fp16-accumulator"
@@ -61,15 +62,14 @@ class Survey:
         self.values: dict[str, ValueRange] = {}
         self.findings: dict[tuple[str, str, Source], RangeFinding] = {}
 
-    def run(self, inputs: Mapping[str, Any], call: str) -> dict[str, float]:
+    def run(self, call: InputCall) -> dict[str, float]:
         """One call from a fresh state; errors of the outputs by name.
 
-        Args:
-            inputs: by name, as the package takes them.
-            call: these inputs in words.
+        Raises:
+            ExecutionError: the program cannot be run on these inputs.
         """
-        self._call, self._growth, self._errors, self._told = call, None, {}, False
-        self.model.run(inputs, self.model.make_state())
+        self._call, self._growth, self._errors, self._told = call.words, None, {}, False
+        self.model.run(self.fed(call.inputs), self.model.make_state())
         outputs = {
             item.name: self._errors.get(item.name, 0.0) for item in self.model.program.outputs
         }
@@ -78,6 +78,15 @@ class Survey:
             if worst > limits.OUTPUT:
                 self._add_lost(self._growth[1], f"outputs are off by {worst:.1g} in the end")
         return outputs
+
+    def fed(self, inputs: Mapping[str, Tensor]) -> dict[str, object]:
+        """``inputs`` as the program takes them, floats as they are: rounding them is looked at."""
+        fed: dict[str, object] = dict(feed(self.model, inputs, {}))
+        for name, tensor in zip(self.model.inputs, inputs.values(), strict=True):
+            if tensor.is_floating_point():
+                given = inputs.get(name, tensor).detach().float()
+                fed[name] = given.reshape(given.shape or (1,)).numpy()
+        return fed
 
     def _see(self, pair: ValuePair) -> bool:
         self._errors[pair.value.name] = pair.error
