@@ -15,7 +15,7 @@ from lowering.checking.rules import Severity
 from lowering.conversion.metadata import sources_of
 from lowering.conversion.prepare import Prepared
 from lowering.precision import limits
-from lowering.precision.ends import InputCall, end_calls, is_position, spans
+from lowering.precision.ends import InputCall, Span, end_calls, is_position, spans
 from lowering.precision.result import RangeFinding
 from lowering.precision.survey import LOST, Survey
 from lowering.reference import ExecutionError
@@ -43,11 +43,7 @@ def scan_halves(
     Returns:
         Notes on what could not be tried.
     """
-    leaves = tuple(
-        leaf.detach() if isinstance(leaf, Tensor) else leaf
-        for leaf in tree_leaves(program.example_inputs)
-    )
-    original = Original(program, None, None, (), leaves)
+    original = _original(program)
     survey = Survey(model, sources_of(model, prepared).lookup, with_ranges=False)
     notes = []
     for call in _calls(original):
@@ -64,12 +60,28 @@ def scan_halves(
     return tuple(notes)
 
 
+def takes_positions(program: ExportedProgram) -> bool:
+    """Whether whole numbers that may be larger than in the example reach arithmetic of floats."""
+    return program.example_inputs is not None and bool(_positions(_original(program)))
+
+
+def _original(program: ExportedProgram) -> Original:
+    leaves = tuple(
+        leaf.detach() if isinstance(leaf, Tensor) else leaf
+        for leaf in tree_leaves(program.example_inputs)
+    )
+    return Original(program, None, None, (), leaves)
+
+
+def _positions(original: Original) -> dict[str, Span]:
+    found = spans(original.program, original.inputs(), {})
+    return {name: span for name, span in found.items() if is_position(original.program, name)}
+
+
 def _calls(original: Original) -> Iterator[InputCall]:
     example = original.inputs()
     yield InputCall(example, _EXAMPLE)
-    found = spans(original.program, example, {})
-    positions = {name: span for name, span in found.items() if is_position(original.program, name)}
-    yield from end_calls(example, positions)
+    yield from end_calls(example, _positions(original))
 
 
 def _add(found: RangeFinding, findings: Findings) -> None:

@@ -17,6 +17,7 @@ from frontend.errors import AnePassesError
 from frontend.source import Source
 from frontend.tensor_kinds import check_weights
 from lowering.checking.eager_scan import EagerFindings, scan_module, scan_run
+from lowering.checking.half_run import takes_positions
 from lowering.checking.program_scan import scan_program, scan_values
 from lowering.checking.result import Findings, PlacementSummary, Preflight
 from lowering.checking.rules import Severity
@@ -91,7 +92,7 @@ def check(
                 findings,
                 deployment_target=minimum_deployment_target,
                 chip=chip,
-                in_half=suspects.found,
+                in_half=suspects.found or takes_positions(program),
             )
             notes += more
     return Preflight(

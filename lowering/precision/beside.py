@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from frontend import fp16
+from lowering.package.dtypes import FP16
 from lowering.package.open import ModelLike
-from lowering.reference.binding import Reference, Slot
+from lowering.reference.binding import Constant, Reference
 from lowering.reference.model import LoadedModel
-from lowering.reference.precision import round_to_fp16
-from lowering.reference.program import Op, Step, Value
+from lowering.reference.precision import round_to_fp16, rounded_to
+from lowering.reference.program import Block, Op, Step, Value
 from lowering.reference.states import State, StateCell
-
-# The parameter that a norm casts with its other operands; of these operators coremltools leaves it.
-_EPSILON = "epsilon"
-_EPSILON_KEPT = frozenset({"inverse", "log", "rsqrt"})
-# coremltools writes the smallest number for what would become zero, in constants up to this size.
-_SMALL_CONSTANT = 400
+from lowering.verification.parity import rel_l2
 
 
 @dataclass(frozen=True)
@@ -56,11 +51,8 @@ See: TypeAlias = Callable[[ValuePair], bool]
 
 @dataclass(frozen=True)
 class _Shadow:
-    """What float16 makes of a value; ``is_half``: it is rounded already."""
-
     value: Any
     error: float
-    is_half: bool
 
 
 class RunBeside(LoadedModel):
@@ -70,138 +62,132 @@ class RunBeside(LoadedModel):
 
     Args:
         model: as for ``LoadedModel``.
-        is_half: whether an operator is float16 in the package.
+        half_of: makes the same program with operators in float16, such as :func:`as_declared`.
+        half_inputs: names of inputs that are rounded; ``None`` for those declared float16.
         see: called with each pair of float or integer tensors.
-        half_inputs: float inputs are float16 in the package.
     """
 
     def __init__(
         self,
         model: ModelLike,
-        is_half: Callable[[Op], bool],
+        half_of: Callable[[LoadedModel], LoadedModel],
         see: See,
-        half_inputs: bool = True,
+        half_inputs: Collection[str] | None = None,
     ) -> None:
         super().__init__(model, precision="fp32")
-        self._is_half, self._see, self._half_inputs = is_half, see, half_inputs
+        if half_inputs is None:
+            half_inputs = [item.name for item in self.program.inputs if item.dtype is FP16]
+        self._half_inputs, self._see = frozenset(half_inputs), see
+        self._twins = {step.op.name: step for step in half_of(self).program.steps()}
         self._shadows: dict[int, _Shadow] = {}
 
     def _arguments(self, inputs: Mapping[str, Any], state: State | None) -> list[Any]:
         registers = super()._arguments(inputs, state)
         self._shadows = {}
-        for index, (item, value) in enumerate(zip(self.program.inputs, registers, strict=False)):
+        for index, item in enumerate(self.program.inputs):
+            value = registers[index]
             if isinstance(value, Tensor) and value.dtype is not torch.bool:
-                half = self._half_inputs and value.is_floating_point()
-                made = Op(item.name, "input", {}, {}, (item,))
+                half = item.name in self._half_inputs
                 rounded = round_to_fp16(value) if half else value
-                self._hold(
-                    index,
-                    ValuePair(made, item, value, rounded, difference(rounded, value), 0.0, half),
-                )
+                error = difference(rounded, value)
+                made = Op(item.name, "input", {}, {}, (item,))
+                self._hold(index, ValuePair(made, item, value, rounded, error, 0.0, half))
         return registers
 
     def _computed(self, step: Step, registers: Sequence[Any]) -> tuple[Any, ...]:
         exact = super()._computed(step, registers)
-        half = self._is_half(step.op)
-        if half or any(index in self._shadows for index in step.call.slots()):
-            self._keep(step, registers, exact, half)
+        twin = self._twins[step.op.name]
+        slots = sorted(step.call.slots())
+        if twin is step and not any(index in self._shadows for index in slots):
+            results: tuple[Any, ...] = exact
         else:
-            for output, value in zip(step.op.outputs, exact, strict=True):
-                if isinstance(value, Tensor):
-                    self._see(ValuePair(step.op, output, value, value, 0.0, 0.0, False))
+            results = self._rounded(twin, registers, exact)
+        shadows = [self._shadows[index] for index in slots if index in self._shadows]
+        inherited = max((shadow.error for shadow in shadows), default=0.0)
+        values = (registers[index] for index in slots)
+        read = tuple(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
+        for position, (value, other) in enumerate(zip(exact, results, strict=True)):
+            target, output, how = (
+                step.targets[position], step.op.outputs[position], twin.rounding[position]
+            )  # fmt: skip
+            if isinstance(value, Tensor) and value.dtype is not torch.bool:
+                half = how is not None and how[1]
+                error = difference(other, value)
+                made = ValuePair(step.op, output, value, other, error, inherited, half, read)
+                self._hold(target, made)
+            elif other is not value:
+                self._shadows[target] = _Shadow(other, 0.0)
         for index in step.free:
             self._shadows.pop(index, None)
         return exact
 
-    def _keep(self, step: Step, registers: Sequence[Any], exact: Sequence[Any], half: bool) -> None:
-        slots = step.call.slots()
-        shadows = [self._shadows[index] for index in slots if index in self._shadows]
-        inherited = max((shadow.error for shadow in shadows), default=0.0)
-        values = (registers[index] for index in sorted(slots))
-        read = tuple(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
-        rounded = self._rounded(step, registers, exact, half)
-        for target, output, value, other in zip(
-            step.targets, step.op.outputs, exact, rounded, strict=True
-        ):
-            if isinstance(value, Tensor) and value.dtype is not torch.bool:
-                error = difference(other, value)
-                made = ValuePair(step.op, output, value, other, error, inherited, half, read)
-                self._hold(target, made)
-            else:
-                self._shadows[target] = _Shadow(other, 0.0, half)
-
     def _hold(self, target: int, pair: ValuePair) -> None:
         """Shows a pair, and keeps what the operators after it read."""
-        shadow = _Shadow(pair.rounded, pair.error, pair.is_half)
+        shadow = _Shadow(pair.rounded, pair.error)
         if self._see(pair):
             # Numbers that overflow stay as they are, so that what follows is judged by itself.
             healed = _within(pair.exact) if pair.is_half else pair.exact
-            shadow = _Shadow(healed, difference(healed, pair.exact), pair.is_half)
+            shadow = _Shadow(healed, difference(healed, pair.exact))
         if shadow.value is not pair.exact:
             self._shadows[target] = shadow
 
     def _rounded(
-        self, step: Step, registers: Sequence[Any], exact: Sequence[Any], half: bool
+        self, twin: Step, registers: Sequence[Any], exact: Sequence[Any]
     ) -> tuple[Any, ...]:
-        """The results of ``step`` from rounded values; rounded ones where it cannot be repeated."""
-        call = step.call
+        """The results of ``twin`` from rounded values; rounded ones where it cannot be repeated."""
+        call = twin.call
         arguments = dict(call.constants)
-        if half:
-            for name, value in arguments.items():
-                arguments[name] = _constant(step.op.type, name, value)
-        repeats = all(isinstance(value, Tensor) for value in exact)
+        repeats = not twin.op.type.startswith("random_")
         for item in call.dynamic:
-            values = [
-                self._read_beside(reference, registers, half) for reference in item.references
-            ]
+            values = [self._beside(reference, registers) for reference in item.references]
             repeats &= not any(isinstance(value, StateCell) for value in values)
             given = values[0] if item.single else values
             arguments[item.name] = item.convert(given) if item.convert else given
-        if not repeats or step.op.type.startswith("random_"):
-            return tuple(_within(v) if half and isinstance(v, Tensor) else v for v in exact)
-        results = call.function(**arguments)
+        results: object = exact
+        if repeats and all(isinstance(value, Tensor) for value in exact):
+            results = call.function(**arguments)
         results = results if isinstance(results, tuple) else (results,)
         return tuple(
-            _result(result, value, half) for result, value in zip(results, exact, strict=True)
+            value if how is None else rounded_to(value, *how)
+            for value, how in zip(results, twin.rounding, strict=True)
         )
 
-    def _read_beside(self, reference: Reference, registers: Sequence[Any], half: bool) -> object:
-        if not isinstance(reference, Slot):
-            return stored(reference.value) if half else reference.value
+    def _beside(self, reference: Reference, registers: Sequence[Any]) -> object:
+        if isinstance(reference, Constant):
+            return reference.value
         shadow = self._shadows.get(reference.index)
-        if shadow is None:
-            return stored(registers[reference.index]) if half else registers[reference.index]
-        return stored(shadow.value) if half and not shadow.is_half else shadow.value
+        return registers[reference.index] if shadow is None else shadow.value
 
 
-def stored(value: object) -> object:
-    """A float tensor, or a list of them, as float16 keeps it; anything else as it is."""
-    if isinstance(value, list):
-        return [stored(item) for item in value]
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return value
-    return round_to_fp16(value.float())
+def as_declared(model: LoadedModel) -> LoadedModel:
+    """``model`` with every result that is declared float16 rounded, in any precision."""
+    function = model.program
+    return model.computing(replace(function, body=_declared(function.body)))
 
 
-def difference(found: Tensor, exact: Tensor) -> float:
+def _declared(block: Block) -> Block:
+    steps = []
+    for step in block.steps:
+        rounding = tuple(how and (how[0], how[1] or how[0] is FP16) for how in step.rounding)
+        inner = tuple(map(_declared, step.blocks))
+        same = rounding == step.rounding and not inner
+        steps.append(step if same else replace(step, rounding=rounding, blocks=inner))
+    return replace(block, steps=tuple(steps))
+
+
+def difference(found: object, exact: Tensor) -> float:
     """Relative L2 error of ``found``; infinite where it alone is infinite or NaN.
 
     Marks for infinity that are the same on both sides count as equal. 0.0 for sizes that differ:
     then a size depends on values, and nothing can be compared.
     """
-    if found is exact or found.shape != exact.shape or not exact.numel():
+    if found is exact or not isinstance(found, Tensor) or found.shape != exact.shape:
         return 0.0
     found, exact = found.float(), exact.float()
     norm, scale = _norm(found - exact), _norm(exact)
     if math.isfinite(norm) and math.isfinite(scale):
         return norm / (scale or 1.0)
-    found, exact = found.double(), exact.double()
-    same = (found == exact) | (found.isnan() & exact.isnan())
-    delta = torch.where(same, 0.0, found - exact)
-    known = exact.isfinite()
-    if not bool(delta.isfinite().all()):
-        return math.inf
-    return _norm(delta) / (_norm(torch.where(known, exact, 0.0)) or 1.0)
+    return rel_l2(found, exact)
 
 
 def _norm(value: Tensor) -> float:
@@ -214,27 +200,3 @@ def _within(value: Tensor) -> Tensor:
         return value
     rounded = round_to_fp16(value)
     return torch.where(rounded.isinf(), value, rounded)
-
-
-def _result(result: object, exact: Tensor, half: bool) -> object:
-    if not isinstance(result, Tensor):
-        return exact
-    result = result.to(exact.dtype)
-    return stored(result) if half else result
-
-
-def _constant(op_type: str, name: str, value: object) -> object:
-    """A constant argument as the package has it."""
-    if isinstance(value, float) and name == _EPSILON and op_type not in _EPSILON_KEPT:
-        return float(_kept_from_zero(torch.tensor(value)))
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return _kept_from_zero(value)
-    return stored(value)
-
-
-def _kept_from_zero(value: Tensor) -> Tensor:
-    rounded = round_to_fp16(value.float())
-    if value.numel() < _SMALL_CONSTANT:
-        lost = (rounded == 0) & (value != 0)
-        rounded = torch.where(lost, value.sign() * fp16.SMALLEST, rounded)
-    return rounded

@@ -17,21 +17,23 @@ from lowering.contract.folder import ModelFolder, open_folder
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import lower, lowering_table, program_of
 from lowering.conversion.metadata import sources_of
+from lowering.conversion.pinned import PinnedPrecision
 from lowering.conversion.prepare import prepare
 from lowering.conversion.unsupported import unsupported_ops
 from lowering.errors import UnsupportedOpsError
+from lowering.precision.beside import as_declared
 from lowering.precision.ends import InputCall, end_calls, spans
 from lowering.precision.result import Ranges
 from lowering.precision.survey import Survey
-from lowering.reference import ExecutionError
-from lowering.reference.program import Op
+from lowering.reference import ExecutionError, LoadedModel
+from lowering.reference.mixed import MixedProgram
 from lowering.verification.original import Original
 from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
 from passes.optimized_model import OptimizedModel
 
 
-class _Selector:
+class _Watched(PinnedPrecision):
     """Leaves every operator in float32, and notes which would be float16.
 
     Args:
@@ -39,18 +41,18 @@ class _Selector:
     """
 
     def __init__(self, chosen: Callable[[Operation], bool] | None) -> None:
+        super().__init__(None)
         self._chosen = chosen
-        self._half: set[str] = set()
 
-    def __call__(self, op: Operation) -> bool:
-        """coremltools asks this of every operator that may be float16."""
-        if self._chosen is None or self._chosen(op):
-            self._half.update(output.name for output in op.outputs)
-        return False
+    def _is_cast(self, op: Operation) -> bool:
+        return (self._chosen is None or self._chosen(op)) and super()._is_cast(op)
 
-    def is_half(self, op: Op) -> bool:
-        """Whether ``op`` is float16 in the package."""
-        return any(output.name in self._half for output in op.outputs)
+    def half_of(self, model: LoadedModel) -> LoadedModel:
+        """``model`` with all in float16 that would be."""
+        mixed = MixedProgram(model, self.castable)
+        halves = mixed.with_halves(mixed.names)
+        # With an op selector of the user's a package takes and returns float32.
+        return as_declared(halves) if self._chosen is None else halves
 
 
 def ranges(
@@ -144,19 +146,19 @@ def _survey(
     missing = unsupported_ops(prepared.program.graph, table)
     if missing:
         raise UnsupportedOpsError(missing)
-    selector = _Selector(op_selector)
+    watched = _Watched(op_selector)
     mlmodel = lower(
         prepared,
         table,
-        compute_precision=ct.transform.FP16ComputePrecision(selector),
+        compute_precision=watched,
         minimum_deployment_target=max(target, ct.target.iOS18) if prepared.states() else target,
         skip_model_load=True,
     )
     return Survey(
         mlmodel,
         sources_of(mlmodel, prepared).lookup,
-        is_half=selector.is_half,
-        half_inputs=op_selector is None,
+        half_of=watched.half_of,
+        half_inputs=None if op_selector is None else (),
     )
 
 

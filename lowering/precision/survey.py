@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from frontend.source import Source
-from lowering.package.dtypes import FP16
 from lowering.package.open import ModelLike
 from lowering.precision import limits
-from lowering.precision.beside import RunBeside, ValuePair
+from lowering.precision.beside import RunBeside, ValuePair, as_declared
 from lowering.precision.ends import InputCall
 from lowering.precision.result import RangeFinding, ValueRange
-from lowering.reference.program import Op
+from lowering.reference.model import LoadedModel
 from lowering.verification.package_values import feed
 
 OVERFLOW, VANISHES, LOST = "fp16-overflow", "fp16-vanishes", "fp16-lost-digits"
 SUBNORMAL, ACCUMULATOR = "fp16-subnormal", "fp16-accumulator"
 _KEPT_IN_32 = 'keep the operator in float32: convert(..., precision="safe")'
-
-
-def is_declared_half(op: Op) -> bool:
-    """Whether a float16 package computes ``op`` in float16."""
-    return any(output.dtype is FP16 for output in op.outputs)
 
 
 class Survey:
@@ -35,8 +29,9 @@ class Survey:
     Args:
         model: the lowered program.
         sources: from the name of an operator to the user's line.
-        is_half: whether an operator is float16 in the package.
-        half_inputs: float inputs are float16 in the package.
+        half_of: makes the same program with operators in float16.
+        half_inputs: names of inputs that are float16 in the package; ``None`` for those that are
+            declared so.
         with_ranges: keep the range of every value too, which takes as long again as the run.
 
     Attributes:
@@ -49,11 +44,11 @@ class Survey:
         model: ModelLike,
         sources: Callable[[str], Source],
         *,
-        is_half: Callable[[Op], bool] = is_declared_half,
-        half_inputs: bool = True,
+        half_of: Callable[[LoadedModel], LoadedModel] = as_declared,
+        half_inputs: Collection[str] | None = None,
         with_ranges: bool = True,
     ) -> None:
-        self.model = RunBeside(model, is_half, self._see, half_inputs)
+        self.model = RunBeside(model, half_of, self._see, half_inputs)
         self._sources, self._with_ranges = sources, with_ranges
         self._call = ""
         self._growth: tuple[float, ValuePair] | None = None
@@ -107,11 +102,14 @@ class Survey:
 
     def _not_finite(self, pair: ValuePair) -> None:
         peak = _peak(pair.exact)
-        if peak > limits.OVERFLOW:
+        given = max(map(_peak, pair.read), default=0.0)
+        if max(peak, given) > limits.OVERFLOW:
+            own = f"values up to {peak:.3g}"
+            what = own if peak > limits.OVERFLOW else f"operands of up to {given:.3g}"
             self._add(
                 pair,
                 OVERFLOW,
-                f"values up to {peak:.3g} become infinite",
+                f"{what} become infinite",
                 "scale before, clamp, or " + _KEPT_IN_32,
             )
             return

@@ -115,9 +115,13 @@ class Function:
     registers: int
     opset: str
 
+    def steps(self) -> Iterator[Step]:
+        """Every step in the order of the program, those of nested blocks after the one around."""
+        yield from _steps(self.body)
+
     def ops(self) -> Iterator[Op]:
         """Every op in the order of the program, those of nested blocks after the op they are in."""
-        yield from _ops(self.body)
+        yield from (step.op for step in self.steps())
 
 
 def compile_function(package: Package, name: str, precision: Precision) -> Function:
@@ -147,11 +151,11 @@ def declared(named_type: Message) -> Value:
     return Value(named_type.name, None, None, "dictionary")
 
 
-def _ops(block: Block) -> Iterator[Op]:
+def _steps(block: Block) -> Iterator[Step]:
     for step in block.steps:
-        yield step.op
+        yield step
         for inner in step.blocks:
-            yield from _ops(inner)
+            yield from _steps(inner)
 
 
 def _check_supported(block: Message) -> None:

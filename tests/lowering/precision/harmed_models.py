@@ -12,15 +12,22 @@ class Angles(nn.Module):
         return (positions[:, None].float() * speed).sin()
 
 
+class Bias(nn.Module):
+    """Scores that fall with the position."""
+
+    def forward(self, x, positions):
+        return x - 20 * positions.float()
+
+
 class Table(nn.Module):
-    """Sines of positions that a table of 8 bounds."""
+    """As ``Bias``, of positions that a table of 8 bounds."""
 
     def __init__(self):
         super().__init__()
         self.table = nn.Embedding(8, 4)
 
     def forward(self, positions):
-        return self.table(positions) + positions[:, None].float().sin()
+        return self.table(positions) - 20 * positions[:, None].float()
 
 
 class Counter(nn.Module):
@@ -46,8 +53,8 @@ class Function(nn.Module):
         return self.function(*inputs)
 
 
-def angles():
-    return Angles(), (torch.arange(3),)
+def bias():
+    return Bias(), (torch.ones(3), torch.arange(3))
 
 
 def fine():
