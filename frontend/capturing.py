@@ -22,9 +22,10 @@ from frontend import ops as _ops  # noqa: F401  # defines the ane:: operators
 from frontend.branches import run_all_paths
 from frontend.branches.state import ValueInPythonError
 from frontend.canonical import make_canonical
-from frontend.compressed import with_encodings
+from frontend.compressed import settle_weights, with_encodings
 from frontend.constant_buffers import numbers_as_constants
 from frontend.dynamic_shapes import Call, normalise_call, remember_symbols, signature_of
+from frontend.encoding import Encoding, EncodingError, Place
 from frontend.errors import AnePassesError, CaptureError
 from frontend.example_inputs import infer_inputs
 from frontend.export_errors import decomposed, explain_export_error
@@ -35,6 +36,7 @@ from frontend.late_code import late_code
 from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
 from frontend.program import Draft
+from frontend.quantized_modules import with_dense_weights
 from frontend.releases import warn_of_untried
 from frontend.signature_tables import quick_signatures
 from frontend.size_guards import check_guards, deferring
@@ -107,6 +109,7 @@ def capture(
     args, keywords = pytree.tree_map_only(Tensor, without_inference, (args, keywords))
     call = normalise_call(model.forward, args, keywords, dynamic_shapes)
     with undisturbed(model):
+        encodings = with_dense_weights(model)
         try:
             program, result = _exported(model, call)
         except ValueInPythonError as error:
@@ -125,7 +128,7 @@ def capture(
             LeftOutWarning,
             stacklevel=2,
         )
-    return _normalise(program, result)
+    return _normalise(program, result, encodings)
 
 
 def _exported(
@@ -260,11 +263,21 @@ def _with_hooks(traced: nn.Module) -> Callable[..., Any]:
     return functools.partial(nn.Module._call_impl, hooked)
 
 
-def _normalise(program: ExportedProgram, result: Flat | None) -> ExportedProgram:
-    """Decomposes, legalises and names; ``result`` gives the names of the outputs."""
+def _normalise(
+    program: ExportedProgram,
+    result: Flat | None,
+    encodings: Mapping[Place, Encoding | EncodingError] = MappingProxyType({}),
+) -> ExportedProgram:
+    """Decomposes, legalises and names.
+
+    Args:
+        program: as it was exported.
+        result: gives the names of the outputs.
+        encodings: of weights that were objects of a quantisation library.
+    """
     structure = result.structure if result is not None else result_structure(program)
     check_program(program)
-    program = with_encodings(with_spellable_names(program))
+    program = with_encodings(with_spellable_names(program), encodings)
     with plain_torch(), warnings.catch_warnings():
         # torch's own pytree code warns of itself.
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -274,6 +287,7 @@ def _normalise(program: ExportedProgram, result: Flat | None) -> ExportedProgram
             program = _remove_effect_tokens(program)
         program = to_cpu_float32(program)
     draft = Draft(program)
+    settle_weights(draft)
     make_canonical(draft)
     draft.tidy()
     taken = [node.name for node in draft.user_inputs()]

@@ -8,29 +8,65 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from frontend.encoding import PALETTE_BITS, Encoding, spread
+from frontend.encoding import (
+    PALETTE_BITS,
+    DenseWeightWarning,
+    Encoding,
+    EncodingError,
+    Place,
+    integers_of,
+    place,
+    spread,
+)
+from frontend.program import Draft
 
 _PREFIX = "_COREML_/"
 # Numbers of coremltools' ``CompressionType``.
 _PRUNED = 1
 
 
-def with_encodings(program: ExportedProgram) -> ExportedProgram:
-    """The same program; its state has an :class:`Encoding` for each weight that was compressed."""
+def with_encodings(
+    program: ExportedProgram,
+    known: Mapping[Place, Encoding | EncodingError] = MappingProxyType({}),
+) -> ExportedProgram:
+    """The same program; its state has an :class:`Encoding` for each weight that was compressed.
+
+    Args:
+        program: as it was exported, before its numbers are made float32.
+        known: encodings that were found before the export, by the place of the dense weight.
+
+    Warns:
+        DenseWeightWarning: a weight was compressed, but its values are others.
+    """
     state = program.state_dict
     targets = [spec.target for spec in program.graph_signature.input_specs]
-    homes = {_place(state[name]): name for name in targets if name is not None and name in state}
-    found: dict[str, Tensor] = {}
+    homes = {place(state[name]): name for name in targets if name is not None and name in state}
+    readers: dict[str, Callable[[], Encoding]] = {}
     for name, fields in _records(state).items():
-        home = name if name in targets else homes.get(_place(state[name]))
+        home = name if name in targets else homes.get(place(state[name]))
         if home is not None and Encoding.of(state, home) is None:
-            found |= _read(state[home], fields).entries(home)
+            readers[home] = partial(_read, state[home], fields)
+    for where, encoding in known.items():
+        if where in homes:
+            readers[homes[where]] = partial(_given, state[homes[where]], encoding)
+    found: dict[str, Tensor] = {}
+    dense: list[str] = []
+    for home, read in readers.items():
+        try:
+            found |= read().entries(home)
+        except EncodingError as error:
+            dense.append(f"{home}: {error}")
+    warn_of_dense(dense)
     if not found:
         return program
     twin = copy.copy(program)
@@ -38,8 +74,25 @@ def with_encodings(program: ExportedProgram) -> ExportedProgram:
     return twin
 
 
-def _place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
-    return tensor.data_ptr(), tuple(tensor.shape)
+def settle_weights(draft: Draft) -> None:
+    """Gives integers in half precision, float32 by now, the values that they stand for."""
+    for node, tensor in draft.lifted():
+        encoding = draft.encoding(node)
+        if encoding is None or encoding.scales is None:
+            continue
+        exact = encoding.exact(tensor.detach())
+        if not torch.equal(exact, tensor):
+            draft.set_constant(node, exact)
+
+
+def warn_of_dense(weights: Sequence[str]) -> None:
+    """Says which weights lose their compression, each with its reason."""
+    if weights:
+        warnings.warn(
+            "weights that were compressed in torch are stored dense: " + "; ".join(weights),
+            DenseWeightWarning,
+            stacklevel=3,
+        )
 
 
 def _records(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -82,13 +135,25 @@ def _palette(weight: Tensor, fields: Mapping[str, Tensor], is_sparse: bool) -> E
 
 
 def _integers(weight: Tensor, fields: Mapping[str, Tensor], is_sparse: bool) -> Encoding:
-    bits = int(fields["quantization_n_bits"])
     scales = _of_rank(fields["quantization_scale"], weight.ndim).to(torch.float32)
-    zeros = fields.get("zero_point")
-    points = None if zeros is None else _of_rank(zeros, weight.ndim).to(torch.int64)
-    # Integers without a sign have a zero point without one.
-    is_signed = zeros is None or zeros.dtype.is_signed
-    return Encoding(bits, is_sparse, is_signed, scales=scales, zero_points=points)
+    points = torch.zeros_like(scales)
+    if "zero_point" in fields:
+        points = _of_rank(fields["zero_point"], weight.ndim)
+    points = points.to(torch.int64)
+    steps = torch.round(weight.detach().to(torch.float32) / spread(scales, weight.shape))
+    codes = steps.to(torch.int64) + spread(points, weight.shape)
+    return _given(weight, replace(integers_of(codes, scales, points), is_sparse=is_sparse))
+
+
+def _given(weight: Tensor, encoding: Encoding | EncodingError) -> Encoding:
+    """Proves that ``weight`` is ``encoding``, but for the rounding of its dtype."""
+    if isinstance(encoding, EncodingError):
+        raise encoding
+    values = weight.detach().to(torch.float32)
+    lost = torch.finfo(weight.dtype).eps
+    if not bool(((encoding.exact(values) - values).abs() <= lost * values.abs()).all()):
+        raise EncodingError("its values are not those of its integers and scales")
+    return encoding
 
 
 def _of_rank(grid: Tensor, rank: int) -> Tensor:

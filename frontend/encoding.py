@@ -8,6 +8,7 @@ value.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,23 @@ from torch import Tensor
 
 # Of an index into a palette; Core ML has no others.
 PALETTE_BITS = (1, 2, 3, 4, 6, 8)
+# Of an integer, likewise.
+INTEGER_BITS = (4, 8)
+# Of a number of a dense weight.
+HALF_BITS = 16
 # A product of the same factors in another order: each rounding is half an ulp of float32.
 _ROUNDING = 4 * torch.finfo(torch.float32).eps
 # What separates a weight's name from that of a number beside it; no module path has it.
 _MARK = "/ane_"
 _FORM = "form"
+
+
+# Where a tensor lies, and its shape: it is the same weight under another name.
+Place = tuple[int, tuple[int, ...]]
+
+
+class DenseWeightWarning(UserWarning):
+    """A weight that was compressed in torch is stored as a dense one."""
 
 
 class EncodingError(Exception):
@@ -80,30 +93,54 @@ class Encoding:
         Zeros of a sparse weight are in no palette, and their codes have no meaning.
 
         Raises:
-            EncodingError: a block has more values than its palette.
+            EncodingError: a block has more values than its palette, or there are too many of them.
         """
         assert self.palettes is not None
         grid = tuple(self.palettes.shape)
-        return palette_of(weight, grid, self.bits, skip_zeros=self.is_sparse)
+        palette = palette_of(weight, grid, self.bits, skip_zeros=self.is_sparse)
+        self._check_room(weight, palette.tables.numel())
+        return palette
 
     def integers(self, weight: Tensor) -> Tensor:
         """The integers of ``weight``, int64.
 
         Raises:
-            EncodingError: a value is no multiple of its scale, or the multiple needs more bits.
+            EncodingError: a value is no multiple of its scale, the multiple needs more bits, or
+                there are too many scales.
         """
         assert self.scales is not None
-        scales = spread(self.scales, weight.shape)
-        steps = torch.round(weight / scales)
-        if not bool(((steps * scales - weight).abs() <= _ROUNDING * weight.abs()).all()):
+        codes = self._codes(weight)
+        if not bool(((self._decoded(codes) - weight).abs() <= _ROUNDING * weight.abs()).all()):
             raise EncodingError(f"its values are no multiples of the scales of {self.spelled}")
-        codes = steps.to(torch.int64)
-        if self.zero_points is not None:
-            codes += spread(self.zero_points, weight.shape)
         lowest = -(2 ** (self.bits - 1)) if self.is_signed else 0
         if int(codes.min()) < lowest or int(codes.max()) >= lowest + 2**self.bits:
             raise EncodingError(f"its values are outside of {self.spelled}")
+        self._check_room(weight, self.scales.numel())
         return codes
+
+    def _check_room(self, weight: Tensor, numbers: int) -> None:
+        if numbers * HALF_BITS + weight.numel() * self.bits >= weight.numel() * HALF_BITS:
+            raise EncodingError(
+                f"{numbers} numbers that {self.spelled} need beside their codes would take more "
+                f"room than its {weight.numel()} values"
+            )
+
+    def exact(self, weight: Tensor) -> Tensor:
+        """``weight`` without the rounding of half precision: what its integers stand for."""
+        return weight if self.scales is None else self._decoded(self._codes(weight))
+
+    def _codes(self, weight: Tensor) -> Tensor:
+        assert self.scales is not None
+        codes = torch.round(weight / spread(self.scales, weight.shape)).to(torch.int64)
+        if self.zero_points is not None:
+            codes += spread(self.zero_points, weight.shape)
+        return codes
+
+    def _decoded(self, codes: Tensor) -> Tensor:
+        assert self.scales is not None
+        if self.zero_points is not None:
+            codes = codes - spread(self.zero_points, codes.shape)
+        return codes * spread(self.scales, codes.shape)
 
     def check(self, weight: Tensor) -> None:
         """Proves that ``weight`` has this form.
@@ -131,6 +168,28 @@ class Encoding:
         bits, is_sparse, is_signed = form.tolist()
         grids = {key: state.get(f"{name}{_MARK}{key}") for key in cls._grids}
         return cls(bits, bool(is_sparse), bool(is_signed), **grids)  # type: ignore[arg-type]
+
+
+def place(tensor: Tensor) -> Place:
+    """Where ``tensor`` lies."""
+    return tensor.data_ptr(), tuple(tensor.shape)
+
+
+def integers_of(codes: Tensor, scales: Tensor, zero_points: Tensor) -> Encoding:
+    """The encoding of ``scales * (codes - zero_points)``, with as few bits as Core ML has.
+
+    Raises:
+        EncodingError: 8 bits hold them neither with a sign nor without.
+    """
+    lowest = min(int(codes.min()), int(zero_points.min()))
+    highest = max(int(codes.max()), int(zero_points.max()))
+    for bits, is_signed in itertools.product(INTEGER_BITS, (True, False)):
+        first = -(2 ** (bits - 1)) if is_signed else 0
+        if first <= lowest and highest < first + 2**bits:
+            points = zero_points if bool(zero_points.any()) else None
+            scales = scales.detach().to(torch.float32)
+            return Encoding(bits, False, is_signed, scales=scales, zero_points=points)
+    raise EncodingError(f"its integers go from {lowest} to {highest}, and a package has 8 bits")
 
 
 def owner(name: str) -> str:

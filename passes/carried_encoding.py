@@ -59,8 +59,14 @@ def carried_encoding(rw: Rewriter, node: fx.Node, value: Tensor) -> Encoding | N
             scales=gathered(run(_scales)),
             zero_points=gathered(points) if bool(points.any()) else None,
         )
-    encoding.check(value)
+    if bool((factor != 1).any()):  # else the weight is moved, and its values are what they were
+        encoding.check(value)
     return encoding
+
+
+def is_palettized(rw: Rewriter, node: fx.Node) -> bool:
+    """Whether a palette leads to the constant ``node``: one factor for each row would need more."""
+    return any(e.palettes is not None for e in _compressed_weights(rw, node).values())
 
 
 def _compressed_weights(rw: Rewriter, node: fx.Node) -> dict[fx.Node, Encoding]:

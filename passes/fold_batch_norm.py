@@ -11,7 +11,8 @@ from torch import fx
 
 from frontend.schema import arguments
 from passes.base import Pass
-from passes.patterns.nodes import aten, is_call, shape
+from passes.carried_encoding import is_palettized
+from passes.patterns.nodes import aten, input_of, is_call, shape
 from passes.rewriter import Rewriter
 
 
@@ -21,8 +22,8 @@ class FoldBatchNorm(Pass):
 
     A batch norm of rank 2, (N, C), behind a linear with constant weights is folded into weight
     and bias, also through a reshape that keeps the channel axis last. Other batch norms of rank
-    2 and 3 become ``x * scale + shift``. Those of rank 4 and 5 stay: coremltools folds them into
-    the convolution before them.
+    2 and 3 become ``x * scale + shift``, as do those behind a palettized weight. Those of rank 4
+    and 5 stay: coremltools folds them into the convolution before them.
 
     Bound: float32 within rtol 1e-5 / atol 1e-6.
     """
@@ -102,4 +103,9 @@ def _linear_behind(rw: Rewriter, x: fx.Node) -> fx.Node | None:
     if not is_call(node, aten.linear.default) or len(node.users) != 1:
         return None
     constant = all(rw.is_constant(n) for n in node.args[1:] if isinstance(n, fx.Node))
-    return node if constant else None
+    if not constant:
+        return None
+    if is_palettized(rw, input_of(node, 1)):
+        rw.decline(node, "its weight is a palette, and the norm would need one for each channel")
+        return None
+    return node

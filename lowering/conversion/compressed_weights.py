@@ -10,7 +10,6 @@ and zero points are torch's own; their scale is rounded to the package's precisi
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,28 +25,27 @@ from coremltools.converters.mil.mil import Var, types
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from frontend.compressed import warn_of_dense
 from frontend.encoding import (
+    HALF_BITS,
     PALETTE_BITS,
     Encoding,
     EncodingError,
-    Palette,
     palette_of,
     spread,
 )
 
-# Of a number of a dense weight.
-_HALF_BITS = 16
+# The largest relative error of a normal number of float16; its smaller ones have larger errors.
+_HALF_ROUNDING = 2.0**-11
 _NEEDS_IOS18 = "convert with minimum_deployment_target=ct.target.iOS18"
 # What writes the operator: takes its name.
 _Writer = Callable[[str], Var]
 
 
-class DenseWeightWarning(UserWarning):
-    """A weight that was compressed in torch is stored as a dense one."""
-
-
 @contextmanager
-def compressed_weights(program: ExportedProgram, target: ct.target) -> Iterator[None]:
+def compressed_weights(
+    program: ExportedProgram, target: ct.target, *, fp16: bool
+) -> Iterator[None]:
     """Store compressed what was compressed in torch, for the time of one conversion.
 
     The caller holds the conversion lock. Weights that ``target`` cannot hold compressed are stored
@@ -60,16 +58,12 @@ def compressed_weights(program: ExportedProgram, target: ct.target) -> Iterator[
         encoding = Encoding.of(program.state_dict, name)
         if encoding is None:
             continue
+        weight = program.state_dict[name].detach()
         try:
-            writers[spec.arg.name] = _writer(encoding, program.state_dict[name].detach(), target)
+            writers[spec.arg.name] = _writer(encoding, weight, target, fp16)
         except EncodingError as error:
             declined.append(f"{name}: {error}")
-    if declined:
-        warnings.warn(
-            "weights that were compressed in torch are stored dense: " + "; ".join(declined),
-            DenseWeightWarning,
-            stacklevel=2,
-        )
+    warn_of_dense(declined)
 
     def is_ours(self: TorchConverter, name: str) -> bool:
         return name in writers
@@ -84,12 +78,19 @@ def compressed_weights(program: ExportedProgram, target: ct.target) -> Iterator[
         yield
 
 
-def _writer(encoding: Encoding, weight: Tensor, target: ct.target) -> _Writer:
+def _writer(encoding: Encoding, weight: Tensor, target: ct.target, fp16: bool) -> _Writer:
     """Raises ``EncodingError`` where ``target`` has no operator for it."""
     is_new = target >= ct.target.iOS18
+    if encoding.scales is not None and fp16:
+        lost = float((encoding.scales.half() / encoding.scales - 1).abs().max())
+        if lost > _HALF_ROUNDING:
+            raise EncodingError(
+                f"its scales are beyond float16, which would change its values by {lost:.2%}; "
+                "convert with compute_precision=ct.precision.FLOAT32"
+            )
     if not encoding.bits:
         zeros = 1 - int(weight.count_nonzero()) / weight.numel()
-        if zeros * _HALF_BITS <= 1:  # what the mask costs
+        if zeros * HALF_BITS <= 1:  # what the mask costs
             raise EncodingError(f"{zeros:.0%} of its values are zero: sparse, it would be larger")
         return _sparse(encoding, weight) if is_new else _sparse_bytes(weight)
     if encoding.is_sparse and is_new:
@@ -101,7 +102,7 @@ def _writer(encoding: Encoding, weight: Tensor, target: ct.target) -> _Writer:
 
 
 def _palette(encoding: Encoding, weight: Tensor) -> _Writer:
-    palette = _smaller_palette(encoding, weight)
+    palette = encoding.palette(weight)
     arguments: dict[str, Any] = {
         "indices": _as_bits(palette.indices, encoding.bits),
         "lut": palette.tables.unsqueeze(-1).numpy(),
@@ -162,7 +163,7 @@ def _sparse(encoding: Encoding, weight: Tensor) -> _Writer:
     mask = _as_bits(kept.to(torch.int64), 1)
     codes: dict[str, Any]
     if encoding.palettes is not None:
-        palette = _smaller_palette(encoding, weight)
+        palette = encoding.palette(weight)
         decode = mb.constexpr_lut_to_sparse
         codes = {
             "indices_mask": mask,
@@ -197,16 +198,6 @@ def _sparse_bytes(weight: Tensor) -> _Writer:
         "shape": np.array(weight.shape, np.uint32),
     }
     return lambda name: mb.constexpr_sparse_to_dense(**arguments, name=name)
-
-
-def _smaller_palette(encoding: Encoding, weight: Tensor) -> Palette:
-    palette, dense = encoding.palette(weight), weight.numel() * _HALF_BITS
-    if palette.tables.numel() * _HALF_BITS + weight.numel() * encoding.bits >= dense:
-        raise EncodingError(
-            f"it has {palette.tables.numel() >> encoding.bits} palettes of {encoding.bits} bits, "
-            f"and with them it would be larger than its {weight.numel()} values"
-        )
-    return palette
 
 
 def _scaling(encoding: Encoding) -> dict[str, Any]:

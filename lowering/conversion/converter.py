@@ -15,9 +15,10 @@ from coremltools.converters.mil.mil.block import InvalidBlockStateError
 from torch.export import ExportedProgram
 
 from frontend.capturing import capture
-from frontend.compressed import with_encodings
+from frontend.compressed import settle_weights, with_encodings
 from frontend.errors import AnePassesError
 from frontend.legalize import to_cpu_float32
+from frontend.program import Draft
 from lowering.conversion.builder import Lowering, MilBuilder
 from lowering.conversion.classifier import completed_classifier
 from lowering.conversion.composites import Composite
@@ -206,7 +207,9 @@ def program_of(
     program = getattr(model, "program", model)
     if isinstance(program, ExportedProgram) and program.dialect == "ATEN":
         # MIL is built in float32; coremltools rounds to the compute precision at the end.
-        return to_cpu_float32(with_encodings(program))
+        draft = Draft(to_cpu_float32(with_encodings(program)))
+        settle_weights(draft)
+        return draft.close()
     return capture(program, example_inputs, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
 
 
@@ -245,6 +248,8 @@ def lower(
         LoweringError: a type does not fit, an operator has no lowering for its arguments, or
             coremltools refuses the program.
     """
+    # An op selector leaves some of the weights float16.
+    is_half = compute_precision != ct.precision.FLOAT32
     float_type = _float_type(compute_precision)
     taken = input_types(prepared, inputs, float_type, sizes)
     check_enumerated(taken, minimum_deployment_target)
@@ -274,7 +279,7 @@ def lower(
                 installed(graph, table, by_node),
                 guarded((*GUARDS, *precision_guards(Positions(prepared.exact, prepared.small)))),
                 exact_batch_norms(),
-                compressed_weights(prepared.program, minimum_deployment_target),
+                compressed_weights(prepared.program, minimum_deployment_target, fp16=is_half),
                 fast_coremltools(),
                 states_stored_early(),
                 distinct_outputs(names, classifier),

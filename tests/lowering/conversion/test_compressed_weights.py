@@ -23,8 +23,8 @@ from coremltools.optimize.torch.quantization import (
 from torch import nn
 
 import passes
+from frontend.encoding import DenseWeightWarning
 from lowering import convert, predict, save, verify
-from lowering.conversion.compressed_weights import DenseWeightWarning
 
 IOS17, IOS18 = ct.target.iOS17, ct.target.iOS18
 
