@@ -54,15 +54,15 @@ def test_a_palette_has_its_number_of_values_and_no_more() -> None:
 @pytest.mark.parametrize(("is_signed", "points"), [(True, None), (True, 3), (False, 128)])
 def test_integers_are_found_again(is_signed: bool, points: int | None) -> None:
     scales = torch.rand(4, 3) + 0.01
-    codes = torch.randint(0, 256, (4, 6)) - 128 * is_signed
+    codes = torch.randint(0, 256, (4, 12)) - 128 * is_signed
     zeros = None if points is None else torch.full((1, 1), points)
-    weight = (codes - (points or 0)) * spread(scales, (4, 6))
+    weight = (codes - (points or 0)) * spread(scales, (4, 12))
     encoding = Encoding(8, False, is_signed, scales=scales, zero_points=zeros)
     assert torch.equal(encoding.integers(weight), codes)
     with pytest.raises(EncodingError, match="no multiples of the scales of 8-bit integers"):
-        encoding.integers(weight + 0.3 * spread(scales, (4, 6)))
+        encoding.integers(weight + 0.3 * spread(scales, (4, 12)))
     with pytest.raises(EncodingError, match="outside of 8-bit integers"):
-        encoding.integers(weight + 300 * spread(scales, (4, 6)))
+        encoding.integers(weight + 300 * spread(scales, (4, 12)))
 
 
 def test_an_encoding_is_found_again_in_the_state_of_a_program() -> None:
