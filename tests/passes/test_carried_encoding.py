@@ -85,7 +85,7 @@ MOVES: dict[str, Callable[..., torch.Tensor]] = {
     "transposed": lambda w: w.T.clone(),
     "an image": lambda w: w.reshape(4, 6, 1, 1).clone(),
     "a head": lambda w: w[1:3].clone(),
-    "columns": lambda w: w[:, 1:5].clone(),
+    "columns": lambda w: w[:, 2:6].clone(),
     "axes between": lambda w: w.reshape(2, 2, 6).permute(1, 2, 0).contiguous(),
     "turned": lambda w: w.flip(0),
     "twice": lambda w: torch.cat([w, w.flip(1)], 1),
