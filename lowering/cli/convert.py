@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,6 +11,7 @@ import click
 from rich.markup import escape
 
 from frontend.model_call import ModelCall
+from lowering.cli.calibration import arrays_of_call, calibration_options, stated_range
 from lowering.cli.common import guarded, json_option, print_json, refuse_given, stdout_console, step
 from lowering.cli.compute_units import compute_units_option, constant_name
 from lowering.cli.core_ai import ASSET_SUFFIX, report_converted
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     Convertible: TypeAlias = ModelCall | nn.Module
 
+_JUDGING = ("calibration", "input_range")
 _PRECISIONS = ("float16", "float32", "safe")
 
 HELP = f"""Convert a PyTorch model to a Core ML package for the Neural Engine.
@@ -83,6 +85,7 @@ Exit codes: 0 converted, 2 the model or the call needs attention.
 @with_pass_option
 @composites_option
 @sizes_option
+@calibration_options
 @click.option(
     "--allow-wide-integers",
     is_flag=True,
@@ -105,6 +108,8 @@ def convert(
     own_passes: tuple[str, ...],
     composites: str | None,
     sizes: tuple[tuple[str, list[int]], ...],
+    calibration: tuple[Path, ...],
+    input_range: tuple[str, ...],
     allow_wide_integers: bool,
     as_json: bool,
 ) -> None:
@@ -115,20 +120,33 @@ def convert(
     chosen = chosen_passes(
         attention, pipeline, forms, own_passes, chip=for_chip, system=deployment_target
     )
+    judged = {
+        "calibration": [arrays_of_call(path) for path in calibration],
+        "input_ranges": dict(map(stated_range, input_range)),
+    }
     if is_folder(model_spec):
         refuse_given(
             ("deployment_target", "precision", "no_optimize", "sizes", "composites"),
             "The folder's contract says this",
         )
         with step("Converting to an ML Program"):
-            made = _of_folder(model_spec, trust, chosen, compute_units, allow_wide_integers)
+            made = _of_folder(
+                model_spec, trust, chosen, compute_units, allow_wide_integers, **judged
+            )
             path = _saved(made, output)
         _report(made, path, (), time.perf_counter() - start, as_json)
         return
     is_asset = Path(output).suffix == ASSET_SUFFIX
     if is_asset:
         refuse_given(
-            ("deployment_target", "compute_units", "sizes", "composites"),
+            (
+                "deployment_target",
+                "compute_units",
+                "sizes",
+                "composites",
+                "calibration",
+                "input_range",
+            ),
             "Core AI has nothing of this kind",
         )
     with step("Loading the model"):
@@ -149,6 +167,7 @@ def convert(
             composites=lowerings,
             sizes=dict(sizes) or None,
             allow_wide_integers=allow_wide_integers,
+            **judged,
         )
     with step("Saving"):
         path = _saved(mlmodel, output)
@@ -176,19 +195,26 @@ def _saved(mlmodel: object, output: str) -> Path:
 
 
 def _of_folder(
-    model_spec: str, trust: bool, pipeline: Sequence[Pass], compute_units: str, wide: bool
+    model_spec: str,
+    trust: bool,
+    pipeline: Sequence[Pass],
+    compute_units: str,
+    wide: bool,
+    **judged: object,
 ) -> object:
     import coremltools as ct
 
     from lowering.contract.converting import convert_folder
     from lowering.contract.folder import open_folder
 
-    return convert_folder(
+    make: Callable[..., object] = convert_folder
+    return make(
         open_folder(model_spec, trust=trust),
         pipeline=pipeline,
         compute_units=ct.ComputeUnit[constant_name(compute_units)],
         skip_model_load=True,
         allow_wide_integers=wide,
+        **judged,
     )
 
 

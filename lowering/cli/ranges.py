@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from lowering.cli.calibration import arrays_of_call, calibration_options, stated_range
 from lowering.cli.common import (
     EXIT_CHECK_FAILED,
     guarded,
@@ -24,8 +24,6 @@ from lowering.cli.load_passes import with_pass_option
 from lowering.cli.pipeline import chosen_passes, composites_option, pipeline_option
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lowering.contract.folder import ModelFolder
 
 HELP = f"""Show the range of every value of a model, and what float16 does to it.
@@ -50,20 +48,7 @@ Exit codes: 0 float16 harms nothing, 1 it does, 2 the model or the call needs at
 @click.command("ranges", help=HELP, short_help="Ranges of all values, and what float16 harms.")
 @click.argument("model_spec", metavar="MODEL")
 @trust_option
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    multiple=True,
-    metavar="FILE.npz",
-    help="Inputs by name to run on as well. May be repeated.",
-)
-@click.option(
-    "--input-range",
-    "bounds",
-    multiple=True,
-    metavar="NAME=LOW:HIGH",
-    help="Between which numbers an input may lie. May be repeated.",
-)
+@calibration_options
 @click.option(
     "--top",
     type=click.IntRange(min=0),
@@ -81,7 +66,7 @@ def ranges(
     model_spec: str,
     trust: bool,
     calibration: tuple[Path, ...],
-    bounds: tuple[str, ...],
+    input_range: tuple[str, ...],
     top: int,
     deployment_target: str,
     pipeline: Path | None,
@@ -94,7 +79,7 @@ def ranges(
         lowerings = () if composites is None else load_composites(composites)
         folder = _folder(model_spec, trust)
         loaded = load_model_call(model_spec, trust)
-        further = [_arrays(path) for path in calibration]
+        further = [arrays_of_call(path) for path in calibration]
     with step("Running the model in float32 and beside it in float16"):
         import coremltools as ct
 
@@ -105,7 +90,7 @@ def ranges(
             [loaded.args, *further],
             kwargs=loaded.kwargs,
             dynamic_shapes=loaded.dynamic_shapes,
-            input_ranges=dict(map(_bound, bounds)),
+            input_ranges=dict(map(stated_range, input_range)),
             composites=lowerings,
             pipeline=chosen_passes(None, pipeline, own_passes=own_passes),
             minimum_deployment_target=ct.target[deployment_target],
@@ -129,34 +114,3 @@ def _folder(model_spec: str, trust: bool) -> ModelFolder | None:
     from lowering.contract.folder import open_folder
 
     return open_folder(model_spec, trust=trust)
-
-
-def _bound(text: str) -> tuple[str, tuple[float, float]]:
-    name, equals, ends = text.partition("=")
-    low, colon, high = ends.partition(":")
-    try:
-        if not (name and equals and colon):
-            raise ValueError
-        return name, (float(low), float(high))
-    except ValueError:
-        raise click.UsageError(
-            f"--input-range cannot be read: expected NAME=LOW:HIGH, found {text!r}."
-        ) from None
-
-
-def _arrays(path: Path) -> Mapping[str, np.ndarray]:
-    """The inputs in a file, by name."""
-    from frontend.errors import InputError
-    from lowering.support.array_file import READ_ERRORS, read_array_file
-
-    try:
-        found = read_array_file(path)
-    except READ_ERRORS as error:
-        raise InputError("cannot read the inputs", found=f"{path}: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(
-            "cannot read the inputs",
-            expected="a .npz file with an array for each input, by name",
-            found=f"{path}: one array",
-        )
-    return found

@@ -29,6 +29,7 @@ def convert_folder(
     folder: ModelFolder | str | os.PathLike[str],
     *,
     pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
     **options: object,
 ) -> ct.models.MLModel:
     """The package that a contract asks for, rewritten by ``pipeline`` before.
@@ -38,6 +39,7 @@ def convert_folder(
     Args:
         folder: what ``lowering.export`` wrote.
         pipeline: the passes.
+        input_ranges: for a contract that says ``safe``, ranges beside the contract's own.
         options: those of ``lowering.convert`` that the contract leaves open.
 
     Raises:
@@ -69,8 +71,9 @@ def convert_folder(
     )
     if contract.precision == SAFE:
         options["original"] = partial(original_of, folder)
+        input_ranges = {**contract.ranges, **(input_ranges or {})}
     call: Callable[..., ct.models.MLModel] = convert_in
-    mlmodel = call(optimized, **said, **options)
+    mlmodel = call(optimized, input_ranges=input_ranges, **said, **options)
     _describe(mlmodel, contract)
     return mlmodel
 

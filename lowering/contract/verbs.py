@@ -71,7 +71,8 @@ def convert(
         precision: ``float16`` (the default), ``float32``, or ``safe``: float16 but for the fewest
             operators that it would spoil, see :func:`lowering.precision.safe.convert_safely`. Of
             a folder the contract says it.
-        calibration: for ``safe``, calls to judge the package on beside the example inputs.
+        calibration: for ``safe``, calls to judge the package on beside the example inputs; its
+            ``input_ranges`` are among the options.
         options: as there, and for a folder ``pipeline``.
 
     Raises:

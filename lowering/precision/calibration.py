@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from frontend.errors import InputError, first_line
 from lowering.conversion.metadata import stored_in
+from lowering.precision.ends import check_stated, end_calls, spans
 from lowering.reference import ExecutionError, LoadedModel
 from lowering.verification.image_inputs import with_nearest_images
-from lowering.verification.original import Original
+from lowering.verification.original import HALF_ERRORS, Original
 from lowering.verification.package_values import feed_of, output_values, returned
 from lowering.verification.parity import Thresholds, rel_l2
 from lowering.verification.sides import Sides
@@ -46,22 +48,25 @@ class Sample:
     """One call, what it returns in float32, and how near a package must come.
 
     Attributes:
+        words: which call it is.
         original: the program with these inputs.
         sides: its outputs by the package's names.
         states: the buffers that it writes, after the call.
         bounds: of each output, by name.
     """
 
+    words: str
     original: Original
     sides: Sides
     states: Mapping[str, Tensor]
     bounds: Mapping[str, Bound]
 
     @classmethod
-    def of(cls, original: Original, model: LoadedModel) -> Sample:
+    def of(cls, words: str, original: Original, model: LoadedModel) -> Sample:
         """The call of ``original``, run in float32 and in half precision by torch.
 
         Args:
+            words: which call it is.
             original: the program with the inputs of the call.
             model: any package of it; where it takes pictures, the inputs are what pictures become.
         """
@@ -69,7 +74,7 @@ class Sample:
         states, outputs = original.expected()
         names = [name for name, _ in output_values(model, original.program)]
         sides = Sides(names, outputs, original.in_half(), original.judges)
-        return cls(original, sides, states, _bounds(original, sides))
+        return cls(words, original, sides, states, _bounds(original, sides))
 
     def shares(self, model: LoadedModel, *, aimed: bool = False) -> dict[str, float]:
         """Errors of outputs and states as shares of what is allowed, or of what is aimed at."""
@@ -96,6 +101,46 @@ class Sample:
                 want = self.states[stored.buffer]
                 errors[f"state {stored.buffer}"] = rel_l2(stored.value(kept, want), want)
         return errors
+
+
+def samples_of(
+    first: Original,
+    model: LoadedModel,
+    calibration: Sequence[object] = (),
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[Sample, ...]:
+    """The calls that a package is judged on.
+
+    They are the example, ``calibration``, and the example with its whole numbers at the ends of
+    what they may be. An end that is only assumed and that the program refuses is left out.
+
+    Args:
+        first: the program with the example inputs.
+        model: any package of it.
+        calibration: the inputs of further calls: positional ones, or a mapping by name.
+        input_ranges: smallest and largest value of inputs, by name.
+
+    Raises:
+        VerificationError: calibration inputs do not fit.
+        InputError: a range is of no input or the wrong way round, or the model refuses its end.
+    """
+    calls = [("the example", first)]
+    calls += [
+        (f"call {number}", first.called(given)) for number, given in enumerate(calibration, 2)
+    ]
+    found = [Sample.of(words, original, model) for words, original in calls]
+    example = first.inputs()
+    stated = check_stated(dict(input_ranges or {}), example)
+    for call in end_calls(example, spans(first.program, example, stated)):
+        try:
+            found.append(Sample.of(call.words, first.with_inputs(call.inputs), model))
+        except (*HALF_ERRORS, IndexError) as error:
+            if "(assumed)" not in call.words:
+                raise InputError(
+                    "the model cannot be run at the end of an input's range",
+                    found=f"{call.words}: {first_line(error)}",
+                ) from error
+    return tuple(found)
 
 
 def worst(samples: Sequence[Sample], model: LoadedModel, *, aimed: bool = False) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 
+from frontend.errors import InputError
 from lowering.precision import limits
 
 _aten = torch.ops.aten
@@ -66,6 +67,30 @@ class InputCall:
 
     inputs: Mapping[str, Tensor]
     words: str
+
+
+def check_stated(
+    stated: Mapping[str, tuple[float, float]], inputs: Mapping[str, Tensor]
+) -> Mapping[str, tuple[float, float]]:
+    """``stated`` itself, where it has ranges of ``inputs`` alone.
+
+    Raises:
+        InputError: a range is of no input, or the wrong way round.
+    """
+    for name, (low, high) in stated.items():
+        if name not in inputs:
+            raise InputError(
+                f"a range is given for {name!r}, which is no input",
+                expected=", ".join(inputs),
+                found=name,
+            )
+        if not low <= high:
+            raise InputError(
+                f"the range of input {name!r} is the wrong way round",
+                expected="(smallest, largest)",
+                found=f"({low}, {high})",
+            )
+    return stated
 
 
 def spans(

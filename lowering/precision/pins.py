@@ -64,6 +64,7 @@ class PinReport:
         after: the same with the pins.
         price_before: the dispatcher's price of the float16 package, milliseconds, *predicted*.
         price_after: the same with the pins, which leave the Neural Engine.
+        calls: what the package was judged on, in words.
         runs: runs of the program that the search took.
         fewest: whether no single operator can be left out; not where runs were used up.
     """
@@ -74,6 +75,7 @@ class PinReport:
     after: float
     price_before: float
     price_after: float
+    calls: tuple[str, ...]
     runs: int = 0
     fewest: bool = True
 
@@ -99,6 +101,7 @@ class PinReport:
             "after": finite(self.after),
             "price_before_ms": self.price_before,
             "price_after_ms": self.price_after,
+            "calls": list(self.calls),
             "runs": self.runs,
             "fewest": self.fewest,
         }
@@ -125,6 +128,7 @@ class PinReport:
                 float(raw["after"]),
                 float(raw["price_before_ms"]),
                 float(raw["price_after_ms"]),
+                tuple(map(str, raw["calls"])),
                 int(raw["runs"]),
                 bool(raw["fewest"]),
             )

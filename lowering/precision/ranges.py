@@ -8,11 +8,10 @@ from typing import Any
 
 import coremltools as ct
 from coremltools.converters.mil.mil import Operation
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 import passes
-from frontend.errors import InputError
 from lowering.contract.folder import ModelFolder, open_folder
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import lower, lowering_table, program_of
@@ -22,7 +21,7 @@ from lowering.conversion.prepare import prepare
 from lowering.conversion.unsupported import unsupported_ops
 from lowering.errors import UnsupportedOpsError
 from lowering.precision.beside import as_declared
-from lowering.precision.ends import InputCall, end_calls, spans
+from lowering.precision.ends import InputCall, check_stated, end_calls, spans
 from lowering.precision.result import Ranges
 from lowering.precision.survey import Survey
 from lowering.reference import ExecutionError, LoadedModel
@@ -110,7 +109,7 @@ def ranges(
         )
         given = isinstance(model, ExportedProgram)
         original = Original.of(optimized, first, kwargs) if given else Original.of(optimized)
-    _check_stated(stated, original.inputs())
+    check_stated(stated, original.inputs())
     survey = _survey(optimized, composites, minimum_deployment_target, op_selector)
     words: list[str] = []
     notes: list[str] = []
@@ -176,19 +175,3 @@ def _steps(
 def _calls(given: object) -> list[object]:
     """The inputs of each call, one at least."""
     return list(given) if isinstance(given, list) and given else [given]
-
-
-def _check_stated(stated: Mapping[str, tuple[float, float]], inputs: Mapping[str, Tensor]) -> None:
-    for name, (low, high) in stated.items():
-        if name not in inputs:
-            raise InputError(
-                f"a range is given for {name!r}, which is no input",
-                expected=", ".join(inputs),
-                found=name,
-            )
-        if not low <= high:
-            raise InputError(
-                f"the range of input {name!r} is the wrong way round",
-                expected="(smallest, largest)",
-                found=f"({low}, {high})",
-            )

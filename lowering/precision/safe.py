@@ -15,7 +15,7 @@ from lowering.errors import LoweringError
 from lowering.package.dtypes import FP16, FP32
 from lowering.package.source_table import SourceTable
 from lowering.planner.placement import plan
-from lowering.precision.calibration import Sample, worst
+from lowering.precision.calibration import Sample, samples_of, worst
 from lowering.precision.pins import PINS_KEY, PinReport
 from lowering.precision.reasons import Reasons
 from lowering.precision.search import Search
@@ -37,6 +37,7 @@ def convert_in(
     *,
     precision: str | None = None,
     calibration: Sequence[object] = (),
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
     **options: object,
 ) -> ct.models.MLModel:
     """Convert in a precision by its name.
@@ -47,6 +48,7 @@ def convert_in(
         precision: one of ``PRECISIONS``; by default what ``compute_precision`` among the options
             says, and float16 without it.
         calibration: see :func:`convert_safely`, which alone has a use for it.
+        input_ranges: likewise.
         options: as for ``convert``.
 
     Raises:
@@ -63,16 +65,16 @@ def convert_in(
             found=f"precision={precision!r}, compute_precision={options['compute_precision']}",
             hint="give one of the two",
         )
-    if precision != SAFE and calibration:
+    if precision != SAFE and (calibration or input_ranges):
         raise LoweringError(
-            "calibration inputs tell what must stay in float32",
-            expected=f"precision={SAFE!r} beside calibration=",
+            "calibration inputs and ranges of inputs tell what must stay in float32",
+            expected=f"precision={SAFE!r} beside them",
             found=f"precision={precision!r}",
         )
     make: Callable[..., ct.models.MLModel] = convert
     if precision == SAFE:
         make = convert_safely
-        options["calibration"] = calibration
+        options |= {"calibration": calibration, "input_ranges": input_ranges}
     elif precision is not None:
         options["compute_precision"] = ct.precision[precision.upper()]
     return make(model, example_inputs, **options)
@@ -85,12 +87,14 @@ def convert_safely(
     kwargs: Mapping[str, object] | None = None,
     dynamic_shapes: object = None,
     calibration: Sequence[object] = (),
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
     original: Callable[[Mapping[str, str]], Original] | None = None,
     **options: object,
 ) -> ct.models.MLModel:
     """Convert to float16 and keep in float32 what float16 would spoil.
 
-    The float16 package is run by the interpreter on the example inputs and on ``calibration``.
+    The float16 package is run by the interpreter on the example inputs, on the example with its
+    whole numbers at the ends of what they may be, and on ``calibration``.
     Where an output is off by more than ``verify`` allows, the program is run with parts of it in
     float32, which halving narrows down to operators none of which can be left out.
     What stays in float32 cannot run on the Neural Engine; the price is told. An input or output
@@ -103,6 +107,7 @@ def convert_safely(
         dynamic_shapes: as there.
         calibration: further calls to judge the package on: the positional inputs of each, or a
             mapping by name.
+        input_ranges: smallest and largest value of inputs, by name; see ``lowering.ranges``.
         original: what the package is judged against, from its metadata; by default the program,
             with its example inputs.
         options: of ``convert``; not ``compute_precision``.
@@ -113,17 +118,24 @@ def convert_safely(
     Raises:
         LoweringError: the model cannot be converted, or there is nothing to run it on.
         VerificationError: calibration inputs do not fit the model.
+        InputError: ``input_ranges`` are none of its inputs.
     """
     if not isinstance(getattr(model, "program", None), ExportedProgram):
         model = program_of(model, example_inputs, kwargs, dynamic_shapes)
     make: Callable[..., ct.models.MLModel] = convert
     made = make(model, **options)
     halves = load(made)
-    first = None if original is None else original(halves.metadata)
-    samples = [Sample.of(call, halves) for call in _calls(model, first, calibration)]
+    example, calls = (
+        _example(model, calibration)
+        if original is None
+        else (original(halves.metadata), calibration)
+    )
+    samples = samples_of(example, halves, calls, input_ranges)
     before = worst(samples, halves)
     price = plan(made).dispatch_ms
-    report = PinReport((), (), before, before, price, price)
+    report = PinReport(
+        (), (), before, before, price, price, tuple(sample.words for sample in samples)
+    )
     if not before <= 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first conversion has said everything
@@ -135,22 +147,19 @@ def convert_safely(
     return made
 
 
-def _calls(
-    model: nn.Module | ExportedProgram, first: Original | None, calibration: Sequence[object]
-) -> list[Original]:
-    """The calls that the package is judged on, the example first."""
-    if first is not None:
-        return [first, *(first.called(inputs) for inputs in calibration)]
+def _example(
+    model: nn.Module | ExportedProgram, calibration: Sequence[object]
+) -> tuple[Original, Sequence[object]]:
+    """The first call that the package is judged on, and the others."""
     program = getattr(model, "program", model)
     if program.example_inputs is not None:
-        first = Original.of(model)
-        return [first, *(first.called(inputs) for inputs in calibration)]
+        return Original.of(model), calibration
     if not calibration:
         raise LoweringError(
             "the program carries no example inputs, so nothing tells what float16 would spoil",
             hint="pass calibration=[(...), ...], the positional inputs of one call or more",
         )
-    return [Original.of(model, inputs) for inputs in calibration]
+    return Original.of(model, calibration[0]), calibration[1:]
 
 
 def _pinned(
@@ -190,6 +199,7 @@ def _pinned(
         after,
         unpinned.price_before,
         plan(pinned).dispatch_ms,
+        unpinned.calls,
         search.runs,
         not search.is_cut_short,
     )
