@@ -90,21 +90,6 @@ def _erfc(mb: MilBuilder, x: Var) -> Var:
     return mb.sub(x=1.0, y=mb.erf(x=x))
 
 
-def _acosh(mb: MilBuilder, x: Var) -> Var:
-    return mb.log(x=mb.add(x=x, y=mb.sqrt(x=mb.sub(x=mb.square(x=x), y=1.0))))
-
-
-def _asinh(mb: MilBuilder, x: Var) -> Var:
-    # Odd, so that large negative inputs do not cancel.
-    size = mb.abs(x=x)
-    root = mb.sqrt(x=mb.add(x=mb.square(x=size), y=1.0))
-    return mb.mul(x=mb.sign(x=x), y=mb.log(x=mb.add(x=size, y=root)))
-
-
-def _hypot(mb: MilBuilder, x: Var, y: Var) -> Var:
-    return mb.sqrt(x=mb.add(x=mb.square(x=x), y=mb.square(x=y)))
-
-
 def _atan2(mb: MilBuilder, y: Operand, x: Operand) -> Var:
     """The angle of (x, y); coremltools gives 0 for y = 0 beside a negative x. -0.0 is as 0.0."""
     y, x = (cast(mb, value, mb.result.dtype) for value in (y, x))
@@ -210,9 +195,6 @@ TABLE = {
     aten.round.decimals: _round_decimals,
     aten.reciprocal.default: _of_float(_reciprocal),
     aten.erfc.default: _of_float(_erfc),
-    aten.acosh.default: _of_float(_acosh),
-    aten.asinh.default: _of_float(_asinh),
-    aten.hypot.default: _hypot,
     aten.atan2.default: _atan2,
     aten.fmax.default: _extreme("maximum"),
     aten.fmin.default: _extreme("minimum"),

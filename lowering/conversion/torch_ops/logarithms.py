@@ -16,13 +16,16 @@ import torch
 from coremltools.converters.mil.mil import Var
 
 from frontend import fp16
-from lowering.conversion.builder import MilBuilder
+from lowering.conversion.builder import Lowered, MilBuilder
 from lowering.conversion.torch_ops.common import axis_of, cast
 
 aten = torch.ops.aten
 
 # Below this size ``exp(x) - 1`` cancels; there it is written by ``tanh(x / 2)``.
 _CANCELS = 0.5
+# Sums of exponentials are taken of all prefixes at once up to here: 256 kB of mask in float16.
+_LONGEST = 362
+_MOST_AXES = 5  # of a MIL tensor
 
 
 def _log(factor: float | None = None) -> Callable[[MilBuilder, Var], Var]:
@@ -77,10 +80,42 @@ def _expm1(mb: MilBuilder, x: Var) -> Var:
     return mb.select(cond=mb.less(x=mb.abs(x=x), y=_CANCELS), a=near, b=far)
 
 
+def log1p(mb: MilBuilder, x: Var) -> Var:
+    """``log(u) · x / (u - 1)`` with ``u = 1 + x``, and x itself where u is 1.
+
+    What rounding takes from u, the quotient gives back, in any precision (W. Kahan's form,
+    *documented*: Goldberg 1991, theorem 4). MIL's ``log`` with an epsilon of 1 rounds the sum:
+    that of 1e-3 is 6e-5 off in float32.
+    """
+    x = cast(mb, x, mb.result.dtype)
+    above = mb.add(x=x, y=1.0)
+    change = mb.sub(x=above, y=1.0)
+    lost = mb.equal(x=change, y=0.0)
+    slope = mb.real_div(x=mb.log(x=above, epsilon=0.0), y=mb.select(cond=lost, a=1.0, b=change))
+    return mb.select(cond=lost, a=x, b=mb.mul(x=slope, y=x))
+
+
+def _log_cumulative_sum(mb: MilBuilder, x: Var, dim: int) -> Lowered:
+    """Each prefix's logarithm of a sum of exponentials, as a row of a triangle."""
+    if not x.rank:
+        return cast(mb, x, mb.result.dtype)
+    axis = axis_of(dim, x.rank)
+    size = x.shape[axis]
+    if not isinstance(size, int) or size > _LONGEST or x.rank >= _MOST_AXES:
+        return NotImplemented
+    x = cast(mb, x, mb.result.dtype)
+    later = np.triu(np.full((size, size), -np.inf, np.float32), 1)
+    later = later.reshape(size, size, *[1] * (x.rank - 1 - axis))
+    rows = mb.add(x=mb.expand_dims(x=x, axes=[axis]), y=later)
+    return mb.reduce_log_sum_exp(x=rows, axes=[axis + 1], keep_dims=False)
+
+
 TABLE = {
     aten.log.default: _log(),
     aten.log2.default: _log(1.0 / math.log(2.0)),
     aten.log10.default: _log(1.0 / math.log(10.0)),
+    aten.log1p.default: log1p,
+    aten.logcumsumexp.default: _log_cumulative_sum,
     aten.rsqrt.default: _rsqrt,
     aten.expm1.default: _expm1,
     aten.log_softmax.int: _log_softmax,

@@ -183,7 +183,7 @@ def _cdist(mb: MilBuilder, x: Var, y: Var, p: float = 2.0, mode: int | None = No
     )
     if p == 1.0:
         return mb.reduce_sum(x=mb.abs(x=difference), axes=[-1], keep_dims=False)
-    return mb.sqrt(x=mb.reduce_sum_square(x=difference, axes=[-1], keep_dims=False))
+    return mb.reduce_l2_norm(x=difference, axes=[-1], keep_dims=False)
 
 
 def _trilinear(

@@ -44,10 +44,16 @@ def _bessel(mb: MilBuilder, sizes: Sequence[Any], correction: float) -> Lowered:
     if all(isinstance(size, int) for size in sizes):
         count = math.prod(sizes)
         return count / (count - correction) if count != correction else float("nan")
+    count = _count(mb, sizes)
+    return mb.real_div(x=count, y=mb.sub(x=count, y=correction))
+
+
+def _count(mb: MilBuilder, sizes: Sequence[Any]) -> Var:
+    """The product of ``sizes``, some of which the program computes, as a float."""
     count = 1.0
     for size in sizes:
         count = mb.mul(x=cast(mb, size, torch.float32), y=count)
-    return mb.real_div(x=count, y=mb.sub(x=count, y=correction))
+    return count
 
 
 def _var(
@@ -69,7 +75,17 @@ def _std(
     correction: float | None = None,
     keepdim: bool = False,
 ) -> Var:
-    return mb.sqrt(x=_variance(mb, x, dim, correction, keepdim))
+    """The norm of what differs from the mean, over the root of the count: no square in between."""
+    axes = _axes(dim, x.rank)
+    centred = mb.sub(x=x, y=mb.reduce_mean(x=x, axes=axes, keep_dims=True))
+    length = mb.reduce_l2_norm(x=centred, axes=axes, keep_dims=keepdim)
+    correction = 1.0 if correction is None else float(correction)
+    sizes = [sizes_of(mb, x)[axis] for axis in axes]
+    if all(isinstance(size, int) for size in sizes):
+        count = math.prod(sizes) - correction
+        return mb.mul(x=length, y=count**-0.5 if count > 0 else math.inf)
+    count = mb.sub(x=_count(mb, sizes), y=correction)
+    return mb.mul(x=length, y=mb.rsqrt(x=count, epsilon=0.0))
 
 
 def _var_mean(
@@ -92,8 +108,8 @@ def _std_mean(
     correction: float | None = None,
     keepdim: bool = False,
 ) -> tuple[Var, Var]:
-    variance, mean = _var_mean(mb, x, dim, correction=correction, keepdim=keepdim)
-    return mb.sqrt(x=variance), mean
+    mean = mb.reduce_mean(x=x, axes=_axes(dim, x.rank), keep_dims=keepdim)
+    return _std(mb, x, dim, correction=correction, keepdim=keepdim), mean
 
 
 def _prod(mb: MilBuilder, x: Var, *, dtype: torch.dtype | None = None) -> Var:
