@@ -1,13 +1,14 @@
 """Models that float16 harms, each in a few lines, and whether that is said before a conversion.
 
-    python -m benchmarks.fp16_cases [--only WORD]
+    python -m benchmarks.fp16_cases [--only WORD] [--safe]
 
 For each case the default package is run in the interpreter on the example inputs and, where a case
 has them, on other inputs of the same kind: positions of 3,000 where the example holds 0 to 7. The
-table has its largest relative error, that of torch in half precision, what `verify` allows, and
-what `check` finds before a conversion. `check` sees the example inputs only.
+table has its largest relative error, that of torch in half precision, whether `verify` passes, and
+what `check` finds before a conversion. `check` sees the example inputs only. With `--safe` each is
+also converted with ``precision="safe"``, calibrated on the example alone.
 
-Exit codes: 0 all as it should be, 1 a case fails without a finding.
+Exit codes: 0 all as it should be, 1 a case fails without a finding, or fails in safe precision.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ from typing import TypeAlias
 import click
 import torch
 import torch.nn.functional as F
+from coremltools.models import MLModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
+import lowering
 import passes
 from lowering.checking.scan import check
 from lowering.conversion.converter import convert
-from lowering.verification import verify
+from lowering.verification import Verification, verify
 from lowering.verification.original import Original
+from passes.optimized_model import OptimizedModel
 
 Call: TypeAlias = tuple[Tensor, ...]
 # Rules about float16, by how they begin.
@@ -226,12 +230,14 @@ class Outcome:
         half: that of torch in half precision, ``None`` where it has none.
         passed: whether `verify` passes on every call.
         rules: about float16 that `check` found.
+        safe: whether the package in safe precision passes; ``None`` where it was not made.
     """
 
     error: float
     half: float | None
     passed: bool
     rules: tuple[str, ...]
+    safe: bool | None = None
 
     @property
     def silent(self) -> bool:
@@ -239,18 +245,18 @@ class Outcome:
         return not self.passed and not self.rules
 
 
-def outcome(case: Case) -> Outcome:
+def outcome(case: Case, *, safe: bool = False) -> Outcome:
     """Checks, converts and verifies a case."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = check(case.model, case.example)
         optimized = passes.optimize_for_ane(case.model, case.example)
-        package = convert(optimized, skip_model_load=True)
-        runs = [verify(package, case.model, case.example, locate=False)]
-        if case.calls:
-            original = Original.of(case.model, case.example, pipeline=optimized.pipeline)
-            runs += [verify(package, original.called(call), locate=False) for call in case.calls]
+        runs = _verified(case, optimized, convert(optimized, skip_model_load=True))
+        also: bool | None = None
+        if safe:
+            package = lowering.convert(optimized, precision="safe", skip_model_load=True)
+            also = all(map(bool, _verified(case, optimized, package)))
     rules = tuple(dict.fromkeys(f.rule for f in found.findings if f.rule.startswith(RULES)))
     outputs = [output for run in runs for output in run.outputs]
     halves = [output.yardstick for output in outputs if output.yardstick is not None]
@@ -259,28 +265,42 @@ def outcome(case: Case) -> Outcome:
         max(halves, default=None),
         all(map(bool, runs)),
         rules,
+        also,
     )
+
+
+def _verified(case: Case, optimized: OptimizedModel, package: MLModel) -> list[Verification]:
+    """The package on the example and on the further calls."""
+    found = [verify(package, case.model, case.example, locate=False)]
+    if case.calls:
+        original = Original.of(case.model, case.example, pipeline=optimized.pipeline)
+        found += [verify(package, original.called(call), locate=False) for call in case.calls]
+    return found
 
 
 @click.command()
 @click.option("--only", default="", help="Cases whose name has this word.")
-def main(only: str) -> None:
+@click.option("--safe", is_flag=True, help="Convert in safe precision too.")
+def main(only: str, safe: bool) -> None:
     """See the module."""
-    table = Table("case", "error", "half torch", "verify", "check finds", box=None, pad_edge=False)
+    headings = ["case", "error", "half torch", "verify", *(["safe"] if safe else []), "check finds"]
+    table = Table(*headings, box=None, pad_edge=False)
     silent: list[str] = []
-    failed = count = 0
+    failed = count = unsafe = 0
     for case in cases():
         if only not in case.name:
             continue
-        found = outcome(case)
+        found = outcome(case, safe=safe)
         count, failed = count + 1, failed + (not found.passed)
+        unsafe += found.safe is False
         silent += [case.name] if found.silent else []
         half = "" if found.half is None else f"{found.half:.1e}"
         table.add_row(
             escape(case.name),
             f"{found.error:.1e}",
             half,
-            "passes" if found.passed else "fails",
+            _words(found.passed),
+            *([_words(bool(found.safe))] if safe else []),
             ", ".join(found.rules) or ("NOTHING" if found.silent else ""),
         )
     console = Console(width=120, highlight=False)
@@ -288,8 +308,13 @@ def main(only: str) -> None:
     console.print(
         f"{count} cases, {failed} fail in float16, {len(silent)} of these without a finding"
         + (f": {', '.join(silent)}" if silent else "")
+        + (f"; {unsafe} fail in safe precision" if safe else "")
     )
-    sys.exit(bool(silent))
+    sys.exit(bool(silent) or bool(unsafe))
+
+
+def _words(passed: bool) -> str:
+    return "passes" if passed else "fails"
 
 
 if __name__ == "__main__":

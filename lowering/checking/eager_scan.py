@@ -15,7 +15,8 @@ from frontend.export_errors import user_line
 from frontend.random_calls import draws
 from frontend.source import Source
 from lowering.checking.result import Findings
-from lowering.checking.values import is_beyond, problem_of, tensors, tiny_guard
+from lowering.checking.values import is_beyond, problem_of, tensors
+from lowering.conversion.tiny_constants import tiny_guard
 from lowering.conversion.unsupported import missing_lowering
 
 _aten = torch.ops.aten
@@ -145,7 +146,7 @@ def _values(op: EagerOp, place: Source, findings: Findings) -> None:
     if problem is not None:
         rule, sentence, severity = problem
         findings.add(rule, sentence, op=str(op.target), place=place, severity=severity)
-    guard = tiny_guard(op.target, op.args)
+    guard = tiny_guard(op.target, op.args, op.kwargs)
     if guard is not None:
         findings.add("fp16-tiny-constant", guard, op=str(op.target), place=place)
 

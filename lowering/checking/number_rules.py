@@ -84,15 +84,6 @@ NUMBER_RULES = (
         "and M6; M5 is said not to",
     ),
     Rule(
-        "fp16-narrow-range",
-        _NOTE,
-        "coremltools writes the operator with squares, which overflow float16 from 256 on, and "
-        "with differences, which lose its digits.",
-        "torch.asinh(x)",
-        remedy="Run `ane-passes ranges` with inputs of the size that the model will see, or keep "
-        'the operator in float32: convert(..., precision="safe").',
-    ),
-    Rule(
         "fp16-large-constant",
         _NOTE,
         "A constant lies beyond the float16 range, such as a mask's -1e9 or finfo.min.",
@@ -113,7 +104,8 @@ NUMBER_RULES = (
     Rule(
         "fp16-tiny-constant",
         _NOTE,
-        "A constant that guards a division, root or logarithm is below 6e-8, the smallest float16.",
+        "A constant that guards a division, root or logarithm, such as a norm's eps, is below "
+        "6e-8, the smallest float16.",
         "x / (x.norm() + 1e-12)",
         "It becomes 6e-8. Whether the ANE computes with so small numbers or takes them for 0 is "
         "not known.",

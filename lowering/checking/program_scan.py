@@ -16,8 +16,9 @@ from frontend.source import Source, source_of
 from lowering.checking.result import Findings
 from lowering.checking.rules import Severity
 from lowering.checking.suspects import Suspects
-from lowering.checking.values import finite_peak, is_beyond, problem_of, tensors, tiny_guard
+from lowering.checking.values import finite_peak, is_beyond, problem_of, tensors
 from lowering.conversion.prepare import mask_constants
+from lowering.conversion.tiny_constants import tiny_guard
 from lowering.conversion.unsupported import unsupported_nodes
 from lowering.verification import fx_values
 
@@ -72,7 +73,7 @@ def scan_values(program: ExportedProgram, findings: Findings, suspects: Suspects
                 rule, sentence, severity = problem
                 findings.add(rule, sentence, op=str(node.target), place=place_of(node),
                              severity=severity)  # fmt: skip
-            guard = tiny_guard(node.target, node.args)
+            guard = tiny_guard(node.target, node.args, node.kwargs)
             if guard is not None:
                 findings.add("fp16-tiny-constant", guard, op=str(node.target),
                              place=place_of(node))  # fmt: skip

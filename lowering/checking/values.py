@@ -17,8 +17,6 @@ INT32 = torch.iinfo(torch.int32)
 _aten = torch.ops.aten
 # Beyond this a number is a stand-in for infinity.
 _NO_SCALE = 1e30
-# Where a tiny constant keeps a divisor, a root's or a logarithm's argument away from zero.
-_GUARDS = frozenset({_aten.add, _aten.clamp, _aten.clamp_min, _aten.maximum, _aten.sub})
 # Operators that put a constant among the activations as it is.
 FILLS = frozenset(
     {
@@ -58,16 +56,6 @@ def problem_of(
             return "fp16-overflow", f"values up to {peak:.3g} on the example inputs", None
     if beyond and packet in ARITHMETIC and any(_is_int64(t) for t in tensors(results)):
         return "int64-range", "it computes with integers outside of int32", Severity.WRONG
-    return None
-
-
-def tiny_guard(target: object, args: Sequence[Any]) -> str | None:
-    """A sentence where a constant of ``target`` is to keep something from zero and is too small."""
-    if getattr(target, "overloadpacket", None) not in _GUARDS:
-        return None
-    for value in args[1:]:
-        if isinstance(value, float) and 0 < abs(value) < fp16.SMALLEST:
-            return f"the constant {value:g} is too small for float16"
     return None
 
 

@@ -47,6 +47,7 @@ from lowering.conversion.sound_passes.positions import Positions
 from lowering.conversion.sound_passes.precision import precision_guards
 from lowering.conversion.state_order import states_stored_early
 from lowering.conversion.stored_states import StateStartWarning, StoredState
+from lowering.conversion.tiny_constants import warn_of_tiny_constants
 from lowering.conversion.torch_ops import TORCH_OPS
 from lowering.conversion.unsupported import unsupported_ops
 from lowering.conversion.wide_integers import check_integers
@@ -151,6 +152,8 @@ def convert(
     if not allow_wide_integers:
         check_integers(program)
     _warn_of_starts(prepared.stored)
+    if compute_precision == ct.precision.FLOAT16:
+        warn_of_tiny_constants(prepared.program.graph)
     missing = unsupported_ops(prepared.program.graph, table)
     if missing:
         raise UnsupportedOpsError(missing)
