@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 
 from lowering.errors import SaveError
 from lowering.package.blobs import BlobWriter, move_blobs
+from lowering.package.metadata_entry import differing
 from lowering.package.open import read_specification
 from lowering.package.saving import package_path, write_package
-from lowering.package.source_table import SOURCES_KEY
 
 # What coremltools calls the file, and how programs spell it.
 _WEIGHTS_FILE = "weight.bin"
@@ -139,8 +139,9 @@ def _merged(specifications: Mapping[str, Any], default: str) -> Any:
     del program[_OWN_FUNCTION]
     for field in ("input", "output", "state"):
         description.ClearField(field)
-    # The default function's metadata stands for the package; sources differ by function.
+    # The default function's metadata stands for the package.
     kept = description.metadata.userDefined
+    of_default = dict(kept)
     for name, specification in specifications.items():
         program[name].CopyFrom(specification.mlProgram.functions[_OWN_FUNCTION])
         entry = description.functions.add(name=name)
@@ -148,8 +149,7 @@ def _merged(specifications: Mapping[str, Any], default: str) -> Any:
         entry.output.extend(specification.description.output)
         entry.state.extend(specification.description.state)
         own = specification.description.metadata.userDefined
-        if name != default and SOURCES_KEY in own:
-            kept[f"{SOURCES_KEY}.{name}"] = own[SOURCES_KEY]
+        kept.update(differing(own, of_default, name))
     description.defaultFunctionName = default
     merged.specificationVersion = max(
         [ct.target.iOS18.value, *(s.specificationVersion for s in specifications.values())]

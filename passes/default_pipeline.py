@@ -13,6 +13,7 @@ from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.eliminate_common import EliminateCommon
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
+from passes.fold_rotation_sign import FoldRotationSign
 from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
@@ -26,6 +27,7 @@ from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
 from passes.stable_logs import StableLogs
+from passes.tabulate_positions import TabulatePositions
 from passes.to_inference import ToInference
 from passes.topk_of_logits import TopkOfLogits
 
@@ -86,6 +88,7 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     EliminateCommon,
     FoldBatchNorm,
     FoldConstants,
+    FoldRotationSign,
     FuseActivations,
     FuseAttention,
     FuseRmsNorm,
@@ -99,4 +102,5 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     SimplifyViews,
     SplitAttention,
     StableLogs,
+    TabulatePositions,
 )

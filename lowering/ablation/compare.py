@@ -11,10 +11,11 @@ import torch
 
 from frontend.deprecated import renamed_arguments
 from lowering.ablation.result import Predicted
+from lowering.package.open import MAIN
 from lowering.planner.mil import read_program
 from lowering.planner.mil_stats import MilStats, mil_stats, weight_bytes
 from lowering.planner.placement import plan
-from lowering.reference import load
+from lowering.reference import LoadedModel, load
 from lowering.reference.inputs import given_inputs
 from lowering.verification.parity import rel_l2
 
@@ -36,17 +37,19 @@ class PackageFigures:
     predicted: tuple[Predicted, ...]
 
     @classmethod
-    def of(cls, package: str | Path, chips: Sequence[str] = ("M4",)) -> PackageFigures:
-        """The figures of the package at a path.
+    def of(
+        cls, package: str | Path, chips: Sequence[str] = ("M4",), function: str = MAIN
+    ) -> PackageFigures:
+        """The figures of one function of the package at a path.
 
         Raises:
             PackageError: there is no ML Program.
             UnknownChipError: a chip is not known.
         """
-        plans = [plan(package, chip=chip) for chip in chips]
+        plans = [plan(package, chip=chip, function=function) for chip in chips]
         return cls(
             str(package),
-            mil_stats(read_program(package)),
+            mil_stats(read_program(package, function_name=function)),
             weight_bytes(package),
             tuple(Predicted.of(entry) for entry in plans),
         )
@@ -122,7 +125,12 @@ class PackageComparison:
 
 @renamed_arguments(targets="chips")
 def compare(
-    first: str | Path, second: str | Path, *, chips: Sequence[str] = ("M4",), seed: int = 0
+    first: str | Path,
+    second: str | Path,
+    *,
+    chips: Sequence[str] = ("M4",),
+    seed: int = 0,
+    function: str | tuple[str, str] = MAIN,
 ) -> PackageComparison:
     """Two packages side by side.
 
@@ -130,21 +138,23 @@ def compare(
         first, second: paths of packages.
         chips: to predict for.
         seed: of the random inputs that both are run on.
+        function: of packages with several, one name for both or one for each; so two functions of
+            one package can be compared as well.
 
     Raises:
         PackageError: there is no ML Program at a path.
         UnknownChipError: a chip is not known.
         UnknownOpsError: the interpreter does not know an op of a package.
     """
+    one, other = (function, function) if isinstance(function, str) else function
     return PackageComparison(
-        PackageFigures.of(first, chips),
-        PackageFigures.of(second, chips),
-        _output_difference(first, second, seed),
+        PackageFigures.of(first, chips, one),
+        PackageFigures.of(second, chips, other),
+        _output_difference(load(first, function=one), load(second, function=other), seed),
     )
 
 
-def _output_difference(first: str | Path, second: str | Path, seed: int) -> dict[str, float] | None:
-    one, other = load(first), load(second)
+def _output_difference(one: LoadedModel, other: LoadedModel, seed: int) -> dict[str, float] | None:
     if list(one.inputs) != list(other.inputs) or set(one.outputs) != set(other.outputs):
         return None
     inputs = given_inputs(one.inputs, (), seed)

@@ -19,6 +19,8 @@ from lowering.support.quiet import quiet_third_parties
 
 EXIT_CHECK_FAILED = 1
 EXIT_USER_ERROR = 2
+# What `lowering.package.open` takes for the default function; imported, it would load protobuf.
+MAIN = "main"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,6 +29,15 @@ def json_option(function: Command) -> Command:
     """``--json``: one JSON document on stdout and nothing else there."""
     return click.option(
         "--json", "as_json", is_flag=True, help="Print JSON on stdout, for scripts."
+    )(function)
+
+
+def function_option(function: Command) -> Command:
+    """``--function``: of a package with several."""
+    return click.option(
+        "--function",
+        default=MAIN,
+        help="Of a package with several; the default one where none is named.",
     )(function)
 
 

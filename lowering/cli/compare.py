@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.common import MAIN, guarded, json_option, print_json, stdout_console, step
 
 HELP = """Compare two packages: operators, bytes, placement, price, latency, outputs.
 
@@ -18,6 +18,7 @@ same. What concerns the Neural Engine is predicted. Works on any OS.
 Examples:
   ane-passes compare before.mlpackage after.mlpackage
   ane-passes compare before.mlpackage after.mlpackage --chip M1 --chip M4 --json
+  ane-passes compare llm.mlpackage llm.mlpackage --function decode --function prefill
 
 Exit codes: 0 compared, 2 a package or the call needs attention.
 """
@@ -37,14 +38,32 @@ Exit codes: 0 compared, 2 a package or the call needs attention.
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."
 )
+@click.option(
+    "--function",
+    "functions",
+    multiple=True,
+    help="Of packages with several; give it twice for another one of B.",
+)
 @json_option
 @guarded
-def compare(first: Path, second: Path, chips: tuple[str, ...], seed: int, as_json: bool) -> None:
+def compare(
+    first: Path,
+    second: Path,
+    chips: tuple[str, ...],
+    seed: int,
+    functions: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """See ``HELP``."""
+    if len(functions) > 2:
+        raise click.UsageError("--function is of A and of B: give it once or twice.")
+    names = (functions or (MAIN,)) * 2
     with step("Comparing"):
         from lowering.ablation.compare import compare as compare_packages
 
-        found = compare_packages(first, second, chips=chips, seed=seed)
+        found = compare_packages(
+            first, second, chips=chips, seed=seed, function=(names[0], names[1])
+        )
     if as_json:
         print_json(found.to_json())
         return
@@ -52,8 +71,9 @@ def compare(first: Path, second: Path, chips: tuple[str, ...], seed: int, as_jso
 
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for package in (first, second):
-        table.add_column(escape(package.name), justify="right")
+    for package, name in zip((first, second), names, strict=False):
+        label = package.name if name == MAIN else f"{package.name}: {name}"
+        table.add_column(escape(label), justify="right")
     for label, *values in found.rows():
         marked = values if values[0] == values[1] else [f"[bold]{value}[/bold]" for value in values]
         table.add_row(escape(label), *marked)

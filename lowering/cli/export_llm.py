@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -10,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
-from lowering.cli.load_model import load_model_call, trust_option
+from lowering.cli.load_model import load_decoder, trust_option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,7 +111,7 @@ def export_llm(
 ) -> None:
     """See ``HELP``."""
     with step("Loading the model"):
-        model = _model(model_spec, trust)
+        model = cast("nn.Module", load_decoder(model_spec, trust).model)
         from lowering.generation.export import export_decoder
         from lowering.generation.swift import write_swift
     with step("Exporting"):
@@ -155,11 +154,3 @@ def _source(sizes: tuple[int, ...] | None) -> int | Tensor | None:
     if sizes is None or len(sizes) == 1:
         return None if sizes is None else sizes[0]
     return torch.zeros(1, *sizes)
-
-
-def _model(model_spec: str, trust: bool) -> nn.Module:
-    if (Path(model_spec) / "config.json").is_file():
-        from lowering.generation.checkpoint import load_checkpoint
-
-        return load_checkpoint(Path(model_spec))
-    return cast("nn.Module", load_model_call(model_spec, trust).model)

@@ -109,6 +109,19 @@ def load_model_call(text: str, trust: bool = False) -> ModelCall:
     return _unpacked(function_name, _called(function, text), text)
 
 
+def load_decoder(text: str, trust: bool = False) -> ModelCall:
+    """As :func:`load_model_call`; ``text`` may be a folder that transformers reads, too.
+
+    Raises:
+        GenerationError: transformers cannot read the folder.
+    """
+    if not (Path(text) / "config.json").is_file():
+        return load_model_call(text, trust)
+    from lowering.generation.checkpoint import load_checkpoint
+
+    return ModelCall(PurePath(text).name, load_checkpoint(Path(text)))
+
+
 def is_folder(text: str) -> bool:
     """Whether MODEL is a folder that ``ane-passes export`` wrote."""
     return (Path(text) / CONTRACT).is_file()

@@ -7,7 +7,14 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
+from lowering.cli.common import (
+    function_option,
+    guarded,
+    json_option,
+    print_json,
+    stdout_console,
+    step,
+)
 from lowering.cli.compute_units import compute_units_option, constant_name
 from lowering.cli.renamed import or_old, renamed_option
 
@@ -45,7 +52,7 @@ Exit codes: 0 planned, 2 the package or the call needs attention.
     show_default=True,
     help="How many of the most expensive operators to show.",
 )
-@click.option("--function", default="main", help="Of a package with several.")
+@function_option
 @click.option("--observe", "calls", type=click.IntRange(min=1), help="On a Mac: time N calls.")
 @json_option
 @guarded

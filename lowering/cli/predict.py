@@ -12,7 +12,15 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from lowering.cli.common import guarded, json_option, print_json, refuse_given, stdout_console, step
+from lowering.cli.common import (
+    function_option,
+    guarded,
+    json_option,
+    print_json,
+    refuse_given,
+    stdout_console,
+    step,
+)
 from lowering.cli.core_ai import ASSET_SUFFIX, run_asset
 from lowering.cli.run_as import run_as_option
 
@@ -48,7 +56,7 @@ attention.
     "--input", "-i", "assignments", multiple=True, metavar="NAME=VALUE", help="See above."
 )
 @run_as_option
-@click.option("--function", default="main", show_default=True, help="Function to run.")
+@function_option
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
@@ -109,7 +117,7 @@ def predict(
             package, function=function, precision=precision, max_turns=max_turns or MAX_TURNS
         )
         with about(model.label):
-            table = SourceTable.from_metadata(model.metadata, model.function)
+            table = SourceTable.from_metadata(model.metadata)
     inputs = with_files(model, given_inputs(model.inputs, assignments, seed))
     watcher = Watch(table.lookup) if watch else None
     if watcher is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lowering.cli.arrays import inputs_option, read_arrays
-from lowering.cli.common import guarded, json_option, print_json, step
+from lowering.cli.common import function_option, guarded, json_option, print_json, step
 from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
 
@@ -66,6 +66,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
     multiple=True,
     help="A picture, or a folder of them, for MODELs that `ane-passes export` wrote.",
 )
+@function_option
 @inputs_option
 @with_pass_option
 @json_option
@@ -79,6 +80,7 @@ def report(
     chip: str,
     ablation: Path | None,
     pictures: tuple[Path, ...],
+    function: str,
     inputs: Path | None,
     own_passes: tuple[str, ...],
     as_json: bool,
@@ -102,7 +104,9 @@ def report(
 
     name = None if model_spec is None else model_spec.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
-    made = _collected(package, model_spec, inputs, own_passes, chip, ablated, trust, pictures)
+    made = _collected(
+        package, model_spec, inputs, own_passes, chip, ablated, trust, pictures, function
+    )
     if output is None and (as_json or output_format != "html"):
         click.echo(written(made, "json" if as_json else output_format))
         return
@@ -140,6 +144,7 @@ def _collected(
     ablation: Ablation | None,
     trust: bool,
     pictures: tuple[Path, ...],
+    function: str,
 ) -> Report:
     """The report's data; the original is loaded only where one is named."""
     call: ModelCall | ModelFolder | None = None
@@ -162,4 +167,5 @@ def _collected(
             chip=chip,
             ablation=ablation,
             pictures=pictures,
+            function=function,
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from frontend.model_call import ModelCall
 from lowering.cli.arrays import inputs_option, read_arrays
 from lowering.cli.common import (
+    MAIN,
+    function_option,
     guarded,
     json_option,
     refuse_given,
@@ -19,7 +21,7 @@ from lowering.cli.common import (
 )
 from lowering.cli.core_ai import ASSET_SUFFIX
 from lowering.cli.load_composites import load_composites
-from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
+from lowering.cli.load_model import MODEL_HELP, is_folder, load_decoder, trust_option
 from lowering.cli.load_passes import known_passes, with_pass_option
 from lowering.cli.pipeline import composites_option
 from lowering.cli.probes import probed, probed_folder, probes_options, say
@@ -40,7 +42,8 @@ HELP = f"""Run a package on any OS and compare its outputs with the original's.
 Packages with fp16 values are measured against torch: the error of the original itself, run in half
 precision, times three is allowed. Where an output differs by more, the first op that goes wrong is
 named with its module, line and passes. The passes that the package was made with are read from it.
-An .aimodel runs in Apple's own runtime for Core AI.
+An .aimodel runs in Apple's own runtime for Core AI. A package of `export-llm` is fed known tokens,
+function after function, each on the cache that the others left.
 
 {MODEL_HELP}
 \b
@@ -52,6 +55,7 @@ Examples:
   ane-passes verify asr.mlpackage asr/ --sounds talk.wav --metric wer
   ane-passes verify tiny.mlpackage model.py:tiny --probes --onnx -o results.json
   ane-passes verify tiny.mlpackage model.pt2 --json
+  ane-passes verify decoder.mlpackage model.py:decoder --steps 64
 
 Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs attention.
 """
@@ -72,10 +76,10 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Calls one after the other on the same state, on inputs that differ.",
+    help="Calls one after the other on the same state, on inputs that differ; 1 by default, of a "
+    "package for generation three for each function.",
 )
+@function_option
 @click.option(
     "--pictures",
     type=click.Path(path_type=Path, exists=True),
@@ -111,7 +115,8 @@ def verify(
     inputs: Path | None,
     threshold: float | None,
     precision: str,
-    steps: int,
+    steps: int | None,
+    function: str,
     pictures: tuple[Path, ...],
     sounds: tuple[Path, ...],
     metric: str | None,
@@ -133,8 +138,10 @@ def verify(
         check_results_path(output)
     start = time.perf_counter()
     if is_folder(model_spec):
-        if steps > 1:
+        if steps is not None:
             raise click.UsageError("--steps is for models; a folder's pictures are its steps.")
+        if function != MAIN:
+            raise click.UsageError("--function is for models; a folder's package has one.")
         found = _against_folder(
             package,
             model_spec,
@@ -159,15 +166,34 @@ def verify(
         if composites is not None:
             load_composites(composites)  # defines the operators of a saved program
         known = known_passes(own_passes)
-        loaded = load_model_call(model_spec, trust)
+        loaded = load_decoder(model_spec, trust)
+        from lowering.generation.contract import is_decoder
     against: nn.Module | ExportedProgram | Original = loaded.model
     if package.suffix == ASSET_SUFFIX:
-        refuse_given(("probes", "output"), "Apple's runtime shows outputs alone")
-        say(package, _in_core_ai(package, loaded, inputs, threshold, steps), as_json)
+        refuse_given(("probes", "output", "function"), "Apple's runtime shows outputs alone")
+        say(package, _in_core_ai(package, loaded, inputs, threshold, steps or 1), as_json)
+        return
+    if is_decoder(package, against):
+        others = ("inputs", "metric", "at_least", "probes")
+        refuse_given(others, "a package for generation is fed tokens and compared by their logits")
+        with step("Running both"):
+            from lowering.generation.verifying import verify_decoder
+
+            found = verify_decoder(
+                package,
+                cast("nn.Module", against),
+                steps=steps,
+                function=function,
+                precision=precision,
+                thresholds=_thresholds(threshold),
+                known_passes=known,
+                locate=not no_locate,
+            )
+        say(package, found, as_json, output=output, seconds=time.perf_counter() - start)
         return
     if inputs is not None:
         with step("Repeating the passes"):
-            against = _on(read_arrays(inputs), package, loaded, known)
+            against = _on(read_arrays(inputs), package, loaded, known, function)
     with step("Running both"):
         from lowering.verification import verify as verify_package
         from lowering.verification.metrics import AT_LEAST
@@ -182,10 +208,13 @@ def verify(
             thresholds=_thresholds(threshold),
             precision=precision,
             locate=not no_locate,
-            steps=steps,
+            steps=1 if steps is None else steps,
+            function=function,
             metric=metric,
             at_least=AT_LEAST if at_least is None else at_least,
         )
+    if probes and function != MAIN:
+        raise click.UsageError("--probes is of a package's default function: leave out --function.")
     rows = probed(package, against, loaded.args, loaded.kwargs, onnx) if probes else None
     say(package, found, as_json, rows=rows, output=output, seconds=time.perf_counter() - start)
 
@@ -209,7 +238,11 @@ def _in_core_ai(
 
 
 def _on(
-    arrays: Mapping[str, object], package: Path, loaded: ModelCall, known: Sequence[type[Pass]]
+    arrays: Mapping[str, object],
+    package: Path,
+    loaded: ModelCall,
+    known: Sequence[type[Pass]],
+    function: str,
 ) -> Original:
     """The original with ``arrays`` in the place of its own inputs of these names."""
     from lowering.reference import load
@@ -219,7 +252,7 @@ def _on(
         loaded.model,
         loaded.args,
         loaded.kwargs,
-        metadata=load(package).metadata,
+        metadata=load(package, function=function).metadata,
         known_passes=known,
         dynamic_shapes=loaded.dynamic_shapes,
     ).with_inputs(arrays)

@@ -136,7 +136,9 @@ def verify(
         inputs: positional inputs; of a folder a mapping by name.
         kwargs: keyword inputs.
         options: as there; for a folder those of
-            :func:`lowering.contract.verifying.verify_folder`, ``pictures`` among them.
+            :func:`lowering.contract.verifying.verify_folder`, ``pictures`` among them; for a
+            decoder's package those of :func:`lowering.generation.verifying.verify_decoder`, which
+            has inputs of its own.
 
     Raises:
         ContractError: the folder cannot be used, or is not the package's.
@@ -154,6 +156,13 @@ def verify(
 
         hold: Callable[..., Verification] = verify_folder
         return hold(package, against, inputs=inputs, **options)
+    from lowering.generation.contract import is_decoder
+
+    if inputs is None and not kwargs and is_decoder(package, against):
+        from lowering.generation.verifying import verify_decoder
+
+        generate: Callable[..., Verification] = verify_decoder
+        return generate(package, against, **options)
     call: Callable[..., Verification] = verifier.verify
     return call(package, against, inputs, kwargs, **options)
 

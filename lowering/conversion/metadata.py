@@ -16,13 +16,12 @@ from frontend.source import Source, source_of
 from lowering.conversion.distinct_outputs import package_name
 from lowering.conversion.prepare import Prepared
 from lowering.conversion.stored_states import StoredState
-from lowering.package.metadata_entry import reading
+from lowering.package.metadata_entry import PREFIX, reading
 from lowering.package.source_table import SOURCES_KEY, SourceTable
 from passes.base import Pass
 from passes.pipeline import PassReport
 from passes.pipeline_text import to_json
 
-PREFIX = "com.ane-passes."
 PIPELINE_KEY = PREFIX + "pipeline"
 STATES_KEY = PREFIX + "states"
 # coremltools stamps the day of conversion, which would make equal packages differ.

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+from torch.export import ExportedProgram
 
 from frontend.decoder.step import NEW, CacheForm
 from frontend.errors import about
 from frontend.json_text import parse
 from lowering.generation.errors import GenerationError
 from lowering.package.metadata_entry import reading
+from lowering.package.open import ModelLike, open_package
 
 CONTRACT_KEY = "com.ane-passes.generation"
 _VERSION = 1
@@ -18,11 +23,14 @@ _VERSION = 1
 DECODE = "decode"
 PREFILL = "prefill"
 ENCODE = "encode"
+KEYS_AND_VALUES = ("key_cache", "value_cache")
+"""States of attention; those of other names carry on what follows from all tokens fed."""
 
 __all__ = [
     "CONTRACT_KEY",
     "DECODE",
     "ENCODE",
+    "KEYS_AND_VALUES",
     "NEW",
     "PREFILL",
     "Contract",
@@ -129,3 +137,14 @@ class Contract:
                 if source is None
                 else SourceContract(source["function"], tuple(source["shape"]), source["is_text"]),
             )
+
+
+def is_decoder(package: ModelLike, against: object) -> bool:
+    """Whether both are a whole decoder: a package of ``export_decoder``, and a module.
+
+    A program, or the program's module, is that of one function, and has its own inputs.
+    """
+    if not isinstance(package, str | Path) or not isinstance(against, nn.Module):
+        return False
+    is_step = isinstance(getattr(against, "program", None), ExportedProgram)
+    return not is_step and CONTRACT_KEY in open_package(package).metadata

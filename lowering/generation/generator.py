@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frontend.decoder.source import LENGTH
-from lowering.generation.contract import NEW, Contract, StepContract
+from lowering.generation.contract import KEYS_AND_VALUES
 from lowering.generation.errors import ContextError, GenerationError
+from lowering.generation.functions import Functions
 from lowering.generation.sampling import Sampler, Sampling
-from lowering.package.open import open_package
-from lowering.reference import LoadedModel, Precision, State, load
+from lowering.reference import Precision
 
 
 class Generator:
@@ -29,7 +28,6 @@ class Generator:
     Attributes:
         contract: what the package says about itself.
         logits: (vocabulary,) of the newest token fed, ``None`` before the first.
-        calls: function name to how often it ran, since the last ``reset``.
 
     Raises:
         GenerationError: the package was not made by ``export_decoder``.
@@ -39,24 +37,14 @@ class Generator:
     def __init__(
         self, package: str | os.PathLike[str], *, precision: str | Precision = "fp16"
     ) -> None:
-        self._path = os.fspath(package)
-        opened = open_package(self._path)
-        self.contract = Contract.from_metadata(opened.metadata, opened.label)
-        self._precision = precision
-        self._loaded: dict[str, LoadedModel] = {}
+        self._functions = Functions(package, precision)
+        self.contract = self._functions.contract
         self.reset()
 
     def reset(self) -> None:
         """Forgets all tokens."""
-        self.logits: NDArray[np.float32] | None = None
-        self.calls: dict[str, int] = {}
-        self._position = 0
-        self._unfed: list[int] = []
-        self._state: State | None = None
-        self._source_length: int | None = None
-        self._arrays = {
-            name: np.zeros(shape, np.float32) for name, shape in self.contract.states.items()
-        }
+        self._functions.reset()
+        self._forget()
 
     def encode(self, source: Sequence[int] | NDArray[Any]) -> None:
         """Forgets all tokens and reads ``source``: what the answer is about.
@@ -67,39 +55,18 @@ class Generator:
         Raises:
             GenerationError: the package has no encoder, or the source does not fit it.
         """
-        expected = self.contract.source
-        if expected is None:
-            raise GenerationError(
-                "the package has no encoder that could read a source",
-                hint="give the tokens to generate",
-            )
-        self.reset()
-        room = expected.shape[1]
-        inputs: dict[str, NDArray[Any]] = {}
-        if expected.is_text:
-            ids = [int(token) for token in source]
-            self._check_ids(ids)
-            if not 1 <= len(ids) <= room:
-                raise GenerationError(
-                    "the source does not fit the encoder",
-                    expected=f"1 to {room} tokens",
-                    found=f"{len(ids)}",
-                    hint="shorten it, or export with a larger source",
-                )
-            inputs["source"] = np.array([[*ids, *[0] * (room - len(ids))]], np.int32)
-            inputs[LENGTH] = np.array([len(ids)], np.int32)
-        else:
-            values = np.asarray(source, np.float32)
-            if values.shape != expected.shape:
-                raise GenerationError(
-                    "the source does not fit the encoder",
-                    expected=f"shape {expected.shape}",
-                    found=f"{values.shape}",
-                )
-            inputs["source"] = values
-            ids = []
-        self._call(expected.function, inputs)
-        self._source_length = len(ids)
+        self._functions.encode(source)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.logits: NDArray[np.float32] | None = None
+        self._position = 0
+        self._unfed: list[int] = []
+
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """Function name to how often it ran, since the last ``reset``."""
+        return self._functions.calls
 
     @property
     def position(self) -> int:
@@ -155,13 +122,81 @@ class Generator:
             GenerationError: an id outside the vocabulary.
             ContextError: they do not fit.
         """
-        pending = [*self._unfed, *(int(token) for token in ids)]
-        self._check_ids(pending)
-        if self.contract.source is not None and self._source_length is None:
+        pending = self._pending(ids)
+        while pending:
+            name, count = self._next_step(len(pending))
+            self._run(name, pending[:count])
+            pending = pending[count:]
+
+    def check(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Puts ``ids`` behind the tokens so far and returns what the model says after each.
+
+        So a draft of several tokens is checked in few calls: the next token after ``ids[i]`` is
+        that of row ``i``. Behind the first that the model would not have said, ``rewind``.
+
+        Args:
+            ids: of the draft; where the newest token of an answer was not fed yet, it comes first
+                and has no row.
+
+        Returns:
+            (tokens, vocabulary), the logits after each of ``ids``.
+
+        Raises:
+            GenerationError: an id outside the vocabulary, or no function returns the logits of
+                more than the last of its tokens.
+            ContextError: they do not fit.
+        """
+        wanted = len(ids)
+        pending = self._pending(ids)
+        rows: list[NDArray[np.float32]] = []
+        while pending:
+            name, count = self._next_step(len(pending), every=True)
+            rows.append(self._run(name, pending[:count]))
+            pending = pending[count:]
+        found = np.concatenate(rows) if rows else np.zeros((0, self.contract.vocabulary))
+        return found[len(found) - wanted :].astype(np.float32, copy=False)
+
+    def rewind(self, position: int) -> None:
+        """Forgets the newest tokens, so that ``position`` of them are left.
+
+        Args:
+            position: how many tokens stay, at least one.
+
+        Raises:
+            GenerationError: there are not so many; or a layer carries on a state of all tokens
+                fed, or keeps the newest in a ring that has no longer those before.
+        """
+        dropped = self._position - position
+        spare = max(step.tokens for step in self.contract.steps.values()) - 1
+        if not 1 <= position <= self._position:
             raise GenerationError(
-                "the package's encoder has read nothing yet",
-                hint="call encode(source) first (--source)",
+                "there is no such place to go back to",
+                expected=f"1 to {self._position}, the tokens in the cache",
+                found=str(position),
             )
+        carried = [name for name in self.contract.states if name not in KEYS_AND_VALUES]
+        if dropped and carried:
+            raise GenerationError(
+                "a recurrent state cannot forget single tokens",
+                found=", ".join(carried),
+                hint="call reset() and feed the text again",
+            )
+        if dropped > spare and self.contract.rings:
+            raise GenerationError(
+                "a layer's ring no longer holds what would be its window there",
+                expected=f"at most {spare} tokens back, the longest step but one",
+                found=f"{dropped}",
+                hint="export with window='full', or with a larger decode",
+            )
+        self._position = position
+        self._unfed = []
+        self.logits = None
+
+    def _pending(self, ids: Sequence[int]) -> list[int]:
+        """What is to be fed: what was not fed yet, then ``ids``; both fit."""
+        pending = [*self._unfed, *(int(token) for token in ids)]
+        self._functions.check_ids(pending)
+        self._functions.check_ready()
         if self._position + len(pending) > self.contract.context:
             raise ContextError(
                 "the prompt is longer than the room that is left in the context",
@@ -171,20 +206,7 @@ class Generator:
                 hint="shorten the prompt, call reset(), or export with a larger context",
             )
         self._unfed = []
-        while pending:
-            name, count = self._next_step(len(pending))
-            self._run(name, pending[:count])
-            pending = pending[count:]
-
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        wrong = [token for token in ids if not 0 <= token < self.contract.vocabulary]
-        if wrong:
-            raise GenerationError(
-                "a token id lies outside the vocabulary",
-                expected=f"0 to {self.contract.vocabulary - 1}",
-                found=", ".join(str(token) for token in wrong[:4]),
-                hint="use the tokenizer that belongs to the model",
-            )
+        return pending
 
     def _take_unfed(self, new: Sequence[int]) -> None:
         try:
@@ -199,12 +221,17 @@ class Generator:
             full.tokens = tuple(new)
             raise full from error
 
-    def _next_step(self, pending: int) -> tuple[str, int]:
-        """The function that takes most of ``pending`` tokens, the cheapest of these."""
+    def _next_step(self, pending: int, *, every: bool = False) -> tuple[str, int]:
+        """The function that takes most of ``pending`` tokens, the cheapest of these.
+
+        ``every`` leaves those that return the logits of one of their tokens alone.
+        """
+        steps = self.contract.steps
         fitting = {
             name: min(step.tokens, pending)
-            for name, step in self.contract.steps.items()
-            if self._fits(step, pending)
+            for name, step in steps.items()
+            if self._functions.fits(name, self._position, pending)
+            and not (every and step.last and step.tokens > 1)
         }
         if not fitting:
             raise GenerationError(
@@ -212,7 +239,6 @@ class Generator:
                 found=f"position {self._position}, {pending} tokens to come",
                 hint="export with decode=1 among the functions",
             )
-        steps = self.contract.steps
 
         def cost(name: str) -> tuple[int, int, int]:
             return -fitting[name], steps[name].tokens, steps[name].context
@@ -220,45 +246,8 @@ class Generator:
         name = min(fitting, key=cost)
         return name, fitting[name]
 
-    def _fits(self, step: StepContract, pending: int) -> bool:
-        end = self._position + step.tokens
-        crosses = any(self._position % ring + step.tokens > ring for ring in self.contract.rings)
-        return (
-            end <= step.context
-            and (step.tokens <= pending or step.padded)
-            and not (step.from_start and self._position)
-            and not (crosses and self.contract.form != "state-blend")
-        )
-
-    def _run(self, name: str, ids: Sequence[int]) -> None:
-        step = self.contract.steps[name]
-        padded = [*ids, *[ids[-1]] * (step.tokens - len(ids))]
-        inputs: dict[str, NDArray[Any]] = {
-            "input_ids": np.array([padded], np.int32),
-            "position": np.array([self._position], np.int32),
-        }
-        if step.last:
-            inputs["last"] = np.array([len(ids) - 1], np.int32)
-        if self.contract.source is not None and self.contract.source.is_text:
-            inputs[LENGTH] = np.array([self._source_length], np.int32)
-        outputs = self._call(name, inputs)
-        at = 0 if step.last else len(ids) - 1
-        self.logits = outputs["logits"][0, at].astype(np.float32)
+    def _run(self, name: str, ids: Sequence[int]) -> NDArray[np.float32]:
+        logits = self._functions.step(name, ids, self._position)
+        self.logits = logits[-1]
         self._position += len(ids)
-
-    def _call(self, name: str, inputs: dict[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        """Runs one function on the cache."""
-        io = self.contract.form == "io"
-        function = self._function(name)
-        if self._state is None:
-            self._state = function.make_state()
-        outputs = function({**inputs, **(self._arrays if io else {})}, self._state)
-        if io:
-            self._arrays = {state: outputs[state + NEW] for state in self._arrays}
-        self.calls[name] = self.calls.get(name, 0) + 1
-        return outputs
-
-    def _function(self, name: str) -> LoadedModel:
-        if name not in self._loaded:
-            self._loaded[name] = load(self._path, function=name, precision=self._precision)
-        return self._loaded[name]
+        return logits

@@ -54,16 +54,22 @@ class Reference:
         model: as the user gave it.
         decoder: what it keeps.
         tokens: how many to compute, at most.
+
+    Attributes:
+        ids: (1, tokens).
+        given: all that the model is called with, by name.
+        logits: (tokens, vocabulary).
     """
 
     def __init__(self, model: nn.Module, decoder: Decoder, tokens: int) -> None:
         draw = torch.Generator().manual_seed(0)
         self.ids = torch.randint(decoder.vocabulary, (1, tokens), generator=draw)
-        given: dict[str, torch.Tensor] = {decoder.named("input_ids"): self.ids}
+        given = {decoder.named("input_ids"): self.ids}
         if (source := decoder.source) is not None:
             given |= source.inputs()
             if source.is_text:
                 given["attention_mask"] = source.mask(source.example_length())
+        self.given: dict[str, torch.Tensor] = given
         with inference_mode(model), torch.no_grad():
             self.logits = logits_of(model(**given, use_cache=False))[0]
         self._unit = float(self.logits.std()) or 1.0

@@ -25,18 +25,14 @@ class SourceTable:
     entries: Mapping[str, Source] = field(default_factory=dict)
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], function: str = "main") -> SourceTable:
+    def from_metadata(cls, metadata: Mapping[str, str]) -> SourceTable:
         """The table stored in a package's user-defined metadata; empty when there is none.
-
-        Functions of one package have a table each where ``lowering.multifunction`` merged them.
 
         Raises:
             PackageError: the table is damaged.
         """
-        own = f"{SOURCES_KEY}.{function}"
-        key = own if own in metadata else SOURCES_KEY
-        with reading(key, "table of source lines", _FORM):
-            raw = parse(metadata.get(key, "{}"))
+        with reading(SOURCES_KEY, "table of source lines", _FORM):
+            raw = parse(metadata.get(SOURCES_KEY, "{}"))
             return cls({str(name): _source(entry) for name, entry in raw.items()})
 
     def to_metadata(self) -> str:

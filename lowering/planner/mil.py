@@ -11,6 +11,7 @@ from frontend.errors import about
 from lowering.package import proto
 from lowering.package.blocks import walk
 from lowering.package.kinds import damaged, operands_fit, undefined
+from lowering.package.metadata_entry import of_function
 from lowering.package.open import MAIN, ModelLike, open_package
 from lowering.package.source_table import SourceTable
 from lowering.package.weights import Weights, tensor_type
@@ -89,17 +90,18 @@ def read_program(
     if function_name == MAIN and name not in functions:
         name = min(functions, default=name)
     function, body = package.function(name)
+    metadata = of_function(package.metadata, name)
     with about(package.label):
         ops = tuple(_Reader(package.weights, function.inputs).read(body))
         if sources is None:
-            sources = SourceTable.from_metadata(package.metadata, name)
+            sources = SourceTable.from_metadata(metadata)
     return ReadProgram(
         ops,
         tuple(item.name for item in function.inputs),
         tuple(body.outputs),
         sources,
         package.label,
-        package.metadata,
+        metadata,
         package.weights.stored_bytes(),
     )
 

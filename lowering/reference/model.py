@@ -10,6 +10,7 @@ import torch
 
 from frontend.errors import InputError, about, first_line
 from lowering.package.kinds import VALUE_ERRORS
+from lowering.package.metadata_entry import of_function
 from lowering.package.open import ModelLike, open_package
 from lowering.reference.binding import Constant, Reference
 from lowering.reference.errors import ExecutionError
@@ -46,7 +47,7 @@ class LoadedModel:
         inputs: what the caller gives, by name.
         outputs: what the caller gets, by name.
         ops: the ops in program order.
-        metadata: user-defined metadata of the package.
+        metadata: user-defined metadata of the package, as it holds for the function.
         is_compressed: whether it holds weights in fewer bits.
 
     Raises:
@@ -65,13 +66,13 @@ class LoadedModel:
         self.max_turns = max_turns
         package = open_package(model)
         self.label = package.label
-        self.metadata = package.metadata
         if package.description is not None and package.description.defaultFunctionName:
             known = package.program.functions
             if function not in known and function == "main":
                 function = package.description.defaultFunctionName
         self.function = function
         self.is_compressed = is_compressed(package.function(function)[1])
+        self.metadata = of_function(package.metadata, function)
         with about(self.label):
             self._compiled = compile_function(package, function, self.precision)
             self.inputs, self.outputs = features(package.description, function, self._compiled)

@@ -18,7 +18,7 @@ def value_name(model: LoadedModel, word: str) -> str:
     Raises:
         InputError: nothing in the program has that name.
     """
-    table = SourceTable.from_metadata(model.metadata, model.function)
+    table = SourceTable.from_metadata(model.metadata)
     found = None
     for op in model.ops:
         names = [output.name for output in op.outputs]

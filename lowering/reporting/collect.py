@@ -13,9 +13,9 @@ from lowering.ablation.result import Ablation
 from lowering.contract.folder import ModelFolder
 from lowering.contract.pictures import Picture
 from lowering.contract.verifying import original_of, verify_folder
-from lowering.conversion.metadata import PREFIX
 from lowering.package.folder import stored_bytes
-from lowering.package.metadata_entry import reading
+from lowering.package.metadata_entry import PREFIX, reading
+from lowering.package.open import MAIN
 from lowering.planner.mil import ProgramOp, read_program
 from lowering.planner.placement import plan
 from lowering.reference import load
@@ -36,6 +36,7 @@ def collect(
     chip: str = "M4",
     ablation: Ablation | None = None,
     pictures: Sequence[Picture] = (),
+    function: str = MAIN,
 ) -> Report:
     """Everything there is to say of a package. Works on any OS.
 
@@ -43,7 +44,7 @@ def collect(
         package: path of a ``.mlpackage``.
         call: the model it was made from, or its contract's folder; without it nothing is run,
             and the report says nothing of errors.
-        inputs, known_passes, chip, ablation, pictures: as for :func:`lowering.report`.
+        inputs, known_passes, chip, ablation, pictures, function: as for :func:`lowering.report`.
 
     Raises:
         PackageError: there is no ML Program in ``package``.
@@ -52,7 +53,7 @@ def collect(
         ContractError, PictureError: nor the folder, or a picture cannot be used.
     """
     path = Path(package).expanduser()
-    program = read_program(path)
+    program = read_program(path, function_name=function)
     made = plan(program, chip=chip)
     original = accuracy = None
     if pictures and not isinstance(call, ModelFolder):
@@ -67,7 +68,7 @@ def collect(
         outputs = verify_folder(
             path, call, pictures=pictures, known_passes=known_passes, inputs=inputs
         )
-        accuracy = _accuracy(path, original, program.ops, outputs)
+        accuracy = _accuracy(path, original, program.ops, outputs, function)
     elif call is not None:
         original = Original.of(
             call.model,
@@ -78,7 +79,8 @@ def collect(
             dynamic_shapes=call.dynamic_shapes,
         )
         original = original.with_inputs(inputs or {})
-        accuracy = _accuracy(path, original, program.ops, verify(path, original))
+        found = verify(path, original, function=function)
+        accuracy = _accuracy(path, original, program.ops, found, function)
     return Report(
         PackageFacts(
             path.name,
@@ -96,12 +98,12 @@ def collect(
 
 
 def _accuracy(
-    path: Path, original: Original, ops: Sequence[ProgramOp], outputs: Verification
+    path: Path, original: Original, ops: Sequence[ProgramOp], outputs: Verification, function: str
 ) -> Accuracy:
     if outputs.error is not None:
         return Accuracy(outputs, (), 0)
     positions = {name: index for index, op in enumerate(ops) for name in op.writes}
-    return Accuracy(outputs, *error_growth(load(path), original, positions))
+    return Accuracy(outputs, *error_growth(load(path, function=function), original, positions))
 
 
 def _versions(metadata: Mapping[str, str]) -> dict[str, str]:

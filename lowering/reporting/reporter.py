@@ -14,6 +14,7 @@ from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
 from lowering.contract.folder import ModelFolder, open_folder
 from lowering.contract.pictures import Picture
+from lowering.package.open import MAIN
 from lowering.reporting.collect import collect
 from lowering.reporting.result import Report, ReportError
 from lowering.reporting.write import FORMATS, format_of, written
@@ -33,6 +34,7 @@ def report(
     chip: str = "M4",
     ablation: Ablation | None = None,
     pictures: Sequence[Picture] = (),
+    function: str = MAIN,
     output: str | Path | None = None,
     format: str | None = None,
 ) -> Report:
@@ -51,6 +53,7 @@ def report(
         ablation: what :func:`lowering.ablate` found of the same model.
         pictures: files, folders of them, or images of PIL, of a folder's model; the page shows
             what torch and the package make of each, side by side.
+        function: of a package with several, the default one where none is named.
         output: file to write, whole or not at all.
         format: ``html``, ``md``, ``csv``, ``json`` or ``graph-json``; by default what the suffix
             of ``output`` says, else ``html``.
@@ -85,6 +88,7 @@ def report(
         chip=chip,
         ablation=ablation,
         pictures=pictures,
+        function=function,
     )
     if output is not None:
         write_text(written(made, chosen), Path(output))

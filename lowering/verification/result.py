@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,7 @@ class Verification:
         compression: of a package with compressed weights, whose ``outputs`` are held against the
             model that holds their values: what these are, and what they cost.
         pictures: what both sides made of each picture, to look at.
+        functions: the function that each step called, of a package with several; may be empty.
         kind: ``logic`` when the package is wrong without any rounding too, ``rounding`` when
             only its fp16 values make it wrong, ``None`` when it passed or was not located.
     """
@@ -139,6 +141,7 @@ class Verification:
     labels: tuple[str, ...] = ()
     pictures: tuple[PictureLook, ...] = ()
     compression: Compressed | None = None
+    functions: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -171,6 +174,7 @@ class Verification:
             "labels": list(self.labels),
             "compression": self.compression.to_json() if self.compression else None,
             "pictures": [finite(look.to_json()) for look in self.pictures],
+            "functions": list(self.functions),
             "loosened": [place.to_json() for place in self.loosened],
             "pass_fault": self.pass_fault.to_json() if self.pass_fault else None,
         }
@@ -204,10 +208,13 @@ class Verification:
             )
         elif self.steps > 1:
             kept = "each starting where the one before ended"
+            counted = Counter(self.functions).items()
+            called = "".join(f", {name} {count}×" for name, count in counted)
+            at_fault = f" ({self.functions[self.step - 1]})" if self.functions else ""
             lines.append(
-                f"{self.steps} steps, {kept}"
+                f"{self.steps} steps{called}, {kept}"
                 if self.passed
-                else f"step {self.step} of {self.steps} differs, {kept}"
+                else f"step {self.step} of {self.steps}{at_fault} differs, {kept}"
             )
         if self.agreement:
             agreed = self.agreement

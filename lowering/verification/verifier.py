@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from frontend.keras_models import for_inference
 from lowering.conversion.metadata import stored_in
-from lowering.package.open import open_package
+from lowering.package.open import MAIN, open_package
 from lowering.reference import LoadedModel, ModelLike, Precision, load
 from lowering.verification import package_values
 from lowering.verification.decoded import DecodedWeight, lost, with_decoded
-from lowering.verification.divergence import Walk
 from lowering.verification.first_look import passes_at_once
 from lowering.verification.first_product import FirstProducts
 from lowering.verification.image_inputs import with_nearest_images
+from lowering.verification.locating import Before, located
 from lowering.verification.metrics import AT_LEAST, Agreement, Metric, metric_of
 from lowering.verification.original import Original, passes_of
 from lowering.verification.package_values import PackageRun, declares_fp16, feed_of
 from lowering.verification.parity import Parity, Thresholds, parity
-from lowering.verification.pass_bisect import faulty_pass
 from lowering.verification.result import Verification
 from lowering.verification.sides import Sides
 from lowering.verification.steps import Session, step_inputs
@@ -54,6 +52,7 @@ def verify(
     metric: str | Metric | None = None,
     at_least: float = AT_LEAST,
     observe: Observer | None = None,
+    function: str = MAIN,
 ) -> Verification:
     """Run a package on any OS and hold it against its original.
 
@@ -79,6 +78,7 @@ def verify(
         at_least: what its mean over the steps must reach.
         observe: called with the package's and the original's outputs by name, after each step
             that the package ran to its end.
+        function: of a package with several, the default one where none is named.
 
     Returns:
         Errors of each output, and on failure the first diverging op and the pass at fault, in the
@@ -91,7 +91,7 @@ def verify(
         CaptureError: the original cannot be captured; not asked of a module whose outputs agree.
     """
     precision = Precision.of(precision)
-    model = load(package, precision=precision)
+    model = load(package, function=function, precision=precision)
     thresholds = thresholds or Thresholds()
     if isinstance(against, nn.Module):
         against = for_inference(against)
@@ -135,15 +135,7 @@ def verify(
     )
     if not locate or (found.error is None and comparison.passed):
         return found
-    return _located(found, package, model, before, run)
-
-
-@dataclass(frozen=True)
-class _Before:
-    """One step before it is made: the original as it was, and the states of the package."""
-
-    original: Original
-    states: Mapping[str, np.ndarray]
+    return located(found, package, model, before, run)
 
 
 class _Comparison:
@@ -184,11 +176,11 @@ class _Comparison:
         """Whether every output of every step is close enough."""
         return all(item.passed for item in self.worst.values())
 
-    def before(self, step: Original) -> _Before:
+    def before(self, step: Original) -> Before:
         """What the next call starts from; the original from the package's own values."""
         states = {name: self._state[name].copy() for name in self._state}
         if not self.calls:
-            return _Before(step, states)
+            return Before(step, states)
         signature = self._program.graph_signature
         buffers = dict(zip(signature.buffers, self._program.buffers(), strict=True))
         written = signature.buffers_to_mutate.values()
@@ -198,7 +190,7 @@ class _Comparison:
             for stored in stored_in(self._model.metadata, written)
             if stored.name in tensors
         }
-        return _Before(replace(step, buffers=values), states)
+        return Before(replace(step, buffers=values), states)
 
     def of(self, step: Original, observe: Observer | None = None) -> PackageRun:
         """Makes one step on both sides, and compares."""
@@ -278,30 +270,3 @@ class _Comparison:
 
 def _share(item: Parity) -> float:
     return item.rel_l2 / item.threshold if item.threshold else math.inf
-
-
-def _located(
-    found: Verification,
-    package: ModelLike,
-    model: LoadedModel,
-    before: _Before,
-    run: PackageRun,
-) -> Verification:
-    original = before.original
-    threshold = min((output.threshold for output in found.outputs), default=Thresholds.fp32)
-    pass_fault = faulty_pass(original, threshold)
-    exact, exact_run = model, run
-    if model.precision is not Precision.FP32:
-        exact = load(package, precision=Precision.FP32)
-        state = exact.make_state()
-        for name in state:
-            state[name] = before.states[name]
-        exact_run = package_values.run(exact, feed_of(exact, original), state)
-    rounded = declares_fp16(model)
-    walk = Walk(exact, original, exact_run, rounded, threshold)
-    kind = "logic"
-    if not walk.is_wrong() and pass_fault is None:
-        kind = "rounding"
-        walk = Walk(model, original, run, rounded, threshold)
-    divergence = walk.first() if walk.is_wrong() else None
-    return replace(found, divergence=divergence, pass_fault=pass_fault, kind=kind)

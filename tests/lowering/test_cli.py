@@ -95,7 +95,7 @@ def test_completion_scripts(shell):
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("ane-passes re", {"report"}), ("ane-passes report --f", {"--format"})],
+    [("ane-passes re", {"report"}), ("ane-passes report --fo", {"--format"})],
 )
 def test_bash_completes(words, expected):
     """The function that the script defines, called as bash calls it."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import coremltools as ct
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
-from lowering import LoweringError, convert, load, save
-from lowering.errors import SaveError
+import passes
+from lowering import LoweringError, compare, convert, load, report, save, verify
+from lowering.cli import main
+from lowering.conversion.metadata import PIPELINE_KEY
+from lowering.errors import PackageError, SaveError
 from lowering.multifunction import merge
 from lowering.package.open import open_package, read_specification
 
@@ -138,3 +143,61 @@ def test_a_package_of_several_functions_is_no_part(tmp_path: Path):
     assert open_package(merged).description is not None
     with pytest.raises(LoweringError):
         convert(Counter(), (torch.zeros(1, 8),))  # a state needs iOS 18
+
+
+class Scaled(nn.Module):
+    """What differs between functions: a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.factor = nn.Linear(16, 16), factor
+
+    def forward(self, x):
+        return torch.relu(self.linear(x)) * self.factor
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    x = torch.randn(1, 16)
+    parts = {
+        "plain": convert(Scaled(1.0), (x,)),
+        "tuned": convert(passes.optimize_for_ane(Scaled(3.0), (x,))),
+        "longer": convert(Scaled(2.0), (torch.randn(4, 16),)),
+    }
+    return merge(parts, tmp_path_factory.mktemp("functions") / "scaled")
+
+
+def test_each_function_is_held_against_its_own_original(scaled: Path):
+    x = torch.randn(1, 16)
+    assert verify(scaled, Scaled(1.0), (x,))
+    assert verify(scaled, Scaled(3.0), (x,), function="tuned")
+    assert verify(scaled, Scaled(2.0), (torch.randn(4, 16),), function="longer")
+    wrong = verify(scaled, Scaled(3.0), (x,), function="plain")
+    assert not wrong and wrong.divergence is not None
+    with pytest.raises(PackageError, match="no function 'other'"):
+        verify(scaled, Scaled(1.0), (x,), function="other")
+
+
+def test_functions_keep_their_own_sources_and_passes(scaled: Path):
+    metadata = {name: load(scaled, function=name).metadata for name in ("plain", "tuned")}
+    assert PIPELINE_KEY not in metadata["plain"]
+    assert len(json.loads(metadata["tuned"][PIPELINE_KEY])) > 5
+    made = report(scaled, Scaled(3.0), (torch.randn(1, 16),), function="tuned")
+    assert made.accuracy is not None and made.accuracy.outputs.passed
+    assert len(made.package.passes) > 5 and report(scaled).package.passes == ()
+
+
+def test_two_functions_of_one_package_are_compared(scaled: Path):
+    found = compare(scaled, scaled, function=("plain", "tuned"))
+    assert found.output_difference is not None
+    (difference,) = found.output_difference.values()
+    assert difference == pytest.approx(2, rel=0.01)
+    assert compare(scaled, scaled, function="tuned").output_difference == {"output": 0.0}
+    assert compare(scaled, scaled, function=("plain", "longer")).output_difference is None
+    shown = CliRunner().invoke(
+        main, ["compare", *[str(scaled)] * 2, "--function", "plain", "--function", "tuned"]
+    )
+    assert shown.exit_code == 0 and "tuned" in shown.output
+    thrice = CliRunner().invoke(main, ["compare", *[str(scaled)] * 2, *["--function", "plain"] * 3])
+    assert thrice.exit_code == 2 and "once or twice" in thrice.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,6 +64,13 @@ def test_other_json_is_refused(text: str):
 
 def test_every_default_pass_is_known():
     assert {type(step) for step in passes.DEFAULT_PIPELINE} <= set(ALL_PASSES)
+
+
+def test_every_pass_of_this_package_is_known():
+    for module in pkgutil.walk_packages(passes.__path__, "passes."):
+        found = vars(importlib.import_module(module.name)).values()
+        own = {kind for kind in found if isinstance(kind, type) and issubclass(kind, passes.Pass)}
+        assert own - {passes.Pass} <= set(ALL_PASSES), module.name
 
 
 def test_forms_are_set_by_option():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torch import nn
@@ -67,6 +69,44 @@ def test_four_tokens_at_once_are_four_single_steps(exported: ExportReport):
         single({"input_ids": ids[:, [i]], "position": [i]}, state)["logits"] for i in range(4)
     ]
     np.testing.assert_allclose(at_once, np.concatenate(one_by_one, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_draft_is_checked_in_one_call(generator: Generator, model: nn.Module):
+    ids = prompt(7)
+    answer = greedy(model, ids, 8)
+    generator.feed(ids)
+    wrong = (answer[2] + 1) % 128
+    rows = generator.check([*answer[:2], wrong, answer[3]])
+    assert rows.shape == (4, 128) and generator.calls == {"prefill": 1, "decode_4": 1}
+    assert rows[:2].argmax(1).tolist() == answer[1:3]
+    generator.rewind(len(ids) + 2)
+    assert generator.generate(answer[2:3], 5) == answer[3:]
+
+
+def test_a_draft_behind_a_token_that_was_not_fed(generator: Generator, model: nn.Module):
+    ids = prompt(5)
+    answer = greedy(model, ids, 6)
+    assert generator.generate(ids, 1) == answer[:1]
+    assert generator.check(answer[1:4]).argmax(1).tolist() == answer[2:5]
+    assert generator.check([]).shape == (0, 128)
+
+
+def test_places_that_cannot_be_gone_back_to(generator: Generator, monkeypatch):
+    generator.feed(prompt(12))
+    for position in (0, 13):
+        with pytest.raises(GenerationError, match="no such place"):
+            generator.rewind(position)
+    generator.rewind(1)
+    assert generator.position == 1 and generator.logits is None
+    generator.feed(prompt(11))
+    monkeypatch.setattr(generator, "contract", replace(generator.contract, rings=(32,)))
+    with pytest.raises(GenerationError, match="ring no longer holds"):
+        generator.rewind(3)
+    generator.rewind(5)
+    states = {"key_cache": (1,), "conv_state": (1,)}
+    monkeypatch.setattr(generator, "contract", replace(generator.contract, states=states))
+    with pytest.raises(GenerationError, match="cannot forget single tokens"):
+        generator.rewind(4)
 
 
 def test_the_state_of_one_function_is_handed_to_another(exported: ExportReport):

@@ -1,0 +1,177 @@
+"""The functions of an exported package, and the cache that they hand to one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frontend.decoder.source import LENGTH
+from lowering.generation.contract import NEW, Contract
+from lowering.generation.errors import GenerationError
+from lowering.package.open import open_package
+from lowering.reference import LoadedModel, Precision, State, load
+
+
+class Functions:
+    """Calls the functions of a package one after the other, each on what the others left.
+
+    Args:
+        package: path of the package.
+        precision: of the interpreter, see ``lowering.load``.
+
+    Attributes:
+        contract: what the package says about itself.
+        calls: function name to how often it ran, since the last ``reset``.
+
+    Raises:
+        GenerationError: the package was not made by ``export_decoder``.
+        PackageError: there is no package.
+    """
+
+    def __init__(
+        self, package: str | os.PathLike[str], precision: str | Precision = "fp16"
+    ) -> None:
+        self._path = os.fspath(package)
+        opened = open_package(self._path)
+        self.contract = Contract.from_metadata(opened.metadata, opened.label)
+        self._precision = precision
+        self._loaded: dict[str, LoadedModel] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Empties the cache."""
+        self.calls: dict[str, int] = {}
+        self._source_length: int | None = None
+        self._state: State | None = None
+        self._arrays = {
+            name: np.zeros(shape, np.float32) for name, shape in self.contract.states.items()
+        }
+
+    def fits(self, name: str, position: int, pending: int) -> bool:
+        """Whether a function can be called with ``position`` tokens in the cache.
+
+        Args:
+            name: of the function.
+            position: how many tokens are in the cache.
+            pending: how many are to come.
+        """
+        step = self.contract.steps[name]
+        crosses = any(position % ring + step.tokens > ring for ring in self.contract.rings)
+        return (
+            position + step.tokens <= step.context
+            and (step.tokens <= pending or step.padded)
+            and not (step.from_start and position)
+            and not (crosses and self.contract.form != "state-blend")
+        )
+
+    def check_ready(self) -> None:
+        """Raises ``GenerationError`` while an encoder has read nothing."""
+        if self.contract.source is not None and self._source_length is None:
+            raise GenerationError(
+                "the package's encoder has read nothing yet",
+                hint="call encode(source) first (--source)",
+            )
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raises ``GenerationError`` for ids outside the vocabulary."""
+        wrong = [token for token in ids if not 0 <= token < self.contract.vocabulary]
+        if wrong:
+            raise GenerationError(
+                "a token id lies outside the vocabulary",
+                expected=f"0 to {self.contract.vocabulary - 1}",
+                found=", ".join(str(token) for token in wrong[:4]),
+                hint="use the tokenizer that belongs to the model",
+            )
+
+    def encode(self, source: Sequence[int] | NDArray[Any]) -> None:
+        """Empties the cache and lets the encoder read ``source``.
+
+        Args:
+            source: token ids, or an array of the shape in the contract.
+
+        Raises:
+            GenerationError: the package has no encoder, or the source does not fit it.
+        """
+        expected = self.contract.source
+        if expected is None:
+            raise GenerationError(
+                "the package has no encoder that could read a source",
+                hint="give the tokens to generate",
+            )
+        self.reset()
+        inputs: dict[str, NDArray[Any]] = {}
+        count = 0
+        if expected.is_text:
+            ids = [int(token) for token in source]
+            count, room = len(ids), expected.shape[1]
+            self.check_ids(ids)
+            if not 1 <= count <= room:
+                raise GenerationError(
+                    "the source does not fit the encoder",
+                    expected=f"1 to {room} tokens",
+                    found=f"{count}",
+                    hint="shorten it, or export with a larger source",
+                )
+            inputs["source"] = np.array([[*ids, *[0] * (room - count)]], np.int32)
+            inputs[LENGTH] = np.array([count], np.int32)
+        else:
+            values = np.asarray(source, np.float32)
+            if values.shape != expected.shape:
+                raise GenerationError(
+                    "the source does not fit the encoder",
+                    expected=f"shape {expected.shape}",
+                    found=f"{values.shape}",
+                )
+            inputs["source"] = values
+        self.call(expected.function, self._with_cache(inputs))
+        self._source_length = count
+
+    def inputs(self, name: str, ids: Sequence[int], position: int) -> dict[str, NDArray[Any]]:
+        """What a function is called with for ``ids`` behind ``position`` tokens."""
+        step = self.contract.steps[name]
+        padded = [*ids, *[ids[-1]] * (step.tokens - len(ids))]
+        inputs: dict[str, NDArray[Any]] = {
+            "input_ids": np.array([padded], np.int32),
+            "position": np.array([position], np.int32),
+        }
+        if step.last:
+            inputs["last"] = np.array([len(ids) - 1], np.int32)
+        if self.contract.source is not None and self.contract.source.is_text:
+            inputs[LENGTH] = np.array([self._source_length], np.int32)
+        return self._with_cache(inputs)
+
+    def step(self, name: str, ids: Sequence[int], position: int) -> NDArray[np.float32]:
+        """Logits of ``ids``, (tokens, vocabulary), or (1, vocabulary) of the last alone."""
+        step = self.contract.steps[name]
+        outputs = self.call(name, self.inputs(name, ids, position))
+        logits: NDArray[np.float32] = outputs["logits"][0].astype(np.float32)
+        return logits if step.last else logits[: len(ids)]
+
+    def call(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Runs one function on the cache."""
+        function = self.loaded(name)
+        if self._state is None:
+            self._state = function.make_state()
+        outputs = function(inputs, self._state)
+        if self.contract.form == "io":
+            self._arrays = {state: outputs[state + NEW] for state in self._arrays}
+        self.calls[name] = self.calls.get(name, 0) + 1
+        return outputs
+
+    def states(self) -> dict[str, NDArray[Any]]:
+        """Copies of the Core ML states as they are; empty where the cache goes in and out."""
+        state = self._state
+        return {} if state is None else {name: state[name].copy() for name in state}
+
+    def loaded(self, name: str) -> LoadedModel:
+        """One function in the interpreter."""
+        if name not in self._loaded:
+            self._loaded[name] = load(self._path, function=name, precision=self._precision)
+        return self._loaded[name]
+
+    def _with_cache(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {**inputs, **(self._arrays if self.contract.form == "io" else {})}
