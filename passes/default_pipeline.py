@@ -10,6 +10,7 @@ from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
 from passes.complex_to_real.complex_to_real import ComplexToReal
 from passes.conv1d_to_conv2d import Conv1dToConv2d
+from passes.drop_leading_axes import DropLeadingAxes
 from passes.eliminate_common import EliminateCommon
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
@@ -18,15 +19,19 @@ from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_rms_norm import FuseRmsNorm
+from passes.join_heads import JoinHeads
 from passes.layout.assign_layout import AssignLayout
 from passes.limit_rank.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
+from passes.reshape_before_split import ReshapeBeforeSplit
 from passes.rms_norm_form import RmsNormForm
+from passes.select_early import SelectEarly
 from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
 from passes.stable_logs import StableLogs
+from passes.swap_last_axes import SwapLastAxes
 from passes.tabulate_positions import TabulatePositions
 from passes.to_inference import ToInference
 from passes.topk_of_logits import TopkOfLogits
@@ -85,6 +90,7 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     FuseLayerNorm,
     ComplexToReal,
     Conv1dToConv2d,
+    DropLeadingAxes,
     EliminateCommon,
     FoldBatchNorm,
     FoldConstants,
@@ -92,15 +98,19 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     FuseActivations,
     FuseAttention,
     FuseRmsNorm,
+    JoinHeads,
     LimitRank,
     LinearToConv1x1,
     TopkOfLogits,
     ToInference,
+    ReshapeBeforeSplit,
     RmsNormForm,
+    SelectEarly,
     SimplifyAlgebra,
     SimplifyIndex,
     SimplifyViews,
     SplitAttention,
     StableLogs,
+    SwapLastAxes,
     TabulatePositions,
 )

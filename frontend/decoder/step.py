@@ -218,9 +218,15 @@ class DecoderStep(nn.Module):
             states = {name: getattr(self, name) for name in self._rooms.shapes}
         rooms = self._rooms
         full = max(rooms.lengths, default=rooms.context)
-        places = Places(
-            position, self._tokens, rooms.rings, full if self._call.looks_full else None
-        )
+        slots = [
+            slot
+            for packing in (rooms.keys, rooms.values)
+            if packing is not None
+            for slot in packing.slots[: len(rooms.lengths)]
+            if slot.extent.length != self._tokens
+        ]
+        looks_full = full if self._call.looks_full else None
+        places = Places(position, self._tokens, rooms.rings, slots, looks_full)
         write: Write = "blend" if self._form == "state-blend" else "position"
         keys = values = None
         if rooms.keys is not None and rooms.values is not None:

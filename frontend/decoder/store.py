@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -25,23 +25,29 @@ class Places:
         position: (1,), how many tokens are in the cache already; kept as an attribute.
         tokens: how many the step adds.
         rings: lengths of the slots in which tokens go round.
+        slots: where new tokens go, those of keys and of values.
         full: length of a cache that looks full: layers read their rows in the order of the tokens,
             the newest at the end, and rows that were not written yet come first; ``None`` where
             rows are read as they lie.
     """
 
     def __init__(
-        self, position: Tensor, tokens: int, rings: frozenset[int], full: int | None = None
+        self,
+        position: Tensor,
+        tokens: int,
+        rings: frozenset[int],
+        slots: Iterable[CacheSlot] = (),
+        full: int | None = None,
     ) -> None:
         self.position = position
         self._tokens = tokens
         self._rings = rings
         self._full = full
+        self._slots = tuple(dict.fromkeys(slots))
         self._orders: dict[int, Tensor] = {}
         self._starts: dict[int, Tensor] = {}
-        self._moves: dict[int, Tensor] = {}
         self._turns: dict[int, Tensor] = {}
-        self._bounds: dict[tuple[CacheSlot, int], tuple[Tensor, Tensor]] = {}
+        self._bounds: dict[CacheSlot, tuple[Tensor, Tensor]] = {}
         self._choices: dict[int, Tensor] = {}
 
     def start(self, length: int) -> Tensor:
@@ -68,20 +74,25 @@ class Places:
 
         Those of the new tokens if ``moving``, else those of the whole slot.
         """
-        rows = self._tokens if moving else slot.extent.length
-        key = (slot, rows)
-        if key not in self._bounds:
-            first = torch.tensor([slot.row, 0, slot.offset, 0])
-            last = torch.tensor(
-                [slot.row + 1, slot.extent.heads, slot.offset + rows, slot.extent.width]
-            )
-            if moving:
-                length = slot.extent.length
-                if length not in self._moves:
-                    self._moves[length] = self.start(length) * torch.tensor([0, 0, 1, 0])
-                first, last = self._moves[length] + first, self._moves[length] + last
-            self._bounds[key] = (first, last)
-        return self._bounds[key]
+        if not moving:
+            first, last = _corners(slot, slot.extent.length)
+            return torch.tensor(first), torch.tensor(last)
+        if not self._bounds:
+            self._bounds = self._moving_bounds()
+        return self._bounds[slot]
+
+    def _moving_bounds(self) -> dict[CacheSlot, tuple[Tensor, Tensor]]:
+        """Of all slots at once: one sum of numbers, taken apart, however many layers there are."""
+        numbers: list[int] = []
+        for slot in self._slots:
+            for corner in _corners(slot, self._tokens):
+                numbers += corner
+        whole = torch.tensor(numbers)
+        for length in dict.fromkeys(slot.extent.length for slot in self._slots):
+            moves = [[0, 0, int(slot.extent.length == length), 0] * 2 for slot in self._slots]
+            whole = whole + self.start(length) * torch.tensor(moves).flatten()
+        corners = torch.split(whole, 4)
+        return {slot: (corners[2 * at], corners[2 * at + 1]) for at, slot in enumerate(self._slots)}
 
     def turned(self, length: int) -> Tensor | int:
         """What to add to a slot's rows 0, 1, ... for the positions of the tokens in them.
@@ -118,6 +129,15 @@ class Places:
                 rows = torch.remainder(rows, length)
             self._choices[length] = rows.unsqueeze(1) == torch.arange(length)
         return self._choices[length]
+
+
+def _corners(slot: CacheSlot, rows: int) -> tuple[list[int], list[int]]:
+    """Begin and end of the slot's first rows."""
+    extent = slot.extent
+    return (
+        [slot.row, 0, slot.offset, 0],
+        [slot.row + 1, extent.heads, slot.offset + rows, extent.width],
+    )
 
 
 class PackedStore:

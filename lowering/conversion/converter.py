@@ -27,6 +27,7 @@ from lowering.conversion.compressed_weights import compressed_weights
 from lowering.conversion.distinct_outputs import distinct_outputs
 from lowering.conversion.exact_batch_norm import exact_batch_norms
 from lowering.conversion.fast_coremltools import fast_coremltools
+from lowering.conversion.host_order import host_work_together
 from lowering.conversion.input_shapes import Sizes, check_enumerated
 from lowering.conversion.interface import check_interface, check_names, warn_of_renamed
 from lowering.conversion.io_types import (
@@ -285,6 +286,7 @@ def lower(
                 compressed_weights(prepared.program, minimum_deployment_target, fp16=is_half),
                 fast_coremltools(),
                 states_stored_early(),
+                host_work_together(),
                 distinct_outputs(names, classifier),
                 prompt_manifest(),
             ):

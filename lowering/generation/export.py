@@ -39,10 +39,15 @@ from lowering.multifunction import merge
 from lowering.package.saving import save
 from passes.base import Pass
 from passes.default_pipeline import default_pipeline
+from passes.drop_leading_axes import DropLeadingAxes
 from passes.fold_constants import FoldConstants
 from passes.fold_rotation_sign import FoldRotationSign
+from passes.join_heads import JoinHeads
 from passes.optimized_model import OptimizedModel
+from passes.reshape_before_split import ReshapeBeforeSplit
+from passes.select_early import SelectEarly
 from passes.simplify_views import SimplifyViews
+from passes.swap_last_axes import SwapLastAxes
 from passes.tabulate_positions import TabulatePositions
 
 
@@ -185,14 +190,26 @@ def decode_pipeline(positions: int) -> tuple[Pass, ...]:
     those that make a table of all that follows from the position.
     """
     passes = list(default_pipeline(attention="native", rms_norm="layer_norm"))
-    at = 1 + next(i for i, step in enumerate(passes) if step.name == "eliminate_common")
+    names = [step.name for step in passes]
+    at = 1 + names.index("eliminate_common")
+    linear = 1 + names.index("canonical_linear")
     return (
         *passes[:at],
+        SelectEarly(),
         FoldRotationSign(),
         FoldConstants(),
         TabulatePositions(positions=positions),
         SimplifyViews(),
-        *passes[at:],
+        *passes[at:linear],
+        JoinHeads(),
+        SimplifyViews(),
+        *passes[linear:],
+        SelectEarly(),
+        SimplifyViews(),
+        ReshapeBeforeSplit(),
+        SwapLastAxes(),
+        DropLeadingAxes(),
+        FoldConstants(),
     )
 
 

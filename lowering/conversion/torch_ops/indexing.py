@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from coremltools.converters.mil._deployment_compatibility import AvailableTarget
 from coremltools.converters.mil.mil import Var, types
+from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 
 from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import axis_of, cast, sizes_of
 
 aten = torch.ops.aten
+
+_MOST_SHORT_ROWS = 1 << 16
+"""Rows that an index of 16 bits without sign can tell apart."""
 
 
 def _known(var: Var) -> bool:
@@ -299,6 +304,12 @@ def _embedding(
 ) -> Lowered:
     """Rows of a table. Unlike an index, the operator knows no rows counted from the end."""
     rows = cast(mb, indices, torch.int32)
+    if int(weight.shape[0]) <= _MOST_SHORT_ROWS and is_current_opset_version_compatible_with(
+        AvailableTarget.iOS17
+    ):
+        # The ANE gathers by no wider indices, and coremltools guards signed ones against numbers
+        # below zero, of which there are none here.
+        rows = mb.cast(x=rows, dtype="uint16")
     return mb.gather(x=weight, indices=rows, axis=0)
 
 
