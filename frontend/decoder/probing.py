@@ -108,7 +108,7 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
     takes = frozenset(inspect.signature(model.forward).parameters)
     name = next((n for n in _CACHE_NAMES if n in takes), None)
     encodes = "decoder_input_ids" in takes
-    if name is None or not (encodes or "input_ids" in takes):
+    if name is None or not takes_cache(model):
         raise CaptureError(
             "the model is no decoder that can be exported for generation",
             expected="forward(input_ids, cache or past_key_values, ...), as in transformers' "
@@ -156,6 +156,13 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
         )
         read = replace(read, length=cache.cross_attention_cache.layers[0].keys.shape[2])
     return Decoder(name, takes, vocabulary, _positions(model), layers, read)
+
+
+def takes_cache(model: nn.Module) -> bool:
+    """Whether ``forward`` takes token ids and a cache, as decoders of transformers do."""
+    takes = inspect.signature(model.forward).parameters
+    is_decoder = any(name in takes for name in ("input_ids", "decoder_input_ids"))
+    return is_decoder and any(name in takes for name in _CACHE_NAMES)
 
 
 def logits_of(result: Any) -> torch.Tensor:

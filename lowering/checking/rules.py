@@ -179,6 +179,16 @@ _RULES = (
         "Return its tensors.",
     ),
     Rule(
+        "decoder-without-cache",
+        _NOTE,
+        "A decoder keeps keys and values of the tokens so far in a cache, which is no tensor: the "
+        "package would compute every token anew with each one that comes.",
+        "return CausalLMOutput(logits=logits, past_key_values=cache)",
+        "",
+        "Export it with lowering.generation.export_decoder, or `ane-passes export-llm`, which keep "
+        "the cache in states.",
+    ),
+    Rule(
         "input-written",
         _WRONG,
         "The model writes to one of its inputs. A package cannot change what the caller holds.",

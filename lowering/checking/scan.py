@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from frontend.branches import UncheckedPathWarning
 from frontend.capturing import LeftOutWarning, call_arguments, capture
+from frontend.decoder.probing import takes_cache
 from frontend.deprecated import renamed_arguments
 from frontend.errors import AnePassesError
 from frontend.source import Source
@@ -132,7 +133,7 @@ def _optimized(
             _failed(error, findings)
             return None, ()
         finally:
-            _warned(caught, findings)
+            _warned(caught, findings, model)
 
 
 def _failed(error: AnePassesError, findings: Findings) -> None:
@@ -150,12 +151,19 @@ def _failed(error: AnePassesError, findings: Findings) -> None:
     )
 
 
-def _warned(caught: Sequence[warnings.WarningMessage], findings: Findings) -> None:
+def _warned(
+    caught: Sequence[warnings.WarningMessage], findings: Findings, model: nn.Module | object
+) -> None:
     for entry in caught:
         if issubclass(entry.category, UncheckedPathWarning):
             findings.add("path-assumed-away", str(entry.message))
         elif issubclass(entry.category, LeftOutWarning):
             findings.add("result-left-out", str(entry.message))
+            if isinstance(model, nn.Module) and takes_cache(model):
+                findings.add(
+                    "decoder-without-cache",
+                    f"{type(model).__name__} is a decoder, and its cache is left out",
+                )
 
 
 def _declined(reports: Sequence[PassReport], findings: Findings) -> None:

@@ -25,12 +25,15 @@ from lowering.planner.capabilities import (
 from lowering.planner.facts import OpFacts
 from lowering.planner.mil import ReadProgram
 from lowering.planner.products import is_activation_product
+from lowering.planner.state_writes import made_by, on_the_way_to_states
 from lowering.planner.targets import load_data
 from lowering.planner.work import contraction
 
 # Convolutions by more than these factors, or by others, are split badly (*documented*: Apple's
 # authoring rules for OS 27, apple/coreai-models, 2026-08-21).
 _GOOD_FACTORS = (2, 3)
+# They give a part of a value.
+_PARTS = ("slice_by_index", "slice_by_size", "split")
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,19 @@ def _states_from(program: ReadProgram, options: Mapping[str, Any]) -> bool:
     return len(states) >= options["count"]
 
 
+def _state_written_by(program: ReadProgram, options: Mapping[str, Any]) -> bool:
+    return any(op.facts.op_type in options["types"] for op in on_the_way_to_states(program))
+
+
+def _state_shifted(program: ReadProgram, options: Mapping[str, Any]) -> bool:
+    makers = made_by(program)
+    return any(
+        op.facts.op_type == "concat"
+        and any(name in makers and makers[name].facts.op_type in _PARTS for name in op.reads)
+        for op in on_the_way_to_states(program)
+    )
+
+
 def _ops_above(program: ReadProgram, options: Mapping[str, Any]) -> bool:
     counts = Counter(op.facts.op_type for op in program.ops)
     return sum(counts[op_type] for op_type in options["types"]) > options["limit"]
@@ -216,6 +232,8 @@ def _depth_above(program: ReadProgram, options: Mapping[str, Any]) -> bool:
 PROGRAM_CHECKS: dict[str, Callable[[ReadProgram, Mapping[str, Any]], bool]] = {
     "depth_above": _depth_above,
     "ops_above": _ops_above,
+    "state_shifted": _state_shifted,
+    "state_written_by": _state_written_by,
     "states_from": _states_from,
     "weight_bytes_between": _weight_bytes_between,
 }

@@ -215,3 +215,34 @@ def test_own_rules_are_all_explained(obstacles):
         rule = RULES[finding.rule]
         assert rule.cause.endswith(".") and finding.automatic == rule.automatic
     assert check(Nested().eval(), (X,), trial=False).captured
+
+
+class Kept:
+    """A cache, which is no tensor."""
+
+
+class Decoder(nn.Module):
+    """Takes a cache and returns it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(16, 8), nn.Linear(8, 16)
+
+    def forward(self, input_ids, past_key_values=None, use_cache=True):
+        return self.head(self.embed(input_ids)), Kept()
+
+
+class Encoder(Decoder):
+    """Returns an object that is no cache."""
+
+    def forward(self, input_ids):
+        return self.head(self.embed(input_ids)), Kept()
+
+
+def test_a_decoder_without_its_cache_is_told_where_to_go():
+    ids = torch.tensor([[1, 5, 3]])
+    finding = only(check(Decoder(), (ids,), trial=False), "decoder-without-cache")
+    assert "export_decoder" in RULES[finding.rule].remedy and finding.severity is Severity.NOTE
+    assert "decoder-without-cache" not in rules(check(Encoder(), (ids,), trial=False))
+    plain = check(Obstacles(), (X, IDS), trial=False)
+    assert "decoder-without-cache" not in rules(plain)

@@ -85,6 +85,10 @@ OPERATORS = {
         _op("slice_update", X, X, X, TensorFacts((4,), "int32", "begin")),
         [_op("slice_update", X, X, X, TensorFacts((4,), "int32", "begin", True))],
     ),
+    "state.integer": (
+        _op("read_state", TensorFacts(X, "int32"), X),
+        [_op("read_state", X, X), _op("slice_by_size", TensorFacts(X, "int32"), X)],
+    ),
     "op.reshape_like": (_op("reshape_like", X, X, X), [_op("reshape", X, X)]),
     "op.crop_resize": (_op("crop_resize", X, X), [_op("resize_bilinear", X, X)]),
     "cast.int8": (_op("cast", TensorFacts(X, "int8"), X), [_op("cast", X, X)]),
@@ -92,6 +96,22 @@ OPERATORS = {
     "quant.int8_palettes": (_conv(integer_palette=True), [_conv()]),
     "quant.palette_axes": (_conv(palette_axes=2), [_conv()]),
 }  # fmt: skip
+
+_HALF = (1, 4, 16, 16)
+_INTO = {1: ("v0", "v1")}  # the second operator reads the state, and the first one's result
+
+
+def _written(*facts, reads=None):
+    """A state is read, goes through operators of which each reads the one before, is written."""
+    ops = [ProgramOp(_op("read_state", X, X), ("state",), ("v0",))]
+    for at, entry in enumerate(facts):
+        own = (reads or {}).get(at, (f"v{at}",))
+        ops.append(ProgramOp(entry, own, (f"v{at + 1}",)))
+    last = f"v{len(facts)}"
+    ops.append(ProgramOp(_op("write_state", X, X), (last, "state"), ()))
+    program = ReadProgram(tuple(ops), ("state", "x"), (last,), SourceTable({}), "test")
+    return replace(program, weight_bytes=0)
+
 
 _STATES = [_op("read_state", X, X) for _ in range(3)]
 _GIB = 1 << 30
@@ -101,6 +121,22 @@ PROGRAMS = {
     "prog.size": ("H16G", _program(weight_bytes=2 * _GIB + 1), _program(weight_bytes=2 * _GIB)),
     "prog.size_os27": ("H16G", _program(weight_bytes=_GIB + 1), _program(weight_bytes=_GIB)),
     "state.count": ("H17G", _program(*_STATES), _program(*_STATES[:2])),
+    "state.scatter": (
+        "H16G",
+        _written(_op("scatter_nd", X, X, X)),
+        # What is put into a part of the state may be made in any way.
+        _written(_op("scatter_nd", _HALF, _HALF), _op("slice_update", X, X), reads=_INTO),
+    ),
+    "state.transpose": (
+        "H16G",
+        _written(_op("transpose", X, X), _op("slice_update", X, X), _op("transpose", X, X)),
+        _written(_op("transpose", _HALF, _HALF), _op("slice_update", X, X), reads=_INTO),
+    ),
+    "state.shift": (
+        "H16G",
+        _written(_op("slice_by_index", _HALF, X), _op("concat", X, _HALF), reads={1: ("v1", "x")}),
+        _written(_op("slice_by_index", _HALF, X), _op("slice_update", X, X), reads=_INTO),
+    ),
     "prog.depth_h18": ("H18G", _program(*_CHAIN), _program(*_CHAIN, chained=False)),
     "compile.einsums_h18": (
         "H18G",
