@@ -173,6 +173,8 @@ class DecoderStep(nn.Module):
         tokens: T.
         form: where the cache is.
         call: what the model is given beside.
+        best: how many of the likeliest tokens to return as ``tokens`` (1, T, best) int, with their
+            logits where there are several, in the place of all logits.
     """
 
     def __init__(
@@ -183,11 +185,12 @@ class DecoderStep(nn.Module):
         tokens: int,
         form: CacheForm,
         call: CallForm,
+        best: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self._decoder, self._rooms, self._call = decoder, rooms, call
-        self._tokens, self._form = tokens, form
+        self._tokens, self._form, self._best = tokens, form, best
         if form != "io":
             for name, shape in rooms.shapes.items():
                 self.register_buffer(name, torch.zeros(shape))
@@ -257,11 +260,21 @@ class DecoderStep(nn.Module):
             new[name] = states[name]
             for row, key in enumerate(rows):
                 new[name] = _put(new[name], carried[key], row)
+        said = self._said(logits)
         if self._form == "io":
-            return {"logits": logits, **{name + NEW: value for name, value in new.items()}}
+            return {**said, **{name + NEW: value for name, value in new.items()}}
         for name, value in new.items():
             getattr(self, name).copy_(value)
-        return {"logits": logits}
+        return said
+
+    def _said(self, logits: Tensor) -> dict[str, Tensor]:
+        """What is returned of (1, T, vocabulary) logits."""
+        if self._best is None:
+            return {"logits": logits}
+        if self._best == 1:
+            return {"tokens": torch.argmax(logits, -1, keepdim=True).int()}
+        found, tokens = torch.topk(logits, self._best, -1)
+        return {"logits": found, "tokens": tokens.int()}
 
     def _rows(self, states: Mapping[str, Tensor]) -> dict[Key, Tensor]:
         found: dict[Key, Tensor] = {}

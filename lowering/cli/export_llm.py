@@ -89,6 +89,14 @@ class _Numbers(click.ParamType):
     help="Of a model with an encoder: how many tokens it reads, or the sizes of its input "
     "without the batch (80,3000 of a Whisper).",
 )
+@click.option(
+    "--logits",
+    default="needed",
+    show_default=True,
+    metavar="needed|all|last|argmax|topk:N",
+    help="Of all tokens of a decode step and the last of a prompt; of all; of the last; or the "
+    "likeliest tokens, chosen in the package.",
+)
 @click.option("--precision", type=click.Choice(("fp16", "fp32")), default="fp16", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace a package that stands there.")
 @click.option("--swift/--no-swift", default=True, show_default=True, help="Write the Swift file.")
@@ -104,6 +112,7 @@ def export_llm(
     cache: Any,
     window: Any,
     source: tuple[int, ...] | None,
+    logits: str,
     precision: Any,
     overwrite: bool,
     swift: bool,
@@ -124,6 +133,7 @@ def export_llm(
             cache=cache,
             window=window,
             source=_source(source),
+            logits=logits,
             precision=precision,
             overwrite=overwrite,
         )
@@ -135,8 +145,9 @@ def export_llm(
     for column in ("function", "tokens", "context", "logits of"):
         table.add_column(column, justify="left" if column == "function" else "right")
     for name, function in report.contract.steps.items():
-        logits = "one" if function.last else "all"
-        table.add_row(name, str(function.tokens), str(function.context), logits)
+        of = "one" if function.last else "all"
+        best = "" if function.best is None else f", best {function.best}"
+        table.add_row(name, str(function.tokens), str(function.context), of + best)
     if (read := report.contract.source) is not None:
         table.add_row(read.function, " × ".join(map(str, read.shape[1:])), "", "none")
     console = stdout_console()

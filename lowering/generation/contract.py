@@ -48,6 +48,9 @@ class StepContract:
         context: tokens that it sees, at most the package's.
         last: whether it takes the place of the token whose logits are wanted, and returns these
             alone; else it returns the logits of all.
+        best: how many of the likeliest tokens it returns in the place of all logits, ``None`` for
+            all. ``tokens`` (1, tokens, best), int32, are their ids, the likeliest first; their
+            ``logits`` come beside, unless there is one.
         padded: whether tokens behind ``last`` may be junk. A recurrent state would remember it.
         from_start: whether it may follow on nothing but an empty cache.
     """
@@ -57,6 +60,7 @@ class StepContract:
     last: bool
     padded: bool
     from_start: bool
+    best: int | None = None
 
 
 @dataclass(frozen=True)

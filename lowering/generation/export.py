@@ -27,6 +27,7 @@ from lowering.generation.contract import (
 )
 from lowering.generation.errors import GenerationError
 from lowering.generation.settings import (
+    check_best,
     check_context,
     check_form,
     check_memory,
@@ -82,6 +83,7 @@ def export_decoder(
     cache: CacheForm = "state",
     window: Literal["ring", "full"] = "ring",
     source: int | torch.Tensor | None = None,
+    logits: str = "needed",
     precision: Literal["fp16", "fp32"] = "fp16",
     pipeline: Sequence[Pass] | None = None,
     overwrite: bool = False,
@@ -115,6 +117,10 @@ def export_decoder(
             of every cross-attention in the cache, once for a source; sources of text are padded,
             and all functions take their ``source_length`` (1,), int32.
         window: ``ring`` keeps no more tokens than a layer's window can see; ``full`` all.
+        logits: whose the functions return: ``needed`` as above, ``all`` of every token in
+            ``prefill`` as well, ``last`` of one token always; ``argmax`` gives the likeliest
+            token, ``topk:N`` the N likeliest and their logits, chosen inside the program, in the
+            place of all (``tokens``, int32).
         precision: of weights and arithmetic. States are float16 in either case.
         pipeline: passes for every function; by default those that suit one token.
         overwrite: whether a package at ``path`` may be replaced.
@@ -133,7 +139,7 @@ def export_decoder(
     begun = time.monotonic()
     target = check_path(path, overwrite)
     check_form(cache)
-    wanted = functions(context, prefill, decode)
+    wanted = functions(context, prefill, decode, logits)
     if not is_available():
         raise GenerationError(
             "transformers is not installed, whose decoders are exported",
@@ -144,6 +150,7 @@ def export_decoder(
     decoder = probe(model, source)
     largest = max(function.context for function in wanted)
     check_context(decoder, largest)
+    check_best(decoder, wanted)
     longest = max(function.tokens for function in wanted)
     place = rooms(decoder, largest, longest, ring=window == "ring")
     passes = pipeline or decode_pipeline(largest)
@@ -162,6 +169,7 @@ def export_decoder(
                 function.last,
                 program.padded,
                 program.from_start,
+                function.best,
             )
             if progress is not None:
                 progress(f"{function.name}: {len(program.model.reports)} passes, converted")

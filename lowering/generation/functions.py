@@ -145,10 +145,20 @@ class Functions:
         return self._with_cache(inputs)
 
     def step(self, name: str, ids: Sequence[int], position: int) -> NDArray[np.float32]:
-        """Logits of ``ids``, (tokens, vocabulary), or (1, vocabulary) of the last alone."""
+        """Logits of ``ids``, (tokens, vocabulary), or (1, vocabulary) of the last alone.
+
+        Where the package returns the best tokens, others are minus infinity; one alone is zero.
+        """
         step = self.contract.steps[name]
         outputs = self.call(name, self.inputs(name, ids, position))
-        logits: NDArray[np.float32] = outputs["logits"][0].astype(np.float32)
+        logits: NDArray[np.float32]
+        if step.best is None:
+            logits = outputs["logits"][0].astype(np.float32)
+        else:
+            tokens = outputs["tokens"][0]
+            known = outputs["logits"][0] if "logits" in outputs else np.zeros(tokens.shape)
+            logits = np.full((len(tokens), self.contract.vocabulary), -np.inf, np.float32)
+            np.put_along_axis(logits, tokens, known.astype(np.float32), 1)
         return logits if step.last else logits[: len(ids)]
 
     def call(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:

@@ -27,7 +27,8 @@ class Generator:
 
     Attributes:
         contract: what the package says about itself.
-        logits: (vocabulary,) of the newest token fed, ``None`` before the first.
+        logits: (vocabulary,) of the newest token fed, ``None`` before the first; see
+            ``Functions.step`` for packages that return the best alone.
 
     Raises:
         GenerationError: the package was not made by ``export_decoder``.
@@ -97,6 +98,14 @@ class Generator:
                 ``tokens`` are those generated so far.
         """
         sampler = Sampler(sampling or Sampling())
+        best = min((step.best or 0 for step in self.contract.steps.values()), default=0)
+        if best == 1 and sampling is not None and sampling.temperature:
+            raise GenerationError(
+                "the package returns the likeliest token alone, so none can be drawn",
+                expected="temperature 0",
+                found=str(sampling.temperature),
+                hint="export with logits='topk:64', or 'needed'",
+            )
         self.feed(ids)
         new: list[int] = []
         while len(new) < max_new_tokens:

@@ -19,6 +19,10 @@ from lowering.package.saving import package_path
 
 # Tokens of a prompt taken at once where nothing is said: ports take 8 to 128.
 _PREFILL = 64
+LOGITS = ("needed", "all", "last", "argmax")
+"""What functions return: ``needed`` the logits of all tokens of a decode step, and of the last of
+a prompt; ``all`` of all, ``last`` of the last, always; ``argmax`` the likeliest token alone, of the
+same tokens as ``needed``."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,23 @@ class WantedFunction:
         tokens: how many it takes at once.
         context: tokens that it sees.
         last: whether it returns the logits of one token alone.
+        pads: whether it is to take fewer tokens than fit, with junk behind.
+        best: how many of the likeliest tokens it returns in the place of logits, ``None`` for all.
     """
 
     name: str
     tokens: int
     context: int
     last: bool
+    pads: bool = False
+    best: int | None = None
 
 
 def functions(
     context: int | Sequence[int],
     prefill: int | Sequence[int] | None,
     decode: int | Sequence[int],
+    logits: str = "needed",
 ) -> tuple[WantedFunction, ...]:
     """The functions of a package: those for single tokens first, as the default.
 
@@ -56,6 +65,7 @@ def functions(
         prefill = min(_PREFILL, max(contexts))
     prefills = _numbers("prefill", prefill, or_none=True)
     decodes = _numbers("decode", decode)
+    kind, best = _logits(logits)
     if 1 not in decodes:
         raise GenerationError(
             "generation needs a function for one token",
@@ -73,14 +83,30 @@ def functions(
     found = []
     for size in sorted(contexts, reverse=True):
         ending = "" if size == max(contexts) else f"_of_{size}"
-        for base, lengths, last in ((DECODE, decodes, False), (PREFILL, prefills, True)):
+        for base, lengths in ((DECODE, decodes), (PREFILL, prefills)):
             for tokens in sorted(lengths):
                 if tokens > size:
                     continue
                 plain = tokens == 1 if base == DECODE else len(prefills) == 1
                 name = base if plain else f"{base}_{tokens}"
-                found.append(WantedFunction(name + ending, tokens, size, last))
+                pads = base == PREFILL
+                last = (pads and kind != "all") or (kind == "last" and tokens > 1)
+                found.append(WantedFunction(name + ending, tokens, size, last, pads, best))
     return tuple(found)
+
+
+def _logits(given: str) -> tuple[str, int | None]:
+    """Whose logits are wanted, and how many of the best in the place of all."""
+    kind, colon, number = given.partition(":")
+    if kind in LOGITS and not colon:
+        return kind, 1 if kind == "argmax" else None
+    if kind == "topk" and number.isdecimal() and int(number) >= 1:
+        return kind, int(number)
+    raise GenerationError(
+        "there is no such form of the logits",
+        expected=f"{', '.join(LOGITS)} or topk:N, as topk:64",
+        found=given,
+    )
 
 
 def _numbers(name: str, given: int | Sequence[int], *, or_none: bool = False) -> tuple[int, ...]:
@@ -118,6 +144,17 @@ def check_model(model: nn.Module) -> None:
                 found=str(tensor.dtype),
                 hint="call model.float() first",
             )
+
+
+def check_best(decoder: Decoder, functions: Sequence[WantedFunction]) -> None:
+    """Raises ``GenerationError`` for more of the best tokens than there are."""
+    best = max(function.best or 0 for function in functions)
+    if best > decoder.vocabulary:
+        raise GenerationError(
+            "more of the likeliest tokens are asked for than there are",
+            expected=f"at most {decoder.vocabulary}, the vocabulary",
+            found=str(best),
+        )
 
 
 def check_context(decoder: Decoder, context: int) -> None:

@@ -80,6 +80,18 @@ class Reference:
         difference = (logits - expected).abs().max()
         return float(difference) / self._unit
 
+    def error_of(self, said: Mapping[str, torch.Tensor], start: int) -> float:
+        """As ``error``, of what a function returns: the best tokens are as good as their logits."""
+        if "tokens" not in said:
+            return self.error(said["logits"], start)
+        tokens = said["tokens"].long()
+        expected = self.logits[start : start + len(tokens)]
+        chosen = expected.gather(1, tokens)
+        worst = (expected.topk(tokens.shape[1]).values - chosen).abs().max()
+        if "logits" in said:
+            worst = torch.maximum(worst, (said["logits"] - chosen).abs().max())
+        return float(worst) / self._unit
+
 
 def checked_tokens(rooms: Rooms, context: int, tokens: int = 1) -> int:
     """How many tokens to check a step of ``tokens`` on: two steps, rings all the way round."""
@@ -203,13 +215,15 @@ class Stepper:
 
     def _step(self, function: WantedFunction, form: CallForm) -> DecoderStep:
         rooms = self._rooms.limited(function.context)
-        made = DecoderStep(self._model, self._decoder, rooms, function.tokens, self._form, form)
+        made = DecoderStep(
+            self._model, self._decoder, rooms, function.tokens, self._form, form, function.best
+        )
         return made.eval()
 
     def _measured(self, run: _Run, function: WantedFunction) -> tuple[bool, bool]:
         """Whether the step's tokens may be padded, and whether it must start a text."""
         recurrent = self._decoder.is_recurrent
-        padded = function.last and not recurrent
+        padded = function.pads and not recurrent
         from_start = False
         try:
             error = self._error(run, function, padded)
@@ -254,9 +268,9 @@ class Stepper:
                 if not padded:
                     break
                 ids = torch.nn.functional.pad(ids, (0, function.tokens - count))
-            logits = run(ids, at, count)
+            said = {name: rows[:count] for name, rows in run(ids, at, count).items()}
             start = at + count - 1 if function.last else at
-            worst = max(worst, reference.error(logits[:count], start))
+            worst = max(worst, reference.error_of(said, start))
             at += count
             if only_first or at + function.tokens > function.context:
                 break
@@ -302,8 +316,9 @@ class _Run:
                 if name in buffers:
                     buffers[name].copy_(start)
 
-    def __call__(self, ids: torch.Tensor, position: int, count: int) -> torch.Tensor:
-        """(tokens, vocabulary), or (1, vocabulary) where the function returns one token's."""
+    def __call__(self, ids: torch.Tensor, position: int, count: int) -> dict[str, torch.Tensor]:
+        """``logits`` (tokens, vocabulary), or (1, vocabulary) where the function returns one
+        token's; of the best alone with their ``tokens``."""
         inputs = {"input_ids": ids.int(), "position": torch.tensor([position]).int(), **self._given}
         if self._function.last:
             inputs["last"] = torch.tensor([count - 1]).int()
@@ -314,6 +329,4 @@ class _Run:
         found = results if self.names is None else dict(zip(self.names, results, strict=True))
         if self._io:
             self._states = {name: found[name + NEW] for name in self._states}
-        logits = found["logits"][0]
-        assert isinstance(logits, torch.Tensor)
-        return logits
+        return {name: found[name][0] for name in ("logits", "tokens") if name in found}
