@@ -22,6 +22,7 @@ from lowering.errors import CompressionError
 from lowering.package.blobs import BlobWriter, move_blobs
 from lowering.package.folder import SUFFIX, stored_bytes
 from lowering.package.kinds import not_a_program
+from lowering.package.metadata_entry import of_function
 from lowering.package.open import open_package, read_specification
 from lowering.package.proto import MIL_pb2, Model_pb2
 from lowering.package.saving import package_path, write_package
@@ -155,9 +156,8 @@ class _Work:
 
     def _function(self, name: str, function: MIL_pb2.Function, writer: BlobWriter) -> None:
         block = function.block_specializations[function.opset]
-        table = SourceTable.from_metadata(
-            dict(self.specification.description.metadata.userDefined), name
-        )
+        metadata = dict(self.specification.description.metadata.userDefined)
+        table = SourceTable.from_metadata(of_function(metadata, name))
         made: dict[str, list[MIL_pb2.Operation]] = {}
         for site in list(sites(block)):
             made |= self._site(name, site, function.opset, writer, table)
