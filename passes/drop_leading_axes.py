@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from passes.base import Pass
-from passes.patterns.nodes import is_call, is_static, is_tensor, shape
+from passes.patterns.nodes import is_call, is_static, is_tensor, replaced, shape
 from passes.patterns.operators import RESHAPES
 from passes.patterns.pointwise import is_pointwise_call
 from passes.rewriter import Rewriter
@@ -40,9 +40,7 @@ class DropLeadingAxes(Pass):
             if not instead or _result(node, instead) != shape(node):
                 continue
             with rw.at(node):
-                args, kwargs = fx.map_arg(
-                    (node.args, node.kwargs), lambda n, m=instead: m.get(n, n)
-                )
+                args, kwargs = replaced(node, instead)
                 rw.replace(node, rw.emit(node.target, *args, **kwargs))
 
 

@@ -8,7 +8,17 @@ from typing import Any, ClassVar, cast
 from torch import fx
 
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, axes, axis, is_call, is_static, is_tensor, shape
+from passes.patterns.nodes import (
+    argument,
+    aten,
+    axes,
+    axis,
+    is_call,
+    is_static,
+    is_tensor,
+    replaced,
+    shape,
+)
 from passes.patterns.operators import RESHAPES
 from passes.patterns.pointwise import is_pointwise_call
 from passes.rewriter import Rewriter
@@ -123,10 +133,8 @@ def _move(rw: Rewriter, select: fx.Node, passed: dict[fx.Node, int]) -> None:
 
     with rw.at(select):
         for node in [n for n in rw.nodes() if n in passed]:
-            own = _own(node, passed[node])
-            args, kwargs = fx.map_arg(
-                (node.args, node.kwargs), lambda n, own=own: selected(n) if n in own else n
-            )
+            instead = {operand: selected(operand) for operand in _own(node, passed[node])}
+            args, kwargs = replaced(node, instead)
             if is_call(node, *RESHAPES):
                 sizes = list(shape(node))
                 sizes[passed[node]] = count

@@ -201,7 +201,7 @@ def _written(rw: Rewriter, node: fx.Node, new: dict[fx.Node, fx.Node]) -> fx.Nod
             return new[value]
         return _beside(rw, value) if is_pointwise_call(node) else value
 
-    args = list(fx.map_arg(node.args, operand))
+    args: list[Any] = list(fx.map_arg(node.args, operand))
     kwargs = dict(fx.map_arg(node.kwargs, operand))
     if is_call(node, *_NORMS):
         args[1] = sorted(_SWAPPED[axis(a, _RANK)] for a in args[1])

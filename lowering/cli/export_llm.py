@@ -98,6 +98,9 @@ class _Numbers(click.ParamType):
     "likeliest tokens, chosen in the package.",
 )
 @click.option("--precision", type=click.Choice(("fp16", "fp32")), default="fp16", show_default=True)
+@click.option(
+    "--compress", metavar="RUNG", help="Weights in fewer bits, as for compress: int8, ..."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a package that stands there.")
 @click.option("--swift/--no-swift", default=True, show_default=True, help="Write the Swift file.")
 @json_option
@@ -114,6 +117,7 @@ def export_llm(
     source: tuple[int, ...] | None,
     logits: str,
     precision: Any,
+    compress: str | None,
     overwrite: bool,
     swift: bool,
     as_json: bool,
@@ -135,6 +139,7 @@ def export_llm(
             source=_source(source),
             logits=logits,
             precision=precision,
+            compress=compress,
             overwrite=overwrite,
         )
         snippet = write_swift(report.path, report.contract) if swift else None

@@ -17,6 +17,8 @@ from torch import nn
 from frontend.decoder.hf_cache import is_available
 from frontend.decoder.probing import probe
 from frontend.decoder.step import CacheForm, rooms
+from lowering.compression.compressing import compress as compress_package
+from lowering.compression.rungs import Rung, rung_of
 from lowering.conversion.converter import convert
 from lowering.generation.contract import (
     CONTRACT_KEY,
@@ -85,6 +87,7 @@ def export_decoder(
     source: int | torch.Tensor | None = None,
     logits: str = "needed",
     precision: Literal["fp16", "fp32"] = "fp16",
+    compress: str | Rung | None = None,
     pipeline: Sequence[Pass] | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -122,6 +125,9 @@ def export_decoder(
             token, ``topk:N`` the N likeliest and their logits, chosen inside the program, in the
             place of all (``tokens``, int32).
         precision: of weights and arithmetic. States are float16 in either case.
+        compress: how weights are stored, a rung of ``lowering.compress`` such as ``int8``; all
+            functions share them still. What it costs, ``verify`` does not say: compare with the
+            package without.
         pipeline: passes for every function; by default those that suit one token.
         overwrite: whether a package at ``path`` may be replaced.
         progress: called with a sentence for each step done.
@@ -132,12 +138,14 @@ def export_decoder(
     Raises:
         GenerationError: something asked for does not fit the model or the machine, or a function
             says something else than the model.
+        InputError: there is no such rung, or no weight that it can store.
         CaptureError: the model is no such decoder, or cannot be captured.
         LoweringError: a function cannot be converted.
         SaveError: the package cannot be written. Nothing half-written is left in any case.
     """
     begun = time.monotonic()
     target = check_path(path, overwrite)
+    rung = None if compress is None else rung_of(compress)
     check_form(cache)
     wanted = functions(context, prefill, decode, logits)
     if not is_available():
@@ -186,7 +194,12 @@ def export_decoder(
             steps,
             read,
         )
-        merge(made, target, metadata={CONTRACT_KEY: contract.to_metadata()})
+        metadata = {CONTRACT_KEY: contract.to_metadata()}
+        if rung is None:
+            merge(made, target, metadata=metadata)
+        else:
+            whole = merge(made, Path(folder) / "whole", metadata=metadata)
+            compress_package(whole, rung, target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     return ExportReport(target, contract, size, time.monotonic() - begun)
 

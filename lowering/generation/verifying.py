@@ -100,6 +100,13 @@ def verify_decoder(
         raise VerificationError(
             "a verification takes one step or more", expected="steps=N from 1 on", found=str(steps)
         )
+    if functions.loaded(names[0]).is_compressed:
+        raise VerificationError(
+            "a compressed package says something else than the model by what it leaves out",
+            expected="a package with the weights as they are",
+            found=os.fspath(package),
+            hint="verify the package without compress=, and compare the two",
+        )
     decoder, place = _decoder(contract, model)
     calls = list(_schedule(functions, names, steps or _ROUNDS * len(names)))
     sides = _Sides(model, decoder, calls, declares_fp16(functions.loaded(names[0])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 import torch
@@ -76,3 +76,15 @@ def axes(node: fx.Node, name: str, rank: int) -> list[int] | None:
         return None
     named = [given] if isinstance(given, int) else list(given) or list(range(rank))
     return [axis(index, rank) for index in named]
+
+
+def replaced(
+    node: fx.Node, instead: Mapping[fx.Node, fx.Node]
+) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    """The arguments of a call, some of its operands in the place of others."""
+
+    def operand(given: fx.Node) -> fx.Node:
+        return instead.get(given, given)
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
+    return args, kwargs
