@@ -12,6 +12,8 @@ Exit codes: 0 at least 90 % of the models are right with passes, 1 fewer.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 import tempfile
@@ -86,8 +88,9 @@ def _plain(module: nn.Module, example: Mapping[str, Any], check: Mapping[str, An
 
     program = torch.export.export(module, (), dict(example))
     program = program.run_decompositions(coreai_torch.get_decomp_table())
-    mode = coreai_torch.TorchConverter.Mode.RELEASE
-    converted = coreai_torch.TorchConverter(mode=mode).add_exported_program(program).to_coreai()
+    maker = coreai_torch.TorchConverter(mode=coreai_torch.TorchConverter.Mode.RELEASE)
+    with contextlib.redirect_stdout(io.StringIO()):  # where it reports progress
+        converted = maker.add_exported_program(program).to_coreai()
     leaves = [leaf for leaf in pytree.tree_leaves(dict(check)) if isinstance(leaf, Tensor)]
     given = dict(zip(program.graph_signature.user_inputs, leaves, strict=True))
     with tempfile.TemporaryDirectory() as folder:

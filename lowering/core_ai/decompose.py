@@ -5,8 +5,8 @@ own tables or by the functions below; what is left then is refused with its line
 to other numbers without a word (*measured*, on Apple's runtime for Linux): ``alpha`` of sums and
 differences is dropped, nearest resizing by a factor that is no whole number reads half a pixel
 further on, average pooling counts the padding whatever ``count_include_pad`` says, and ranges of a
-fractional step round the step to float16. A batch norm without weights ends in an error. Those are
-written another way.
+fractional step round the step to float16. A batch norm without weights ends in an error, and values
+of fewer axes than they are written to end the runtime. Those are written another way.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.export import ExportedProgram
 from frontend.decompositions import as_strided
 from frontend.ops import PLAIN
 from frontend.source import source_of
+from lowering.core_ai.images import of_images
 from lowering.errors import Unsupported, UnsupportedOpsError
 
 _aten = torch.ops.aten
@@ -32,6 +33,8 @@ _REFERENCES = frozenset(
 )
 # Decompositions hold operators that need another one; each round takes one level apart.
 _MOST_ROUNDS = 4
+# How ``_embedding_bag`` reduces; 0 is a sum.
+_MEAN, _MAX = 1, 2
 
 
 def to_core_ai_operators(program: ExportedProgram, known: frozenset[str]) -> ExportedProgram:
@@ -66,7 +69,6 @@ def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
         if function.__module__ != "torch._refs" or op in _REFERENCES
     }
     table = {op: f for op, f in {**further, **usual}.items() if _name(op) not in known}
-    resize = torch._decomp.decomposition_table[_aten.upsample_nearest2d.vec]
     return {
         **table,
         **PLAIN,
@@ -83,10 +85,10 @@ def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
         _aten.scatter_add.default: _scatter_add,
         _aten.sort.default: _sort,
         _aten.sort.stable: _sort_stable,
-        _aten.avg_pool2d.default: _avg_pool2d,
         _aten.arange.start_step: _arange,
-        _aten.upsample_nearest2d.vec: _nearest_by(resize),
-        _aten._native_batch_norm_legit_no_training.default: _batch_norm,
+        _aten._embedding_bag.default: _embedding_bag,
+        _aten._embedding_bag_forward_only.default: _embedding_bag,
+        **of_images(),
     }
 
 
@@ -142,10 +144,17 @@ def _with_number(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., 
 def _index_put(
     x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
 ) -> Tensor | NotImplementedType:
-    """What is added at places, which Core AI does along one axis only."""
+    """Values spread to the whole shape; additions at places, which Core AI has for one axis."""
     before = next((axis for axis, index in enumerate(indices) if index is not None), 0)
     given = [index for index in indices[before:] if index is not None]
-    if not accumulate or before + len(given) < len(indices) or given[0].dtype == torch.bool:
+    if any(index.dtype in (torch.bool, torch.uint8) for index in given):
+        return NotImplemented
+    whole = _aten.index.Tensor(x, indices).shape
+    if not accumulate and values.shape != whole:
+        # The runtime ends the process on values with fewer axes.
+        written: Tensor = _aten.index_put(x, indices, values.expand(whole))
+        return written
+    if not accumulate or before + len(given) < len(indices):
         return NotImplemented
     sizes, rest = x.shape[before : before + len(given)], x.shape[before + len(given) :]
     places = torch.zeros((), dtype=torch.int64, device=x.device)
@@ -153,8 +162,7 @@ def _index_put(
         places = places * size + torch.where(index < 0, index + size, index)
     # Axes before the indexed ones go to the end: (indexed, the rest, before).
     turned = x.permute(*range(before, x.dim()), *range(before))
-    values = values.expand(*x.shape[:before], *places.shape, *rest)
-    values = values.permute(*range(before, values.dim()), *range(before))
+    values = values.expand(whole).permute(*range(before, len(whole)), *range(before))
     row = math.prod(rest) * math.prod(x.shape[:before])
     index = places.reshape(-1, 1).expand(-1, row)
     flat, rows = turned.reshape(-1, row), values.reshape(-1, row)
@@ -179,64 +187,6 @@ def _sort_stable(
     return _sort(x, dim, descending)  # equal values keep their order there (*measured*)
 
 
-def _nearest_by(resize: Callable[..., Any]) -> Callable[..., Tensor | NotImplementedType]:
-    """Core AI's own resizing for whole factors, reads by index for the others."""
-
-    def nearest(
-        x: Tensor, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
-    ) -> Tensor | NotImplementedType:
-        if output_size is None:
-            assert scale_factors is not None
-            factors = list(scale_factors)
-        else:
-            factors = [new / old for new, old in zip(output_size, x.shape[2:], strict=True)]
-        if all(float(factor).is_integer() for factor in factors):
-            return NotImplemented
-        found: Tensor = resize(x, output_size, scale_factors)
-        return found
-
-    return nearest
-
-
-def _avg_pool2d(
-    x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor | NotImplementedType:
-    """Pooling without padding of what is padded before, over the share that counts."""
-    if not any(padding) and not ceil_mode:
-        return NotImplemented
-    kernel, pads = _pair(kernel_size), _pair(padding)
-    steps = _pair(stride) if stride else kernel
-    margins = []  # at the end of each axis, beside the padding
-    for size, window, step, pad in zip(x.shape[2:], kernel, steps, pads, strict=True):
-        left = (size + 2 * pad - window) % step
-        # A window that would start in the padding at the end is no window.
-        is_begun = (
-            ceil_mode and left and size + pad > (size + 2 * pad - window) // step * step + step
-        )
-        margins.append(step - left if is_begun else 0)
-    around = (pads[1], pads[1] + margins[1], pads[0], pads[0] + margins[0])
-    shares = torch.nn.functional.avg_pool2d(
-        torch.nn.functional.pad(x, around), kernel, steps, divisor_override=divisor_override
-    )
-    if divisor_override is not None:
-        return shares
-    ones = torch.full((1, 1, *x.shape[2:]), 1.0, dtype=x.dtype, device=x.device)
-    inner, outer = ((pads[1], pads[1], pads[0], pads[0]), (0, margins[1], 0, margins[0]))
-    ones = torch.nn.functional.pad(ones, inner, value=1.0 if count_include_pad else 0.0)
-    counted = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(ones, outer), kernel, steps)
-    return shares / counted
-
-
-def _pair(numbers: Sequence[int]) -> tuple[int, int]:
-    return (numbers[0], numbers[-1])
-
-
 def _arange(
     start: float,
     end: float,
@@ -254,23 +204,38 @@ def _arange(
     return numbers * step + start
 
 
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor] | NotImplementedType:
-    if weight is not None and bias is not None:
-        return NotImplemented
-    shape = [1, -1, *[1] * (x.dim() - 2)]
-    scale = torch.rsqrt(variance + eps)
-    normed = (x - mean.reshape(shape)) * scale.reshape(shape)
-    if weight is not None:
-        normed = normed * weight.reshape(shape)
-    if bias is not None:
-        normed = normed + bias.reshape(shape)
-    none = x.new_empty((0,))
-    return normed, none, none
+def _embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(N, D) from a table (V, D), indices (L,) and the start of each of N bags.
+
+    Starts may depend on data: each bag sees every row and takes its own, N times the work.
+    """
+    starts = offsets[:-1] if include_last_offset else offsets
+    ends = torch.cat([starts[1:], torch.full_like(starts[:1], indices.shape[0])])
+    place = torch.arange(indices.shape[0], dtype=starts.dtype, device=starts.device)
+    mine = (place >= starts.unsqueeze(1)) & (place < ends.unsqueeze(1))
+    if padding_idx >= 0:
+        mine = mine & (indices != padding_idx)
+    rows = weight.index_select(0, indices)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(1)
+    member = mine.to(weight.dtype)
+    count = member.sum(1, keepdim=True)
+    if mode == _MAX:
+        lowest = torch.finfo(weight.dtype).min
+        largest = torch.where(mine.unsqueeze(-1), rows.unsqueeze(0), lowest).amax(1)
+        result = torch.where(count > 0, largest, 0.0)
+    else:
+        result = torch.matmul(member, rows)
+        result = result / count.clamp(min=1) if mode == _MEAN else result
+    none = indices.new_empty((0,))
+    return result, none, none, none  # the others are for the backward pass

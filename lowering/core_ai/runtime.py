@@ -136,7 +136,8 @@ def feed(ports: Sequence[Port], given: Mapping[str, object]) -> Arrays:
                 expected=f"integers that {port.dtype} holds",
                 found=f"{array.min()} to {array.max()}",
             )
-        arrays[port.name] = np.ascontiguousarray(narrowed)
+        # ``ascontiguousarray`` gives a scalar an axis, on which the runtime ends.
+        arrays[port.name] = np.ascontiguousarray(narrowed).reshape(narrowed.shape)
     return arrays
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import passes
 from lowering import (
@@ -60,6 +61,51 @@ class Others(nn.Module):
             "again": F.elu(x),
             "given": x,
         }
+
+
+class Apart(nn.Module):
+    """What coreai-torch 0.4.3 has no operator for, or its runtime ends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.bags = {
+            mode: nn.EmbeddingBag(10, 3, mode=mode, padding_idx=4)
+            for mode in ("sum", "mean", "max")
+        }
+        self.grown = nn.ConvTranspose3d(4, 6, (3, 2, 1), (2, 1, 3), (1, 0, 0), (1, 0, 2), groups=2)
+
+    def forward(self, x, position):  # (2, 7, 9), ()
+        volume = x[:, :4, :8].reshape(1, 4, 2, 4, 2)
+        ids = torch.tensor([1, 4, 4, 0, 6, 2, 2])
+        y = x.clone()
+        y[:, [1, 5]] = x[0, :2]
+        y[..., [0, 3]] = 2.0
+        y[[1], :, [4]] = x[0, :, 2]
+        largest, places = F.adaptive_max_pool2d(x, (3, 4), return_indices=True)
+        return {
+            "written": y,
+            "largest": largest,
+            "places": places,
+            "grown": self.grown(volume),
+            "bags": [bag(ids, torch.tensor([0, 3, 3])) for bag in self.bags.values()],
+            "weighted": F.embedding_bag(
+                ids, x[0], torch.tensor([0, 2]), mode="sum", per_sample_weights=x[0, :, 0]
+            ),
+            "later": position + 1,
+            "seen": torch.arange(4) <= position,
+        }
+
+
+def test_what_is_taken_apart_is_torchs():
+    torch.manual_seed(0)
+    model, x, position = Apart().eval(), torch.randn(2, 7, 9), torch.tensor(2)
+    made = convert(model, (x, position), format="aimodel", precision="float32")
+    found = predict(made, {"x": x, "position": position})
+    expected = pytree.tree_leaves(model(x, position))
+    assert len(found) == len(expected)
+    for (name, value), wanted in zip(found.items(), expected, strict=True):
+        assert value.shape == wanted.shape, name
+        np.testing.assert_allclose(value, wanted.detach(), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_what_is_written_another_way_is_torchs():
