@@ -14,11 +14,12 @@ WORKERS ?= 2
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TESTS ?= tests
 
-.PHONY: help demo test smoke_torch smoke_toy parity_full lint conformance zoo ablation benchmarks hostile readme clean
+.PHONY: help demo test versions smoke_torch smoke_toy parity_full lint conformance zoo ablation benchmarks hostile readme clean
 
 help:
 	@echo "make demo         optimise and convert a real MiniLM, and compare it with the original"
 	@echo "make test         run the tests (TESTS=tests/passes for a part)"
+	@echo "make versions     a part of the tests on other Pythons and releases of torch"
 	@echo "make smoke_torch  a model and a picture to a verified package, in under a minute"
 	@echo "make smoke_toy    a model in torch, ONNX Runtime and its package, node by node"
 	@echo "make parity_full  every recipe from raw pictures, and trained weights; nothing is skipped"
@@ -35,6 +36,10 @@ demo: .venv/demo.stamp
 
 test: .venv/test.stamp
 	$(SINGLE) $(BIN)/python -m pytest -rs -n $(WORKERS) --dist worksteal $(TESTS)
+
+# Makes environments of its own; nothing of .venv is used.
+versions:
+	.ci/versions
 
 smoke_torch: .venv/test.stamp
 	$(BIN)/python -m benchmarks.smoke_torch
