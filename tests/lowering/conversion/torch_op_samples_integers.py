@@ -10,7 +10,7 @@ LARGE = whole(3, 4, low=-(2**31) + 1, high=2**31)
 DIVISORS = whole(3, 4, low=1, high=70_000) * (2 * whole(3, 4, low=0, high=2) - 1)
 N, X = whole(3, 4), rand(3, 4)
 
-SAMPLES = {
+SAMPLES: dict[torch._ops.OpOverload, list[tuple[object, ...]]] = {
     aten.floor_divide.default: [(LARGE, DIVISORS), (X * 5, X.abs() + 0.5)],
     aten.floor_divide.Scalar: [(LARGE, -7), (X * 5, 2.0)],
     aten.div.Tensor_mode: [

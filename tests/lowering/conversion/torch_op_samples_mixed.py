@@ -11,7 +11,7 @@ X = torch.linspace(-3, 3, 12).reshape(3, 4)
 N = torch.arange(-6, 6).reshape(3, 4)
 B = torch.tensor([[True, False, False, True], [False] * 4, [True] * 4])
 
-SAMPLES = {
+SAMPLES: dict[torch._ops.OpOverload, list[tuple[object, ...]]] = {
     # products of integers, and slopes
     aten.mm.default: [(whole(3, 4), whole(4, 5)), (rand(3, 4), rand(4, 5))],
     aten.bmm.default: [(whole(2, 3, 4), whole(2, 4, 5))],
