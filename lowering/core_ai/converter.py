@@ -72,7 +72,7 @@ def convert_to_core_ai(
         check_integers(program)
     prepared = prepare(program, fp16=precision == "float16")
     known = frozenset(torch_side._aten_to_core._aten_to_core_resolver)
-    plain = to_core_ai_operators(prepared.program, known)
+    plain = to_core_ai_operators(prepared.program, known, half=precision == "float16")
     if precision == "float16":
         plain = in_float16(plain)
     interface = _interface(plain, prepared)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from frontend.decompositions import as_strided
-from frontend.ops import PLAIN
+from frontend.ops import PLAIN, layer_norm
 from frontend.source import source_of
 from lowering.core_ai.images import of_images
 from lowering.errors import Unsupported, UnsupportedOpsError
@@ -33,21 +33,27 @@ _REFERENCES = frozenset(
 )
 # Decompositions hold operators that need another one; each round takes one level apart.
 _MOST_ROUNDS = 4
+_HALF = torch.finfo(torch.float16)
 # How ``_embedding_bag`` reduces; 0 is a sum.
 _MEAN, _MAX = 1, 2
 
 
-def to_core_ai_operators(program: ExportedProgram, known: frozenset[str]) -> ExportedProgram:
+def to_core_ai_operators(
+    program: ExportedProgram, known: frozenset[str], *, half: bool = False
+) -> ExportedProgram:
     """``program`` in operators that Core AI has.
 
     Args:
         program: ATen and ``ane`` operators.
         known: operators of ATen that coreai-torch has, such as ``add.Tensor``.
+        half: it will compute in float16.
 
     Raises:
         UnsupportedOpsError: operators that it does not have and nothing takes apart.
     """
     table = decompositions(known)
+    if half:
+        table[_aten.linalg_vector_norm.default] = _vector_norm
     for _ in range(_MOST_ROUNDS):
         before = len(program.graph.nodes)
         program = program.run_decompositions(table)
@@ -72,6 +78,7 @@ def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
     return {
         **table,
         **PLAIN,
+        layer_norm: _layer_norm,
         _aten.as_strided.default: as_strided,
         _aten.bitwise_and.Scalar: _with_number(torch.bitwise_and),
         _aten.bitwise_or.Scalar: _with_number(torch.bitwise_or),
@@ -107,6 +114,38 @@ def _missing(program: ExportedProgram, known: frozenset[str]) -> list[Unsupporte
     reason = "coreai-torch has no lowering, and nothing takes it apart"
     hint = "write it with other operators, or convert to a .mlpackage"
     return [Unsupported(op, reason, hint, tuple(found)) for op, found in places.items()]
+
+
+def _layer_norm(
+    x: Tensor, axes: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Whole, over the last axes: Core AI then computes its statistics in float32 (*measured*)."""
+    order = [*(axis for axis in range(x.dim()) if axis not in axes), *axes]
+    turned = x.permute(order)
+    normed = torch.nn.functional.layer_norm(turned, turned.shape[-len(axes) :], weight, bias, eps)
+    return normed.permute([order.index(axis) for axis in range(x.dim())])
+
+
+def _vector_norm(
+    x: Tensor,
+    ord: float = 2,  # torch's name
+    dim: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor | NotImplementedType:
+    """A norm of numbers of about one; Core AI adds up powers in float16, infinite from 256 on."""
+    if ord in (0, 1) or math.isinf(ord):
+        return NotImplemented
+    axes = list(range(x.dim())) if dim is None else list(dim)
+    size = x.abs()
+    largest = size.amax(axes, keepdim=True).clamp(_HALF.tiny, _HALF.max)
+    share = size / largest
+    if ord == 2:
+        norm = largest * (share * share).sum(axes, keepdim=True).sqrt()
+    else:
+        norm = largest * share.pow(ord).sum(axes, keepdim=True).pow(1 / ord)
+    return norm if keepdim else norm.squeeze(axes)
 
 
 def _argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:

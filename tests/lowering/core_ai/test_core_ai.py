@@ -119,6 +119,38 @@ def test_what_is_written_another_way_is_torchs():
         np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+class Norms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(64)
+        nn.init.normal_(self.norm.weight)
+        self.linear = nn.Linear(64, 16)
+
+    def forward(self, x):  # (1, 8, 64)
+        return {
+            "norms": self.linear(self.norm(x)),
+            "length": x.norm(dim=-1),
+            "all": torch.linalg.vector_norm(x, 3, keepdim=True),
+            "sum": torch.linalg.vector_norm(x, 1, dim=1),
+            "unit": F.normalize(x, dim=1),
+            "rms": F.rms_norm(x, (64,), eps=1e-6),
+        }
+
+
+def test_norms_in_float16_at_scale():
+    torch.manual_seed(0)
+    model, x = Norms().eval(), torch.randn(1, 8, 64)
+    made = convert(passes.optimize_for_ane(model, (x,)), format="aimodel")
+    for scale in (1e-3, 1.0, 1e3):
+        x16 = (x * scale).half()
+        expected = model(x16.float())
+        for (name, value), wanted in zip(
+            predict(made, {"x": x16}).items(), expected.values(), strict=True
+        ):
+            error = (torch.from_numpy(value).float() - wanted).norm() / wanted.norm()
+            assert error < 2e-3, (name, scale)
+
+
 class Counter(nn.Module):
     def __init__(self):
         super().__init__()
