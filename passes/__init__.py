@@ -11,9 +11,10 @@ from passes.branches_to_where import BranchesToWhere
 from passes.canonical_linear import CanonicalLinear
 from passes.complex_to_real.complex_to_real import ComplexToReal
 from passes.conv1d_to_conv2d import Conv1dToConv2d
-from passes.default_pipeline import DEFAULT_PIPELINE, default_pipeline
+from passes.default_pipeline import CAREFUL_PASSES, DEFAULT_PIPELINE, default_pipeline
 from passes.eliminate_common import EliminateCommon
 from passes.errors import InvariantError, LayoutError, OrderError, PassError
+from passes.exact_eps import ExactEps
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.fuse_activations import FuseActivations
@@ -33,10 +34,12 @@ from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
 from passes.stable_logs import StableLogs
+from passes.stable_roots import StableRoots
 from passes.to_inference import ToInference
 from passes.topk_of_logits import TopkOfLogits
 
 __all__ = [
+    "CAREFUL_PASSES",
     "DEFAULT_PIPELINE",
     "AssignLayout",
     "AtSites",
@@ -47,6 +50,7 @@ __all__ = [
     "Conv1dToConv2d",
     "Declined",
     "EliminateCommon",
+    "ExactEps",
     "FoldBatchNorm",
     "FoldConstants",
     "Forms",
@@ -71,6 +75,7 @@ __all__ = [
     "SimplifyViews",
     "SplitAttention",
     "StableLogs",
+    "StableRoots",
     "ToInference",
     "TopkOfLogits",
     "default_pipeline",

@@ -12,6 +12,7 @@ from passes.complex_to_real.complex_to_real import ComplexToReal
 from passes.conv1d_to_conv2d import Conv1dToConv2d
 from passes.drop_leading_axes import DropLeadingAxes
 from passes.eliminate_common import EliminateCommon
+from passes.exact_eps import ExactEps
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.fold_rotation_sign import FoldRotationSign
@@ -31,6 +32,7 @@ from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
 from passes.stable_logs import StableLogs
+from passes.stable_roots import StableRoots
 from passes.swap_last_axes import SwapLastAxes
 from passes.tabulate_positions import TabulatePositions
 from passes.to_inference import ToInference
@@ -73,6 +75,7 @@ def default_pipeline(
         RmsNormForm(form=rms_norm),
         AssignLayout(image_outputs=image_outputs),
         LimitRank(),
+        StableRoots(),
         SimplifyViews(),
         EliminateCommon(),
         FoldConstants(),
@@ -80,6 +83,10 @@ def default_pipeline(
 
 
 DEFAULT_PIPELINE: tuple[Pass, ...] = default_pipeline()
+
+# Exact as well, at the price of an operator or more each: for programs of small or large numbers,
+# behind the default passes.
+CAREFUL_PASSES: tuple[Pass, ...] = (ExactEps(), StableRoots(thorough=True))
 
 # Every pass of this package: what a text may name without more.
 ALL_PASSES: tuple[type[Pass], ...] = (
@@ -92,6 +99,7 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     Conv1dToConv2d,
     DropLeadingAxes,
     EliminateCommon,
+    ExactEps,
     FoldBatchNorm,
     FoldConstants,
     FoldRotationSign,
@@ -111,6 +119,7 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     SimplifyViews,
     SplitAttention,
     StableLogs,
+    StableRoots,
     SwapLastAxes,
     TabulatePositions,
 )

@@ -102,6 +102,6 @@ class FuseLayerNorm(Pass):
         if 0 < eps < fp16.SMALLEST:
             rw.note(
                 f"a layer norm's eps of {eps:g} is zero in float16; coremltools stores "
-                f"{fp16.SMALLEST:.1e} for it (min_eps of fuse_layer_norm makes it explicit)"
+                f"{fp16.SMALLEST:.1e} for it (exact_eps keeps it, min_eps makes it explicit)"
             )
         return eps

@@ -1,0 +1,170 @@
+"""Roots of sums of squares, without the squares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+from torch.fx.node import Argument
+
+from passes.base import Pass
+from passes.patterns.nodes import argument, aten, input_of, is_call, is_tensor, shape
+from passes.patterns.operands import (
+    add_sides,
+    mul_sides,
+    plus_scalar,
+    powered,
+    reduced_axes,
+    times_scalar,
+)
+from passes.rewriter import Rewriter
+
+_ROOTS = (aten.sqrt.default, aten.rsqrt.default, aten.pow.Tensor_Scalar)
+
+
+@dataclass(frozen=True)
+class _Power:
+    """``factor`` times the sum of the squares of ``x`` over ``axes``, or its variance.
+
+    Attributes:
+        x: what is squared, or what varies.
+        axes: non-negative.
+        keepdim: they stay, with one element each.
+        factor: above zero.
+        correction: of a variance; ``None`` for a sum of squares.
+    """
+
+    x: fx.Node
+    axes: tuple[int, ...]
+    keepdim: bool
+    factor: float
+    correction: float | None = None
+
+
+@dataclass(frozen=True)
+class StableRoots(Pass):
+    """Takes the root of a sum of squares as one norm.
+
+    Before: ``sqrt(sum(x * x))``, ``sqrt(mean(x ** 2))``, ``sqrt(var(x))`` and their inverses;
+    after: ``vector_norm(x)``, times a number, and ``std(x)``, each of which is one MIL operator
+    with one rounding. In float16 a square overflows from 256 on and is zero below 2.4e-4, while
+    the root is as large as x.
+
+    Attributes:
+        thorough: also where it takes more operators, which a program of ordinary magnitudes does
+            not need: ``sqrt(sum(x * x) + eps)`` as ``m sqrt(1 + (n / m)²)``, m and n being the
+            larger and the smaller of the norm and ``sqrt(eps)``, and ``sqrt(a * a + b * b)`` as
+            ``hypot(a, b)``.
+
+    Bound: float32 within rtol 1e-5 / atol 1e-6 where the original's squares are normal numbers.
+    """
+
+    name: ClassVar[str] = "stable_roots"
+    by_site: ClassVar[bool] = True
+    runs_after: ClassVar[Mapping[str, str]] = {
+        "fuse_rms_norm": "norms are recognised by their squares",
+        "fuse_layer_norm": "norms are recognised by their squares",
+        "assign_layout": "it places sums and means, and no norms",
+        "limit_rank": "it takes axes from sums and means, and no norms",
+    }
+    thorough: bool = False
+
+    def apply(self, rw: Rewriter) -> None:
+        """Every root, in program order."""
+        for node in rw.find(*_ROOTS):
+            root = powered(rw, node)
+            if root is None or abs(root[1]) != 0.5 or rw.is_constant(node) or not node.users:
+                continue
+            with rw.at(node):
+                found = self._root(rw, root[0])
+                if found is not None:
+                    _put(rw, node, found, inverse=root[1] < 0)
+
+    def _root(self, rw: Rewriter, y: fx.Node) -> fx.Node | None:
+        """``sqrt(y)`` without its squares, if ``y`` is a sum of some."""
+        power = _power(rw, y)
+        if power is not None:
+            return _norm(rw, power)
+        if not self.thorough:
+            return None
+        shifted = plus_scalar(rw, y)
+        if shifted is not None and shifted[1] > 0:
+            inner = self._root(rw, shifted[0])
+            return None if inner is None else _beside(rw, inner, math.sqrt(shifted[1]))
+        return _of_pair(rw, y)
+
+
+def _put(rw: Rewriter, node: fx.Node, root: fx.Node, *, inverse: bool) -> None:
+    """Lets the users of ``node`` use the root, or divide by it."""
+    if not inverse:
+        rw.replace(node, root)
+        return
+    for user in list(node.users):
+        other = next((a for a, b in mul_sides(user) if b is node and a is not node), None)
+        if is_tensor(other):  # the inverse of a small root may overflow, and zero times it is NaN
+            with rw.at(user):
+                rw.replace(user, rw.emit(aten.div.Tensor, other, root), counted=False)
+    with rw.at(node):
+        rw.replace(node, rw.emit(aten.reciprocal.default, root))
+
+
+def _power(rw: Rewriter, y: Argument) -> _Power | None:
+    if is_call(y, aten.var.correction):
+        x, correction = input_of(y), argument(y, "correction")
+        axes = reduced_axes(y, len(shape(x)))
+        keepdim = bool(argument(y, "keepdim"))
+        return _Power(x, axes, keepdim, 1.0, 1.0 if correction is None else float(correction))
+    if is_call(y, aten.sum.dim_IntList, aten.mean.dim, aten.mean.default):
+        square = powered(rw, input_of(y))
+        if square is None or square[1] != 2.0 or argument(y, "dtype") is not None:
+            return None
+        x = square[0]
+        whole = is_call(y, aten.mean.default)
+        axes = tuple(range(len(shape(x)))) if whole else reduced_axes(y, len(shape(x)))
+        count = math.prod(shape(x)[axis] for axis in axes)
+        if is_call(y, aten.sum.dim_IntList):
+            count = 1
+        if not axes or not isinstance(count, int) or not count:
+            return None
+        keepdim = not whole and bool(argument(y, "keepdim"))
+        return _Power(x, axes, keepdim, 1.0 / count)
+    scaled = times_scalar(rw, y)
+    inner = _power(rw, scaled[0]) if scaled is not None and scaled[1] > 0 else None
+    if scaled is None or inner is None:
+        return None
+    factor = inner.factor * scaled[1]
+    return _Power(inner.x, inner.axes, inner.keepdim, factor, inner.correction)
+
+
+def _norm(rw: Rewriter, power: _Power) -> fx.Node:
+    axes, keep = list(power.axes), power.keepdim
+    if power.correction is None:
+        found = rw.emit(aten.linalg_vector_norm.default, power.x, 2, axes, keep)
+    else:
+        found = rw.emit(
+            aten.std.correction, power.x, axes, correction=power.correction, keepdim=keep
+        )
+    root = math.sqrt(power.factor)
+    return found if root == 1.0 else rw.emit(aten.mul.Tensor, found, root)
+
+
+def _beside(rw: Rewriter, norm: fx.Node, number: float) -> fx.Node:
+    """``sqrt(norm² + number²)``, neither being negative."""
+    larger = rw.emit(aten.clamp.default, norm, number)
+    smaller = rw.emit(aten.clamp.default, norm, None, number)
+    ratio = rw.emit(aten.div.Tensor, smaller, larger)
+    squared = rw.emit(aten.add.Tensor, rw.emit(aten.mul.Tensor, ratio, ratio), 1.0)
+    return rw.emit(aten.mul.Tensor, larger, rw.emit(aten.sqrt.default, squared))
+
+
+def _of_pair(rw: Rewriter, y: fx.Node) -> fx.Node | None:
+    terms = next(add_sides(y), None)
+    squares = [powered(rw, term) for term in terms] if terms is not None else [None]
+    if len(squares) != 2 or squares[0] is None or squares[1] is None:
+        return None
+    if squares[0][1] != 2.0 or squares[1][1] != 2.0:
+        return None
+    return rw.emit(aten.hypot.default, squares[0][0], squares[1][0])
