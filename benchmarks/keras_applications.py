@@ -72,6 +72,11 @@ class Application:
     seconds: float = 0.0
     error: str = ""
 
+    def __str__(self) -> str:
+        verdict = "ok" if self.passed else self.error or "fails"
+        found = f"{self.ops} ops, {self.transposes} transposes, fp16 {self.fp16:.1e}"
+        return f"{self.name}: {found}, {self.seconds:.0f} s, {verdict}"
+
     @property
     def passed(self) -> bool:
         """Whether it agrees, with as few transposes as there may be."""
@@ -91,7 +96,7 @@ def main(only: Sequence[str], size: int, plain: bool, as_json: bool) -> None:
         found.append(run(name, size, plain))
         gc.collect()
         if not as_json:
-            click.echo(f"{name}: {found[-1].seconds:.0f} s {found[-1].error}", err=True)
+            click.echo(str(found[-1]), err=True)
     if as_json:
         print_json([vars(item) | {"passed": item.passed} for item in found])
     else:

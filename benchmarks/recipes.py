@@ -129,15 +129,19 @@ class BoxesAlone(nn.Module):
         return found
 
 
-def yolo_model(file: str, image: Image) -> Any:
-    """A YOLO by its file, with scores as a trained one has them on :func:`sights`."""
+def yolo_model(file: str, image: Image, seen: Sequence[Tensor] = ()) -> Any:
+    """A YOLO by its file, with scores as a trained one has them on ``seen`` or :func:`sights`.
+
+    Its weights are float16 numbers, as in the files that ultralytics writes.
+    """
     with importable_torchvision():
         from ultralytics.nn.tasks import DetectionModel
 
         model: Any = DetectionModel(file, verbose=False)
     _see_batches(model, image)
-    _spread_scores(model, [branch[-1] for branch in model.model[-1].cv3], sights(image))
-    return model
+    heads = [branch[-1] for branch in model.model[-1].cv3]
+    _spread_scores(model, heads, seen or sights(image))
+    return model.half().float()
 
 
 def sights(image: Image) -> list[Tensor]:

@@ -49,13 +49,15 @@ def main(file: str, size: int, count: int, precision: str, as_json: bool) -> Non
     """See the module."""
     torch.manual_seed(0)
     image = Image((size, size))
-    model = yolo_model(file, image)
+    pictures = sights(size, count)
+    seen = [normalised(image, pixels(image, prepared(image, picture))) for picture in pictures]
+    model = yolo_model(file, image, seen)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         theirs = exported_by_ultralytics(model, file, size, precision, Path(folder))
         loaded = lowering.load(str(theirs), precision="fp16")
         for boxes in _BOXES:
-            rows += _rows(model, image, loaded, sights(size, count), boxes, precision, folder)
+            rows += _rows(model, image, loaded, pictures, boxes, precision, folder)
     if as_json:
         print_json(rows)
     else:
