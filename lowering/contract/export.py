@@ -40,6 +40,9 @@ from lowering.contract.tasks.base import OutputTask, Wanted
 from lowering.errors import SaveError
 from lowering.support.staging import put, reason, staged, standing
 
+# So many weights are named.
+_NAMED = 3
+
 
 def export(
     model: nn.Module | ExportedProgram,
@@ -100,7 +103,7 @@ def export(
     taken = tuple(_formed(entry, forms.get(entry.name)) for entry in taken)
     for entry in taken:
         problems += _form_problems(entry, forms.get(entry.name))
-    problems += size_faults
+    problems += size_faults + _weight_problems(program)
     if task is not None:
         shapes = {entry.name: entry.shape for entry in returned}
         wanted = Wanted(shapes, {entry.name: entry.shape for entry in taken})
@@ -134,6 +137,17 @@ def export(
     if task is not None:
         contract = replace(contract, outputs=_task_outputs(program, contract))
     return _written(place, program, contract)
+
+
+def _weight_problems(program: ExportedProgram) -> list[str]:
+    """Weights with NaN; infinities are masks to some models."""
+    wrong = [
+        name
+        for name, value in program.state_dict.items()
+        if value.is_floating_point() and bool(value.isnan().any())
+    ]
+    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+    return [f"weights: NaN in {', '.join(wrong[:_NAMED])}{more}"] if wrong else []
 
 
 def _formed(entry: InputSpec, form: Image | Sound | None) -> InputSpec:

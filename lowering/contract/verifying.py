@@ -107,6 +107,7 @@ def verify_folder(
     check_package(model, contract)
     original = original_of(folder, model.metadata, known_passes).with_inputs(inputs or {})
     if contract.sounds:
+        _refuse_pictures(contract, pictures)
         steps, shown = _sound_steps(original, contract, sounds)
     else:
         _refuse_sounds(contract, sounds)
@@ -194,12 +195,7 @@ def _steps(
     """The original on each picture, and each as both sides take it."""
     images = contract.images
     if not images:
-        if pictures:
-            raise PictureError(
-                "the model takes no pictures",
-                expected="an input with an image in the contract",
-                found=", ".join(entry.name for entry in contract.inputs),
-            )
+        _refuse_pictures(contract, pictures)
         if not contract.sizes:
             return [original], []
         cases = list(combinations(contract.sizes))
@@ -255,6 +251,15 @@ def _sound_steps(
             arrays[name] = of_input(entry, samples)
         steps.append(original.with_inputs(arrays))
     return steps, [_Shown(name) for name, _ in named]
+
+
+def _refuse_pictures(contract: ModelContract, pictures: Sequence[Picture]) -> None:
+    if pictures:
+        raise PictureError(
+            "the model takes no pictures",
+            expected="an input with an image in the contract",
+            found=", ".join(entry.name for entry in contract.inputs),
+        )
 
 
 def _refuse_sounds(contract: ModelContract, sounds: Sequence[SoundLike]) -> None:

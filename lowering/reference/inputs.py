@@ -82,7 +82,7 @@ def _value(feature: Feature, word: str, generator: np.random.Generator) -> objec
     except ValueError as error:
         raise InputError(
             f"cannot read input {feature.name!r}",
-            expected="a .npy file, an image, a number, random or zeros",
+            expected="a .npy file, an image, a .wav file, a number, random or zeros",
             found=word,
         ) from error
     return np.full(default_shape(feature), number)

@@ -202,7 +202,7 @@ class Verification:
         if self.labels:
             seen = self.labels[: self.step]
             lines.append(
-                f"pictures, each through torch and the package: {', '.join(seen)}"
+                f"each through torch and the package: {', '.join(seen)}"
                 if self.passed
                 else f"differs on {self.labels[self.step - 1]}"
             )

@@ -160,6 +160,19 @@ def test_options_that_do_not_fit_the_model(tmp_path):
     assert contract_of.__doc__
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(number, tmp_path):
+    model, x = classifier()
+    with torch.no_grad():
+        model[4].weight[0, 0] = number
+    if number != number:
+        with pytest.raises(lowering.ContractError, match=r"NaN in 4\.weight"):
+            lowering.export(model, (x,), tmp_path / "net")
+        assert not list(tmp_path.iterdir())
+    else:  # infinities are masks to some models
+        assert lowering.export(model, (x,), tmp_path / "net").is_dir()
+
+
 def test_models_of_other_kinds_are_refused_by_name(tmp_path):
     scripted = tmp_path / "net.pt"
     with pytest.warns(DeprecationWarning, match="torch.jit"):

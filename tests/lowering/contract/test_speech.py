@@ -295,6 +295,8 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     assert code == 0 and "wer: 1.0000 over 3" in text and "silence" in text, text
     code, text = run("predict", "asr.mlpackage", "--input", "x=a.wav")
     assert code == 0 and "starts" in text, text
+    code, text = run("verify", "asr.mlpackage", "asr", "--pictures", "a.wav")
+    assert code == 2 and "the model takes no pictures" in text, text
     for file, said in (("fast.wav", "44100 Hz"), ("b.wav", "cannot be read"), ("c.wav", "no such")):
         code, text = run("predict", "asr.mlpackage", "--input", f"x={file}")
         assert code == 2 and said in text, text
