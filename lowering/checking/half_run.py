@@ -89,7 +89,15 @@ def _add(found: RangeFinding, findings: Findings) -> None:
     if place.line and place in findings.places(found.rule):
         return
     on = "" if found.call == _EXAMPLE else f", on {found.call}"
-    findings.add(found.rule, f"{found.message}{on}", op=found.op, place=place, remedy=found.remedy)
+    harmless = found.effect <= limits.LOST  # no output shows it on the calls that were made
+    findings.add(
+        found.rule,
+        f"{found.message}{on}",
+        op=found.op,
+        place=place,
+        severity=Severity.NOTE if harmless else None,
+        remedy=found.remedy,
+    )
 
 
 def _constants(survey: Survey, original: Original, findings: Findings) -> None:

@@ -60,6 +60,8 @@ class RangeFinding:
         message: what is the matter, one sentence without a full stop.
         remedy: what helps.
         call: the inputs that showed it.
+        effect: the largest relative L2 error of an output on such a call, with all that float16
+            does; of what hardware alone may do 0.0.
     """
 
     rule: str
@@ -72,11 +74,13 @@ class RangeFinding:
     message: str
     remedy: str
     call: str
+    effect: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         place = {"module": self.source.module, "line": self.source.line}
-        return {**asdict(self), "source": place, "error": finite(self.error)}
+        errors = {"error": finite(self.error), "effect": finite(self.effect)}
+        return {**asdict(self), "source": place, **errors}
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ class Ranges:
         findings: in program order; of equal ones at one line the worst.
         calls: on what it was computed, in words.
         notes: what could not be tried.
-        outputs: relative L2 error that is expected of each output of the float16 package, without
-            what the findings are about.
+        outputs: relative L2 error that is expected of each output of the float16 package, the
+            largest of all calls.
     """
 
     name: str
@@ -124,5 +128,5 @@ def _lines(findings: Iterable[RangeFinding]) -> Iterable[str]:
     for finding in findings:
         yield f"[{finding.rule}] {finding.op} {finding.value}: {finding.message}"
         yield f"    at {finding.source}"
-        yield f"    on {finding.call}"
+        yield f"    on {finding.call}; outputs are off by {finding.effect:.1e}"
         yield f"    next step: {finding.remedy}"

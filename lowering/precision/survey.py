@@ -53,26 +53,38 @@ class Survey:
         self._call = ""
         self._growth: tuple[float, ValuePair] | None = None
         self._errors: dict[str, float] = {}
-        self._told = False
+        self._told: set[tuple[str, str, Source]] = set()
+        self._judges = True
         self.values: dict[str, ValueRange] = {}
         self.findings: dict[tuple[str, str, Source], RangeFinding] = {}
 
     def run(self, call: InputCall) -> dict[str, float]:
-        """One call from a fresh state; errors of the outputs by name.
+        """One call from a fresh state; errors of the outputs by name, findings included.
 
         Raises:
             ExecutionError: the program cannot be run on these inputs.
         """
-        self._call, self._growth, self._errors, self._told = call.words, None, {}, False
-        self.model.run(self.fed(call.inputs), self.model.make_state())
-        outputs = {
-            item.name: self._errors.get(item.name, 0.0) for item in self.model.program.outputs
-        }
-        if not self._told and self._growth is not None:
-            worst = max(outputs.values(), default=0.0)
-            if worst > limits.OUTPUT:
-                self._add_lost(self._growth[1], f"outputs are off by {worst:.1g} in the end")
+        self._call, self._growth, self._told = call.words, None, set()
+        inputs = self.fed(call.inputs)
+        outputs = self._errors_of(inputs)
+        if self._told:
+            # What was told of was put right for what follows it; now it takes its course.
+            self._judges = False
+            outputs = self._errors_of(inputs)
+            self._judges = True
+        effect = max(outputs.values(), default=0.0)
+        if not self._told and self._growth is not None and effect > limits.OUTPUT:
+            self._add_lost(self._growth[1], f"outputs are off by {effect:.1g} in the end")
+        for key in self._told:
+            known = self.findings[key]
+            self.findings[key] = replace(known, effect=max(known.effect, effect))
         return outputs
+
+    def _errors_of(self, inputs: Mapping[str, object]) -> dict[str, float]:
+        """Runs the program; errors of its outputs."""
+        self._errors = {}
+        self.model.run(inputs, self.model.make_state())
+        return {item.name: self._errors.get(item.name, 0.0) for item in self.model.program.outputs}
 
     def fed(self, inputs: Mapping[str, Tensor]) -> dict[str, object]:
         """``inputs`` as the program takes them, floats as they are: rounding them is looked at."""
@@ -85,6 +97,8 @@ class Survey:
 
     def _see(self, pair: ValuePair) -> bool:
         self._errors[pair.value.name] = pair.error
+        if not self._judges:
+            return False
         if self._with_ranges and pair.exact.is_floating_point():
             self._widen(pair)
         born = pair.error - pair.inherited
@@ -164,7 +178,6 @@ class Survey:
             )
 
     def _add(self, pair: ValuePair, rule: str, message: str, remedy: str) -> None:
-        self._told |= rule not in (SUBNORMAL, ACCUMULATOR)
         low, high = _extremes(pair.exact)
         found = RangeFinding(
             rule=rule,
@@ -181,7 +194,9 @@ class Survey:
         key = (rule, pair.op.type, found.source)
         known = self.findings.get(key)
         if known is None or known.error < found.error:
-            self.findings[key] = found
+            self.findings[key] = found if known is None else replace(found, effect=known.effect)
+        if rule not in (SUBNORMAL, ACCUMULATOR):
+            self._told.add(key)
 
     def _widen(self, pair: ValuePair) -> None:
         name = pair.value.name

@@ -46,7 +46,10 @@ def findings_table(findings: tuple[RangeFinding, ...]) -> Table:
             finding.rule,
             escape(f"{finding.op}\n{finding.value}"),
             f"{finding.low:.3g} to\n{finding.high:.3g}",
-            escape(f"{finding.message}\nat {finding.source}\non {finding.call}"),
+            escape(
+                f"{finding.message}\nat {finding.source}\non {finding.call}; "
+                f"outputs are off by {finding.effect:.1e}"
+            ),
             escape(finding.remedy),
         )
     return table

@@ -24,7 +24,7 @@ def found_in(function, *inputs):
 @pytest.mark.parametrize(
     ("function", "given", "rule"),
     [
-        (torch.acosh, 900 + x, "fp16-overflow"),
+        (lambda x: (x + 1) * (x - 1), 400 * x, "fp16-overflow"),
         (lambda x: x.softmax(-1).log(), 20 * x, "fp16-vanishes"),
         (lambda x: torch.log(1 + 1e-3 * x), x, "fp16-lost-digits"),
         # The constant alone: both eps are the same when the package runs.
@@ -34,6 +34,14 @@ def found_in(function, *inputs):
 def test_harm_on_the_example_is_wrong(function, given, rule):
     (finding, *_) = [f for f in found_in(function, given) if f.rule == rule]
     assert finding.severity is Severity.WRONG
+
+
+def test_harm_that_no_output_shows_is_a_note():
+    def lost(x):
+        return x + 1e-3 * ((x + 999) - (x.flip(1) + 999))
+
+    (finding,) = [f for f in found_in(lost, x) if f.rule == "fp16-lost-digits"]
+    assert finding.severity is Severity.NOTE
 
 
 def test_positions_are_tried_at_their_end_and_places_are_told_once():
