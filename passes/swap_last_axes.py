@@ -196,7 +196,7 @@ def _end(rw: Rewriter, node: fx.Node, value: fx.Node) -> fx.Node:
 def _written(rw: Rewriter, node: fx.Node, new: dict[fx.Node, fx.Node]) -> fx.Node:
     """``node`` in the other form."""
 
-    def operand(value: Any) -> Any:
+    def operand(value: fx.Node) -> fx.Node:
         if value in new:
             return new[value]
         return _beside(rw, value) if is_pointwise_call(node) else value
