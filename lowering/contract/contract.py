@@ -141,6 +141,19 @@ class Acceptance:
 
 
 @dataclass(frozen=True)
+class PinnedNames:
+    """What stays in float32 in a package of safe precision, by the names that it has there.
+
+    Attributes:
+        pins: operators.
+        ends: inputs and outputs.
+    """
+
+    pins: tuple[str, ...]
+    ends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelContract:
     """What stands in ``contract.json``.
 
@@ -157,6 +170,8 @@ class ModelContract:
         accept: when a package is good enough, beside the errors of its outputs.
         made_with: releases of the tools that wrote it, by name.
         sizes: those of its inputs that vary; shapes are then those of the example.
+        pinned: what stays in float32 in ``safe`` precision; ``None`` where each conversion finds
+            it.
     """
 
     name: str
@@ -170,6 +185,7 @@ class ModelContract:
     accept: Acceptance | None = None
     made_with: Mapping[str, str] = field(default_factory=dict)
     sizes: tuple[SizeSpec, ...] = ()
+    pinned: PinnedNames | None = None
 
     @property
     def sounds(self) -> dict[str, InputSpec]:
@@ -217,7 +233,13 @@ class ModelContract:
             "states": [{**vars(entry), "shape": list(entry.shape)} for entry in self.states],
             "task": None if self.task is None else self.task.to_json(),
             "target": self.target,
-            "precision": self.precision,
+            "precision": self.precision
+            if self.pinned is None
+            else {
+                "mode": self.precision,
+                "pins": list(self.pinned.pins),
+                "ends": list(self.pinned.ends),
+            },
             "accept": None if self.accept is None else vars(self.accept),
             "made_with": dict(self.made_with),
             **({"sizes": [entry.to_json() for entry in self.sizes]} if self.sizes else {}),

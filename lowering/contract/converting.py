@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import coremltools as ct
 
 import passes
-from lowering.contract.contract import ModelContract
+from lowering.contract.contract import ModelContract, PinnedNames
 from lowering.contract.errors import ContractError
 from lowering.contract.folder import ModelFolder, open_folder
 from lowering.contract.names import CONTRACT_KEY, DIGEST_KEY
 from lowering.contract.originals import original_of
+from lowering.precision.pins import PinReport
 from lowering.precision.safe import SAFE, convert_in
 from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
@@ -35,6 +37,8 @@ def convert_folder(
     """The package that a contract asks for, rewritten by ``pipeline`` before.
 
     The contract and its digest stand in the package's metadata, and meanings in its description.
+    Its copy of the contract names what stays in float32; written into the folder's, the same stays
+    in the next conversion, without a search.
 
     Args:
         folder: what ``lowering.export`` wrote.
@@ -72,9 +76,15 @@ def convert_folder(
     if contract.precision == SAFE:
         options["original"] = partial(original_of, folder)
         input_ranges = {**contract.ranges, **(input_ranges or {})}
+        options["given"] = None if contract.pinned is None else vars(contract.pinned)
     call: Callable[..., ct.models.MLModel] = convert_in
     mlmodel = call(optimized, input_ranges=input_ranges, **said, **options)
     _describe(mlmodel, contract)
+    report = PinReport.from_metadata(mlmodel.user_defined_metadata)
+    if report is not None:
+        found = PinnedNames(*(tuple(pin.op for pin in part) for part in (report.pins, report.ends)))
+        own = replace(contract, pinned=found)
+        mlmodel.user_defined_metadata[CONTRACT_KEY] = own.to_text()
     return mlmodel
 
 

@@ -19,6 +19,7 @@ from lowering.contract.contract import (
     InputSpec,
     ModelContract,
     OutputSpec,
+    PinnedNames,
     ProgramFile,
     StateSpec,
 )
@@ -103,7 +104,8 @@ class _Reader:
         self.problems: list[str] = []
 
     def contract(self, raw: object) -> ModelContract | None:
-        known = ("schema", *(entry.name for entry in fields(ModelContract)))
+        parts = [entry.name for entry in fields(ModelContract) if entry.name != "pinned"]
+        known = ("schema", *parts)
         optional = {"states", "task", "accept", "made_with", "sizes"}
         top = self._object(raw, "the contract", known, optional)
         if top is None:
@@ -119,7 +121,7 @@ class _Reader:
         self._unique(outputs, "outputs")
         task = None if top.get("task") is None else self._task(top["task"])
         target = self._one_of(top["target"], "target", TARGETS)
-        precision = self._one_of(top["precision"], "precision", PRECISIONS)
+        precision, pinned = self._precision(top["precision"])
         accept = None
         if top.get("accept") is not None:
             accept = self._made(Acceptance, top["accept"], "accept", self._accept)
@@ -141,7 +143,26 @@ class _Reader:
             accept,
             made_with,
             sizes,
+            pinned,
         )
+
+    def _precision(self, raw: object) -> tuple[str, PinnedNames | None]:
+        if not isinstance(raw, dict):
+            return self._one_of(raw, "precision", PRECISIONS), None
+        kept = ("pins", "ends")
+        values = self._object(raw, "precision", ("mode", *kept), set(kept))
+        if values is None:
+            return "", None
+        mode = self._one_of(values["mode"], "precision.mode", PRECISIONS)
+        if "pins" not in values and "ends" not in values:
+            return mode, None
+        if mode != "safe":
+            self._note("precision", f"names what stays in float32, and its mode is {mode!r}")
+        names = [
+            self._list(values.get(key, []), f"precision.{key}", self._text, empty=True)
+            for key in kept
+        ]
+        return mode, PinnedNames(*names)
 
     def _program(self, raw: Mapping[str, object], at: str) -> ProgramFile:
         file = self._text(raw["file"], f"{at}.file", _NAME)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import coremltools as ct
 from torch import nn
 from torch.export import ExportedProgram
 
+from frontend.source import Source
 from lowering.conversion.converter import convert, program_of
 from lowering.conversion.pinned import PinnedPrecision
 from lowering.errors import LoweringError
@@ -16,7 +18,7 @@ from lowering.package.dtypes import FP16, FP32
 from lowering.package.source_table import SourceTable
 from lowering.planner.placement import plan
 from lowering.precision.calibration import Sample, samples_of, worst
-from lowering.precision.pins import PINS_KEY, PinReport
+from lowering.precision.pins import PINS_KEY, Pin, PinReport
 from lowering.precision.reasons import Reasons
 from lowering.precision.search import Search
 from lowering.reference import LoadedModel, load
@@ -89,6 +91,7 @@ def convert_safely(
     calibration: Sequence[object] = (),
     input_ranges: Mapping[str, tuple[float, float]] | None = None,
     original: Callable[[Mapping[str, str]], Original] | None = None,
+    given: Mapping[str, Sequence[str]] | None = None,
     **options: object,
 ) -> ct.models.MLModel:
     """Convert to float16 and keep in float32 what float16 would spoil.
@@ -110,6 +113,8 @@ def convert_safely(
         input_ranges: smallest and largest value of inputs, by name; see ``lowering.ranges``.
         original: what the package is judged against, from its metadata; by default the program,
             with its example inputs.
+        given: names of what stays in float32, operators as ``pins``, inputs and outputs as
+            ``ends``; nothing is searched then.
         options: of ``convert``; not ``compute_precision``.
 
     Returns:
@@ -136,7 +141,13 @@ def convert_safely(
     report = PinReport(
         (), (), before, before, price, price, tuple(sample.words for sample in samples)
     )
-    if not before <= 1:
+    if given is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kind = PinnedPrecision(given["pins"], given["ends"])
+            made = make(model, compute_precision=kind, **options)
+        report = _as_given(made, kind, given, samples, report)
+    elif not before <= 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first conversion has said everything
             made, report = _pinned(
@@ -204,6 +215,43 @@ def _pinned(
         not search.is_cut_short,
     )
     return pinned, report
+
+
+def _as_given(
+    made: ct.models.MLModel,
+    kind: PinnedPrecision,
+    given: Mapping[str, Sequence[str]],
+    samples: Sequence[Sample],
+    unpinned: PinReport,
+) -> PinReport:
+    """What is to be told of a package whose pins were given.
+
+    Raises:
+        LoweringError: the program has nothing of these names.
+    """
+    loaded = load(made)
+    types = dict.fromkeys(loaded.inputs, "input") | dict.fromkeys(loaded.outputs, "output")
+    unknown = [name for name in given["pins"] if name not in kind.castable]
+    unknown += [name for name in given["ends"] if name not in types]
+    if unknown:
+        raise LoweringError(
+            "what is to stay in float32 is not in the program",
+            expected="names of operators, inputs and outputs",
+            found=", ".join(unknown),
+            hint="leave pins and ends out of the contract's precision, and they are found",
+        )
+    ops = {op.name: op.type for op in loaded.ops}
+    sources, why = SourceTable.from_metadata(made.user_defined_metadata), "as given"
+    return replace(
+        unpinned,
+        pins=tuple(
+            Pin(name, ops.get(name, "operator"), sources.lookup(name), why)
+            for name in given["pins"]
+        ),
+        ends=tuple(Pin(name, types[name], Source(), why) for name in given["ends"]),
+        after=worst(samples, loaded),
+        price_after=plan(made).dispatch_ms,
+    )
 
 
 def _narrowed(halves: LoadedModel, exact: LoadedModel) -> list[str]:

@@ -15,6 +15,7 @@ import lowering
 import passes
 from frontend.errors import InputError
 from lowering.cli import main
+from lowering.contract.names import CONTRACT_KEY
 from lowering.conversion.converter import convert as convert_plainly
 from lowering.conversion.pinned import PinnedPrecision
 from lowering.errors import LoweringError, PackageError
@@ -226,6 +227,25 @@ def test_command_line_and_folder(tmp_path, monkeypatch):
     told = run("convert", "folder", "-o", "b.mlpackage", "--calibration", "more.npz")
     assert "in float32" in told and "predicted" in told
     run("verify", "b.mlpackage", "folder")
+
+    # The package names what stays in float32 as a folder may.
+    package = ct.models.MLModel("b.mlpackage", skip_model_load=True)
+    own = json.loads(package.user_defined_metadata[CONTRACT_KEY])["precision"]
+    assert own == {"mode": "safe", "pins": [pin["op"] for pin in one["pins"]], "ends": []}
+    file = tmp_path / "folder/contract.json"
+    given = json.loads(file.read_text()) | {"precision": own}
+    file.write_text(json.dumps(given))
+    again = lowering.convert("folder", skip_model_load=True)
+    assert [pin.op for pin in report_of(again).pins] == own["pins"]
+    assert report_of(again).runs == 0 and report_of(again).after < 1
+    given["precision"]["pins"] = ["nothing"]
+    file.write_text(json.dumps(given))
+    with pytest.raises(LoweringError, match="not in the program"):
+        lowering.convert("folder")
+    given["precision"]["mode"] = "float16"
+    file.write_text(json.dumps(given))
+    with pytest.raises(lowering.ContractError, match="names what stays in float32"):
+        lowering.convert("folder")
 
 
 def test_optimized_models():
