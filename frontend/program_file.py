@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +14,7 @@ from torch.export.pt2_archive._package import PT2ArchiveReader, load_pt2
 
 from frontend.errors import ProgramFileError, first_line
 from frontend.program_code import LOAD_ERRORS, code_in
+from frontend.quiet import quiet_logger
 
 # torch.export.save and load call their one program so.
 _MODEL = "model"
@@ -45,7 +43,8 @@ def load_program(path: str | os.PathLike[str], *, trust: bool = False) -> Export
             if not trust:
                 _refuse_code(path, file)
             file.seek(0)
-            with _quiet():
+            # Its warning about what was unpickled in full holds a format error, and prints that.
+            with quiet_logger(deserialize_torch_artifact.__module__):
                 return load_pt2(file).exported_programs[_MODEL]
     except LOAD_ERRORS as error:
         raise ProgramFileError(
@@ -68,15 +67,3 @@ def _refuse_code(path: Path, file: IO[bytes]) -> None:
         found=f"{path}: {'; '.join(shown[:_SHOWN])}{more}",
         hint="if the file is your own, add --trust (in Python trust=True); else leave it alone",
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Torch's warning about what was unpickled in full holds a format error, and prints that."""
-    logger = logging.getLogger(deserialize_torch_artifact.__module__)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

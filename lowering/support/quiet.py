@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from frontend.quiet import quiet_logger
+
 
 @contextmanager
 def quiet_coremltools(*, progress: bool = False) -> Iterator[None]:
@@ -18,28 +20,22 @@ def quiet_coremltools(*, progress: bool = False) -> Iterator[None]:
     """
     from unittest import mock  # it brings asyncio, and this module is imported by every command
 
-    logger = logging.getLogger("coremltools")
-    level = logger.level
     # Errors are raised as exceptions as well, and we word those ourselves.
-    logger.setLevel(logging.CRITICAL)
-    try:
+    with quiet_logger("coremltools", logging.CRITICAL), warnings.catch_warnings():
         # The first import warns about versions it has not been tested with.
         from coremltools.converters.mil.frontend.torch import ops
         from coremltools.converters.mil.mil.passes import pass_pipeline
 
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"coremltools\.")
-            if progress:
-                yield
-                return
-            silent = functools.partial(ops._tqdm, disable=True)
-            with (
-                mock.patch.object(ops, "_tqdm", silent),
-                mock.patch.object(pass_pipeline, "tqdm", silent),
-            ):
-                yield
-    finally:
-        logger.setLevel(level)
+        warnings.filterwarnings("ignore", module=r"coremltools\.")
+        if progress:
+            yield
+            return
+        silent = functools.partial(ops._tqdm, disable=True)
+        with (
+            mock.patch.object(ops, "_tqdm", silent),
+            mock.patch.object(pass_pipeline, "tqdm", silent),
+        ):
+            yield
 
 
 def hide_import_warnings() -> None:

@@ -7,10 +7,8 @@ both part from torch at one node, in the program. Nothing is converted from ONNX
 from __future__ import annotations
 
 import importlib.util
-import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from frontend.errors import first_line
+from frontend.quiet import quiet_logger
 from frontend.source import Source, source_of
 from lowering.reference import ModelLike, load
 from lowering.support.finite import finite
@@ -135,18 +134,6 @@ def _number(error: float | None) -> str:
     return "" if error is None else f"{error:.1e}"
 
 
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """The exporter logs each operator of torchvision where that is not installed."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 class _Probed(nn.Module):
     """A program that returns the values of some of its nodes."""
 
@@ -185,7 +172,8 @@ def _onnx_values(original: Original, names: Sequence[str]) -> dict[str, Tensor]:
 
     leaves = tuple(leaf for leaf in original.leaves if isinstance(leaf, Tensor))
     try:
-        with warnings.catch_warnings(), _quiet_exporter():
+        # The exporter logs each operator of torchvision where that is not installed.
+        with warnings.catch_warnings(), quiet_logger("torch.onnx"):
             warnings.simplefilter("ignore")
             made = torch.onnx.export(
                 _Probed(original, names), leaves, dynamo=True, verbose=False, optimize=False
