@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lowering.checking.rules import Severity as Severity
     from lowering.checking.scan import check as check
     from lowering.compression.compressing import compress as compress
+    from lowering.compression.ladder import ladder as ladder
+    from lowering.compression.ladder_result import Ladder as Ladder
     from lowering.compression.result import Compression as Compression
     from lowering.contract.contract import Acceptance as Acceptance
     from lowering.contract.contract import ModelContract as ModelContract
@@ -109,6 +111,7 @@ __all__, __getattr__, __dir__ = lazily(
         "Explained": "lowering.checking.explain",
         "Image": "lowering.contract.image",
         "InputError": "frontend.errors",
+        "Ladder": "lowering.compression.ladder_result",
         "LoadedModel": "lowering.reference",
         "LoweringError": "lowering.errors",
         "ModelContract": "lowering.contract.contract",
@@ -151,6 +154,7 @@ __all__, __getattr__, __dir__ = lazily(
         "convert": "lowering.contract.verbs",
         "explain": "lowering.checking.explain",
         "export": "lowering.contract.export",
+        "ladder": "lowering.compression.ladder",
         "load": "lowering.reference",
         "make_state": "lowering.reference",
         "open_folder": "lowering.contract.folder",

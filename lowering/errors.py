@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from frontend.errors import AnePassesError
+from frontend.errors import AnePassesError, InputError
 
 
 class LoweringError(AnePassesError):
@@ -47,6 +47,10 @@ class PackageError(AnePassesError):
 
 class CoreAIError(AnePassesError):
     """Core AI is not installed, or its runtime gave no result."""
+
+
+class RungTargetError(InputError):
+    """A package is for a version of Core ML that has no form for a rung."""
 
 
 class CompressionError(AnePassesError):

@@ -10,6 +10,7 @@ from lowering.cli.ablate import ablate
 from lowering.cli.check import check
 from lowering.cli.compare import compare
 from lowering.cli.completion import completion
+from lowering.cli.compress import compress
 from lowering.cli.convert import convert
 from lowering.cli.explain import explain
 from lowering.cli.export import export
@@ -35,6 +36,7 @@ COMMANDS: tuple[click.Command, ...] = (
     ablate,
     tune,
     compare,
+    compress,
     report,
     export,
     export_llm,

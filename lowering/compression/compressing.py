@@ -18,7 +18,7 @@ from lowering.compression.operations import is_ios18, operations
 from lowering.compression.result import Compression, Weight
 from lowering.compression.rungs import Rung, rung_of
 from lowering.compression.sites import WeightSite, sites
-from lowering.errors import CompressionError
+from lowering.errors import CompressionError, RungTargetError
 from lowering.package.blobs import BlobWriter, move_blobs
 from lowering.package.folder import SUFFIX, stored_bytes
 from lowering.package.kinds import not_a_program
@@ -114,7 +114,7 @@ def _check(specification: Model_pb2.Model, rung: Rung, label: str) -> None:
                 hint="compress the package that it was made from",
             )
         if rung.needs_ios18 and not is_ios18(function.opset):
-            raise InputError(
+            raise RungTargetError(
                 f"the rung {rung.name} needs a package for iOS 18",
                 expected="a function of CoreML8 or later",
                 found=f"function {name!r} of {function.opset}",

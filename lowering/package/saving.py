@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,17 @@ def write_package(write: Callable[[Path], Any], path: str | os.PathLike[str]) ->
         with quiet_coremltools():
             message = write(fresh)
         _make_deterministic(fresh, message)
+
+    _PACKAGE.write(target, written)
+    return target
+
+
+def copy_package(source: Path, path: str | os.PathLike[str]) -> Path:
+    """Write a copy of the package at ``source``, as :func:`save` writes a package."""
+    target = package_path(path)
+
+    def written(fresh: Path) -> None:
+        shutil.copytree(source, fresh)
 
     _PACKAGE.write(target, written)
     return target

@@ -1,0 +1,170 @@
+"""``ane-passes compress``: a package with smaller weights, or what each way of storing costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lowering.cli.arrays import inputs_option, read_arrays
+from lowering.cli.common import guarded, json_option, print_json, refuse_given, stdout_console, step
+from lowering.cli.load_composites import load_composites
+from lowering.cli.load_model import MODEL_HELP, is_folder, load_model_call, trust_option
+from lowering.cli.pipeline import composites_option
+from lowering.cli.verify import METRIC_NAMES
+
+if TYPE_CHECKING:
+    from lowering.compression.ladder_result import Ladder
+
+HELP = f"""Store a package's weights in fewer bits, and prove each from the file that is written.
+
+\b
+Rungs:
+  int8                   integers times a scale for each output channel: half the size
+  pal8 pal6 pal4 pal3 pal2 pal1
+                         places of so many bits in one table of numbers for each weight
+  pal6-grouped pal4-grouped
+                         a table for every 16 channels (iOS 18); pal4-grouped8: for every 8
+  int4-block             4-bit integers, a scale for every 32 weights (iOS 18); predicted to leave
+                         the Neural Engine
+  sparse                 the smaller half becomes zero and is not stored; sparse75: three quarters
+  joint                  sparse, and the rest in a table of 4 bits (iOS 18)
+
+With --ladder and the model, every rung is made and compared: size, error, task metric, and the
+price and latency that are predicted. A --budget chooses one, and -o writes it.
+
+{MODEL_HELP}
+\b
+Examples:
+  ane-passes compress net.mlpackage --rung pal6 -o small.mlpackage
+  ane-passes compress net.mlpackage model.py:net --ladder
+  ane-passes compress net.mlpackage model.py:net --ladder --budget 12MB -o small.mlpackage
+  ane-passes compress net.mlpackage vit/ --ladder --rungs int8,pal6 --budget metric=0.99 --json
+
+Exit codes: 0 done, 2 the package or the call needs attention.
+"""
+
+
+@click.command("compress", help=HELP, short_help="Store weights in fewer bits, proven.")
+@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("model_spec", metavar="[MODEL]", required=False)
+@click.option("--rung", metavar="NAME", help="How to store the weights, see above.")
+@click.option("--ladder", "climbs", is_flag=True, help="Compare rungs; needs MODEL.")
+@click.option("--rungs", metavar="A,B", help="Of --ladder: which, in the order of the table.")
+@click.option(
+    "--metric",
+    type=click.Choice(METRIC_NAMES),
+    default="cosine",
+    show_default=True,
+    help="Of --ladder: how far both agree as the task sees it.",
+)
+@click.option(
+    "--budget",
+    help="Of --ladder: 12MB takes the most exact rung of at most so many bytes; error=0.05 or "
+    "metric=0.99 the smallest that is so exact.",
+)
+@click.option("--chip", default="M4", show_default=True, help="Of --ladder: to predict for.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The package to write; with --rung NAME-RUNG.mlpackage by default.",
+)
+@trust_option
+@inputs_option
+@composites_option
+@json_option
+@guarded
+def compress(
+    package: Path,
+    model_spec: str | None,
+    rung: str | None,
+    climbs: bool,
+    rungs: str | None,
+    metric: str,
+    budget: str | None,
+    chip: str,
+    output: Path | None,
+    trust: bool,
+    inputs: Path | None,
+    composites: str | None,
+    as_json: bool,
+) -> None:
+    """See ``HELP``."""
+    if climbs == (rung is not None):
+        raise click.UsageError("Give --rung NAME, or --ladder with a MODEL.")
+    if rung is not None:
+        refuse_given(("rungs", "metric", "budget", "chip", "inputs"), "That is of --ladder")
+        with step("Compressing and decoding"):
+            from lowering.compression.compressing import compress as compress_package
+
+            small = compress_package(package, rung, output)
+        if as_json:
+            print_json(small.to_json())
+        else:
+            stdout_console().print(small)
+            stdout_console().print(f"saved {small.package}", markup=False)
+        return
+    if model_spec is None:
+        raise click.UsageError("--ladder needs the MODEL that the package was made from.")
+    if composites is not None:
+        load_composites(composites)
+    with step("Climbing the ladder"):
+        found = _ladder(
+            package,
+            model_spec,
+            trust,
+            rungs,
+            metric=metric,
+            budget=budget,
+            chip=chip,
+            out=output,
+            arrays=None if inputs is None else read_arrays(inputs),
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        stdout_console().print(found)
+
+
+def _ladder(
+    package: Path,
+    model_spec: str,
+    trust: bool,
+    rungs: str | None,
+    *,
+    arrays: dict[str, object] | None,
+    metric: str,
+    budget: str | None,
+    chip: str,
+    out: Path | None,
+) -> Ladder:
+    from lowering.compression.ladder import RUNGS, ladder
+    from lowering.verification import Original
+
+    original: Original
+    if is_folder(model_spec):
+        from lowering.contract.folder import open_folder
+        from lowering.contract.originals import original_of
+        from lowering.reference import load
+
+        original = original_of(open_folder(model_spec, trust=trust), load(package).metadata)
+    else:
+        loaded = load_model_call(model_spec, trust)
+        original = Original.of(
+            loaded.model,
+            loaded.args,
+            loaded.kwargs,
+            pipeline=(),
+            dynamic_shapes=loaded.dynamic_shapes,
+        )
+    return ladder(
+        package,
+        original if arrays is None else original.with_inputs(arrays),
+        rungs=RUNGS if rungs is None else [name.strip() for name in rungs.split(",")],
+        metric=metric,
+        budget=budget,
+        chip=chip,
+        out=out,
+    )
