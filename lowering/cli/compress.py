@@ -30,6 +30,8 @@ Rungs:
                          the Neural Engine
   sparse                 the smaller half becomes zero and is not stored; sparse75: three quarters
   joint                  sparse, and the rest in a table of 4 bits (iOS 18)
+  mixed                  as many bits as each weight needs under a --budget of bytes or error
+  w8a8                   int8, and integers for activations (iOS 17), calibrated on --inputs
 
 With --ladder and the model, every rung is made and compared: size, error, task metric, and the
 price and latency that are predicted. A --budget chooses one, and -o writes it.
@@ -38,6 +40,7 @@ price and latency that are predicted. A --budget chooses one, and -o writes it.
 \b
 Examples:
   ane-passes compress net.mlpackage --rung pal6 -o small.mlpackage
+  ane-passes compress net.mlpackage --rung mixed --budget 12MB --inputs calls.npz
   ane-passes compress net.mlpackage model.py:net --ladder
   ane-passes compress net.mlpackage model.py:net --ladder --budget 12MB -o small.mlpackage
   ane-passes compress net.mlpackage vit/ --ladder --rungs int8,pal6 --budget metric=0.99 --json
@@ -62,7 +65,7 @@ Exit codes: 0 done, 2 the package or the call needs attention.
 @click.option(
     "--budget",
     help="Of --ladder: 12MB takes the most exact rung of at most so many bytes; error=0.05 or "
-    "metric=0.99 the smallest that is so exact.",
+    "metric=0.99 the smallest that is so exact. Of mixed: 12MB or error=0.05.",
 )
 @click.option("--chip", default="M4", show_default=True, help="Of --ladder: to predict for.")
 @click.option(
@@ -95,11 +98,12 @@ def compress(
     if climbs == (rung is not None):
         raise click.UsageError("Give --rung NAME, or --ladder with a MODEL.")
     if rung is not None:
-        refuse_given(("rungs", "metric", "budget", "chip", "inputs"), "That is of --ladder")
+        refuse_given(("rungs", "metric", "chip"), "That is of --ladder")
+        calls = () if inputs is None else (read_arrays(inputs),)
         with step("Compressing and decoding"):
             from lowering.compression.compressing import compress as compress_package
 
-            small = compress_package(package, rung, output)
+            small = compress_package(package, rung, output, budget=budget, inputs=calls)
         if as_json:
             print_json(small.to_json())
         else:

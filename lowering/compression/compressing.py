@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import coremltools as ct
 import numpy as np
@@ -16,7 +17,7 @@ from lowering.compression.decode import prove
 from lowering.compression.encoding import encode, slices_along
 from lowering.compression.operations import is_ios18, operations
 from lowering.compression.result import Compression, Weight
-from lowering.compression.rungs import Rung, rung_of
+from lowering.compression.rungs import MIXED, W8A8, Rung, rung_of
 from lowering.compression.sites import WeightSite, sites
 from lowering.errors import CompressionError, RungTargetError
 from lowering.package.blobs import BlobWriter, move_blobs
@@ -29,6 +30,9 @@ from lowering.package.saving import package_path, write_package
 from lowering.package.source_table import SourceTable
 from lowering.package.weights import Weights
 from lowering.reference.stored_weights import is_compressed, stored_weights
+
+if TYPE_CHECKING:
+    from lowering.compression.budget import Budget
 
 # What coremltools calls the weights file.
 _WEIGHTS_FILE = "weight.bin"
@@ -43,6 +47,9 @@ def compress(
     package: str | os.PathLike[str],
     rung: str | Rung,
     out: str | os.PathLike[str] | None = None,
+    *,
+    budget: str | int | Budget | None = None,
+    inputs: Sequence[Mapping[str, Any]] = (),
 ) -> Compression:
     """Write a package whose large weights are stored as ``rung`` says.
 
@@ -54,8 +61,11 @@ def compress(
 
     Args:
         package: path of a ``.mlpackage`` whose weights are fp16 or fp32.
-        rung: its name, see ``lowering.compression.rungs``.
+        rung: its name, see ``lowering.compression.rungs``; ``mixed`` for as many bits as each
+            weight needs under ``budget``; ``w8a8`` for activations of eight bits as well.
         out: where the package goes; beside the original by default, as ``NAME-RUNG.mlpackage``.
+        budget: of ``mixed``, see ``compress_mixed``.
+        inputs: of ``mixed`` and ``w8a8``: calls by name that they are judged on, or calibrated.
 
     Returns:
         Sizes, and the error of each weight. It may be given where its package's path may.
@@ -67,6 +77,20 @@ def compress(
         SaveError: it cannot be written.
         CompressionError: a weight does not decode to what it was.
     """
+    if budget is not None and rung != MIXED:
+        raise InputError(
+            f"a budget is of the rung {MIXED}",
+            found=f"rung {rung if isinstance(rung, str) else rung.name}, budget {budget}",
+            hint=f"take {MIXED}, or let `ladder` choose among rungs",
+        )
+    if rung == MIXED:
+        from lowering.compression.mixed import compress_mixed
+
+        return compress_mixed(package, budget, out, inputs=inputs)
+    if rung == W8A8:
+        from lowering.compression.activations import compress_activations
+
+        return compress_activations(package, out, inputs=inputs)
     chosen = rung_of(rung)
     return compress_with(package, lambda site: chosen, chosen, out)
 
@@ -82,7 +106,7 @@ def compress_with(
     target = package_path(out or source.with_name(f"{source.stem}-{name.name}{SUFFIX}"))
     specification, folder = read_specification(source)
     with about(str(source)):
-        _check(specification, name, str(source))
+        check_compressible(specification, name, str(source))
         work = _Work(specification, folder, source, choose, name)
 
         def write(fresh: Path) -> Model_pb2.Model:
@@ -101,7 +125,13 @@ def compress_with(
     )
 
 
-def _check(specification: Model_pb2.Model, rung: Rung, label: str) -> None:
+def check_compressible(specification: Model_pb2.Model, rung: Rung, label: str) -> None:
+    """That a package can be stored as ``rung``, as far as its program shows.
+
+    Raises:
+        InputError: it is compressed already, or for a version without the rung.
+        PackageError: it is no ML Program.
+    """
     kind = specification.WhichOneof("Type")
     if kind != "mlProgram":
         raise not_a_program(kind, label)

@@ -24,10 +24,15 @@ _CODES = {dtype.name: code for code, dtype in BY_PROTO.items()}
 Put = Callable[[np.ndarray, DType], int]
 
 
-def is_ios18(opset: str) -> bool:
-    """Whether a function of this opset, such as ``CoreML7``, has the decoders of iOS 18."""
+def opset_version(opset: str) -> int:
+    """The number of an opset such as ``CoreML7``; 0 where it has none."""
     found = re.fullmatch(r"CoreML(\d+)", opset)
-    return found is not None and int(found[1]) >= _IOS18_OPSET
+    return 0 if found is None else int(found[1])
+
+
+def is_ios18(opset: str) -> bool:
+    """Whether a function of this opset has the decoders of iOS 18."""
+    return opset_version(opset) >= _IOS18_OPSET
 
 
 def operations(

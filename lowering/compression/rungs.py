@@ -77,6 +77,8 @@ _NAMED: dict[str, Rung] = {
         Rung("joint", "joint", 4, sparsity=SPARSITY),
     )
 }
+# These look at more than one weight, or at activations: see ``mixed`` and ``activations``.
+MIXED, W8A8 = "mixed", "w8a8"
 # What `ane-passes compress --help` and messages list; others follow the same forms.
 NAMES = tuple(_NAMED)
 _PALETTE = re.compile(r"pal([1-8])-grouped([1-9]\d*)")
@@ -106,6 +108,7 @@ def rung_of(rung: str | Rung) -> Rung:
         return replace(_NAMED[found[1]], name=rung, sparsity=int(found[2]) / 100)
     raise InputError(
         f"there is no rung {rung!r}",
-        expected=f"{', '.join(NAMES)}, or one such as pal4-grouped8, int4-block64, sparse75",
+        expected=f"{', '.join((*NAMES, MIXED, W8A8))}, "
+        "or one such as pal4-grouped8, int4-block64, sparse75",
         hint="name one of these; `ane-passes compress --help` says what each stores",
     )

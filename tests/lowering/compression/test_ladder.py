@@ -232,7 +232,7 @@ def test_the_command_line(made, tmp_path):
         ((), "--rung NAME, or --ladder"),
         (("--ladder", "--rung", "int8"), "--rung NAME, or --ladder"),
         (("--ladder",), "needs the MODEL"),
-        (("--rung", "int8", "--budget", "1MB"), "leave out --budget"),
+        (("--rung", "int8", "--budget", "1MB"), "a budget is of the rung mixed"),
     ],
 )
 def test_wrong_calls_end_with_2(made, arguments, words):
