@@ -44,7 +44,7 @@ _TRIES = 5
 
 
 @dataclass(frozen=True)
-class Choice:
+class WeightForm:
     """A weight in one form.
 
     Attributes:
@@ -156,18 +156,18 @@ class _Bits:
         self._calls = list(inputs) or [given_inputs(self._model.inputs, (), seed)]
         self._wanted = [_outputs(self._model, call) for call in self._calls]
         _, block = opened.function(opened.function_name())
-        self._choices: dict[str, list[Choice]] = {}
+        self._choices: dict[str, list[WeightForm]] = {}
         self._shares: dict[str, float] = {}
         for site in sites(block):
             if site.refusal:
-                self._choices[site.name] = [Choice(None, site.count * site.dtype.bits / 8, 0.0)]
+                self._choices[site.name] = [WeightForm(None, site.count * site.dtype.bits / 8, 0.0)]
                 continue
             weight = opened.weights.stored(site.value)
             self._choices[site.name] = _hull(list(self._forms(site, weight)))
             opened.weights.release(site.value)
 
-    def _forms(self, site: WeightSite, weight: np.ndarray) -> Iterator[Choice]:
-        yield Choice(None, site.count * site.dtype.bits / 8, 0.0)
+    def _forms(self, site: WeightSite, weight: np.ndarray) -> Iterator[WeightForm]:
+        yield WeightForm(None, site.count * site.dtype.bits / 8, 0.0)
         if not np.isfinite(weight).all():
             return  # the compression itself says so
         wide = weight.astype(np.float32)
@@ -180,7 +180,7 @@ class _Bits:
             error = float(np.linalg.norm(decoded - wide) / (np.linalg.norm(wide) or 1.0))
             if name == _PROBE and error:
                 self._shares[site.name] = self._effect(site.name, decoded) / error
-            yield Choice(rung, made[0].bits / 8, error)
+            yield WeightForm(rung, made[0].bits / 8, error)
 
     def _effect(self, name: str, decoded: np.ndarray) -> float:
         """Relative error of the outputs where this weight alone is the decoded one."""
@@ -240,7 +240,7 @@ class _Bits:
             )
         return chosen
 
-    def _square(self, name: str, choice: Choice) -> float:
+    def _square(self, name: str, choice: WeightForm) -> float:
         return (choice.error * self._shares.get(name, 0.0)) ** 2
 
     def reached(self, budget: Budget, package: Path) -> float:
@@ -251,10 +251,10 @@ class _Bits:
         return self._error([_outputs(model, call) for call in self._calls])
 
 
-def _hull(choices: list[Choice]) -> list[Choice]:
+def _hull(choices: list[WeightForm]) -> list[WeightForm]:
     """From the largest on, those whose error for each byte saved only grows."""
     ordered = sorted(choices, key=lambda one: (-one.bytes, one.error))
-    kept: list[Choice] = []
+    kept: list[WeightForm] = []
     for choice in ordered:
         if kept and choice.bytes >= kept[-1].bytes:
             continue
@@ -264,7 +264,7 @@ def _hull(choices: list[Choice]) -> list[Choice]:
     return kept
 
 
-def _slope(before: Choice, after: Choice) -> float:
+def _slope(before: WeightForm, after: WeightForm) -> float:
     return (after.error**2 - before.error**2) / (before.bytes - after.bytes)
 
 

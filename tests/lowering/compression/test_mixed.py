@@ -9,7 +9,7 @@ from torch import nn
 from frontend.errors import InputError
 from lowering import compress, convert, load, multifunction, predict, save
 from lowering.compression.activations import value_ranges
-from lowering.compression.mixed import Choice, _hull
+from lowering.compression.mixed import WeightForm, _hull
 from lowering.compression.rungs import rung_of
 from lowering.package.folder import stored_bytes
 
@@ -117,7 +117,7 @@ def test_packages_of_several_functions_are_refused(made, tmp_path):
     ],
 )
 def test_what_saves_less_for_its_error_is_left_out(figures, kept):
-    choices = [Choice(rung_of("pal4"), size, distance) for size, distance in figures]
+    choices = [WeightForm(rung_of("pal4"), size, distance) for size, distance in figures]
     assert [choice.bytes for choice in _hull(choices)] == kept
 
 
