@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import coremltools as ct
@@ -44,7 +43,7 @@ def compress_activations(
     package: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
-    inputs: Sequence[Mapping[str, Any]] = (),
+    inputs: Sequence[Mapping[str, object]] = (),
     seed: int = 0,
 ) -> Compression:
     """Write a package whose products take integers of eight bits.
@@ -90,13 +89,13 @@ def compress_activations(
     )
 
 
-def value_ranges(package: Path, calls: Sequence[Mapping[str, Any]]) -> Ranges:
+def value_ranges(package: Path, calls: Sequence[Mapping[str, object]]) -> Ranges:
     """The smallest and largest number of every input and value over all ``calls``."""
     model = load(package)
     found: Ranges = {}
 
     def note(name: str, value: object) -> None:
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
+        if isinstance(value, torch.Tensor) and value.numel():
             low, high = float(value.min()), float(value.max())
             known = found.setdefault(name, {"rmin": low, "rmax": high})
             known |= {"rmin": min(low, known["rmin"]), "rmax": max(high, known["rmax"])}
@@ -127,8 +126,11 @@ def _quantized(source: Path, ranges: Ranges, scratch: Path) -> Path:
         )
         return ranges
 
+    # coremltools 9.0 would also take sums of whole numbers, such as indices, and fail (*seen*).
+    whole = [op.name for op in load(source).ops if not _is_float(op)]
     config = cto.OptimizationConfig(
-        global_config=cto.OpLinearQuantizerConfig(mode="linear_symmetric")
+        global_config=cto.OpLinearQuantizerConfig(mode="linear_symmetric"),
+        op_name_configs=dict.fromkeys(whole),
     )
     model = ct.models.MLModel(str(source), skip_model_load=True)
     with quiet_coremltools(), mock.patch.object(theirs, "_get_activation_calibration_stats", lent):
@@ -147,3 +149,7 @@ def _quantized(source: Path, ranges: Ranges, scratch: Path) -> Path:
             hint="take int8, which compresses weights alone",
         )
     return package
+
+
+def _is_float(op: Op) -> bool:
+    return all(output.dtype is not None and output.dtype.is_float for output in op.outputs)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import coremltools as ct
 import numpy as np
@@ -49,7 +49,7 @@ def compress(
     out: str | os.PathLike[str] | None = None,
     *,
     budget: str | int | Budget | None = None,
-    inputs: Sequence[Mapping[str, Any]] = (),
+    inputs: Sequence[Mapping[str, object]] = (),
 ) -> Compression:
     """Write a package whose large weights are stored as ``rung`` says.
 

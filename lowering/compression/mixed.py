@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +62,7 @@ def compress_mixed(
     budget: str | int | Budget | None,
     out: str | os.PathLike[str] | None = None,
     *,
-    inputs: Sequence[Mapping[str, Any]] = (),
+    inputs: Sequence[Mapping[str, object]] = (),
     seed: int = 0,
 ) -> Compression:
     """Write a package whose weights have the bits that a budget leaves them.
@@ -148,7 +147,7 @@ class _Bits:
         self,
         opened: Package,
         source: Path,
-        inputs: Sequence[Mapping[str, Any]],
+        inputs: Sequence[Mapping[str, object]],
         seed: int,
     ) -> None:
         self._size = stored_bytes(source)
@@ -295,7 +294,7 @@ def _replaced(model: LoadedModel, name: str, value: torch.Tensor) -> Iterator[No
         held.copy_(before)
 
 
-def _outputs(model: LoadedModel, call: Mapping[str, Any]) -> list[torch.Tensor]:
+def _outputs(model: LoadedModel, call: Mapping[str, object]) -> list[torch.Tensor]:
     """The numbers that a call gives; of a classifier its probabilities."""
     found = model(call, model.make_state())
     arrays = [np.array([*v.values()]) if isinstance(v, dict) else v for v in found.values()]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Program
 
 # What every function takes that reads a package.
-ModelLike: TypeAlias = "ct.models.MLModel | Program | str | os.PathLike[str]"
+ModelLike: TypeAlias = "ct.models.MLModel | Program | Package | str | os.PathLike[str]"
 
 MAIN = "main"
 
@@ -91,6 +91,8 @@ def open_package(model: ModelLike) -> Package:
     Raises:
         PackageError: there is none, or it is corrupt.
     """
+    if isinstance(model, Package):
+        return model
     if isinstance(model, str | os.PathLike):
         return _from_path(Path(model).expanduser())
     # A path is read without coremltools, whose import takes longer than any plan.

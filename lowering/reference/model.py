@@ -14,6 +14,7 @@ from lowering.package.metadata_entry import of_function
 from lowering.package.open import ModelLike, open_package
 from lowering.reference.binding import Constant, Reference
 from lowering.reference.errors import ExecutionError
+from lowering.reference.float_activations import has_integer_activations
 from lowering.reference.io import (
     default_array,
     features,
@@ -49,6 +50,7 @@ class LoadedModel:
         ops: the ops in program order.
         metadata: user-defined metadata of the package, as it holds for the function.
         is_compressed: whether it holds weights in fewer bits.
+        has_integers: whether its activations become integers while it runs.
 
     Raises:
         PackageError: the model cannot be read.
@@ -71,7 +73,9 @@ class LoadedModel:
             if function not in known and function == "main":
                 function = package.description.defaultFunctionName
         self.function = function
-        self.is_compressed = is_compressed(package.function(function)[1])
+        _, block = package.function(function)
+        self.is_compressed = is_compressed(block)
+        self.has_integers = has_integer_activations(block)
         self.metadata = of_function(package.metadata, function)
         with about(self.label):
             self._compiled = compile_function(package, function, self.precision)

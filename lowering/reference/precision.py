@@ -43,7 +43,9 @@ class Precision(Enum):
 # Ops whose float results are elements of their inputs or small integers: fp16 in, fp16 out.
 EXACT_OPS = frozenset(
     {
-        "abs", "band_part", "batch_to_space", "ceil", "clip", "concat", "crop", "depth_to_space",
+        "abs", "band_part", "batch_to_space", "ceil", "clip", "concat",
+        "constexpr_lut_to_dense", "constexpr_lut_to_sparse", "constexpr_sparse_to_dense",
+        "crop", "depth_to_space",
         "expand_dims", "fill", "fill_like", "flatten2d", "floor", "gather", "gather_along_axis",
         "gather_nd", "identity", "list_gather", "list_read", "max_pool", "maximum", "minimum",
         "non_maximum_suppression", "one_hot", "pad", "pixel_shuffle", "pixel_unshuffle",

@@ -77,19 +77,38 @@ class DecodedWeight:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """The outputs of one step by name, from the package to the model.
+
+    Attributes:
+        package: as it is.
+        floats: of the package without the integers that its activations become.
+        held: of the model with the weights that the package decodes.
+        model: as it is.
+    """
+
+    package: Mapping[str, Tensor]
+    floats: Mapping[str, Tensor]
+    held: Mapping[str, Tensor]
+    model: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Lost:
     """What compression costs, and what rounding does, of one output of the first step.
 
     Attributes:
         name: of the output.
         total: relative L2 error of the package against the model as it is.
-        compression: of the model with the decoded weights against the model as it is, in float32.
-        rounding: of the package against the model with the decoded weights.
+        weights: of the model with the decoded weights against the model as it is, in float32.
+        activations: of the package against the package without integer activations.
+        rounding: of the latter against the model with the decoded weights.
     """
 
     name: str
     total: float
-    compression: float
+    weights: float
+    activations: float
     rounding: float
 
 
@@ -127,9 +146,13 @@ class Compressed:
             f"{len(self.weights)} weights are decoded; the outputs are compared with those of the "
             "model that holds their values"
         ]
+        if any(one.activations for one in self.lost):
+            lines.append("they are those of floats in the place of integer activations")
         lines += [
-            f"{one.name}: off by {one.total:.1e} from the model itself, of which compression makes "
-            f"{one.compression:.1e} and rounding {one.rounding:.1e}"
+            f"{one.name}: off by {one.total:.1e} from the model itself, of which compressed "
+            f"weights make {one.weights:.1e}, "
+            + (f"integer activations {one.activations:.1e} " if one.activations else "")
+            + f"and rounding {one.rounding:.1e}"
             for one in self.lost
         ]
         faults = [one for one in self.weights if one.fault]
@@ -190,25 +213,21 @@ def with_decoded(
     return replace(original, program=program, captured=None, module=None, pipeline=()), tuple(found)
 
 
-def lost(
-    plain: Original,
-    decoded: Original,
-    weights: tuple[DecodedWeight, ...],
-    found: Mapping[str, Tensor],
-) -> Compressed:
-    """The errors by their causes.
+def lost(weights: tuple[DecodedWeight, ...], sources: Sources) -> Compressed:
+    """The errors by their causes."""
 
-    Args:
-        plain: the model as it is.
-        decoded: with the decoded weights, see :func:`with_decoded`.
-        weights: these.
-        found: outputs of the package, by name.
-    """
-    _, exact = plain.expected()
-    _, held = decoded.expected()
+    def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor], name: str) -> float:
+        return rel_l2(one[name], other[name]) if name in one else math.inf
+
     outputs = tuple(
-        Lost(name, rel_l2(value, want), rel_l2(have, want), rel_l2(value, have))
-        for (name, value), want, have in zip(found.items(), exact, held, strict=False)
+        Lost(
+            name,
+            apart(sources.package, sources.model, name),
+            apart(sources.held, sources.model, name),
+            apart(sources.package, sources.floats, name) if name in sources.floats else math.inf,
+            apart(sources.floats, sources.held, name),
+        )
+        for name in sources.model
     )
     return Compressed(weights, outputs)
 

@@ -15,8 +15,9 @@ from frontend.keras_models import for_inference
 from lowering.conversion.metadata import stored_in
 from lowering.package.open import MAIN, open_package
 from lowering.reference import LoadedModel, ModelLike, Precision, load
+from lowering.reference.float_activations import with_float_activations
 from lowering.verification import package_values
-from lowering.verification.decoded import DecodedWeight, lost, with_decoded
+from lowering.verification.decoded import DecodedWeight, Sources, lost, with_decoded
 from lowering.verification.first_look import passes_at_once
 from lowering.verification.first_product import FirstProducts
 from lowering.verification.image_inputs import with_nearest_images
@@ -96,7 +97,8 @@ def verify(
     if isinstance(against, nn.Module):
         against = for_inference(against)
     module = None if isinstance(against, OptimizedModel) else against
-    quick = steps == 1 and metric is None and observe is None and not model.is_compressed
+    changed = model.is_compressed or model.has_integers
+    quick = steps == 1 and metric is None and observe is None and not changed
     if quick and isinstance(module, nn.Module):
         passes_of(pipeline, model.metadata, known_passes)
         outputs = passes_at_once(model, module, inputs, kwargs, thresholds)
@@ -112,11 +114,17 @@ def verify(
         dynamic_shapes=dynamic_shapes,
     )
     plain, decoded = original, tuple[DecodedWeight, ...]()
-    if model.is_compressed:
-        original, decoded = with_decoded(original, open_package(package), model.function)
+    shipped = model
+    if changed:
+        opened = open_package(package)
+        original, decoded = with_decoded(original, opened, model.function)
+        if model.has_integers:
+            package = with_float_activations(opened, model.function)
+            model = load(package, function=model.function, precision=precision)
     rounds = [with_nearest_images(model, step) for step in step_inputs(original, steps)]
     measure = None if metric is None else metric_of(metric)
-    comparison = _Comparison(model, original, thresholds, rounds[0].images, measure)
+    truth = _Truth(shipped, plain) if changed else None
+    comparison = _Comparison(model, original, thresholds, rounds[0].images, measure, truth)
     for step in rounds:
         before = comparison.before(step)
         run = comparison.of(step, observe)
@@ -131,11 +139,51 @@ def verify(
         steps=len(rounds),
         loosened=tuple(comparison.loosened.values()),
         agreement=comparison.agreement(metric, at_least),
-        compression=lost(plain, original, decoded, comparison.first) if decoded else None,
+        compression=None if comparison.first is None else lost(decoded, comparison.first),
     )
     if not locate or (found.error is None and comparison.passed):
         return found
     return located(found, package, model, before, run)
+
+
+class _Truth:
+    """What a compressed package and the model as it is say, beside what is compared in their place.
+
+    A task is judged by these.
+
+    Args:
+        shipped: the package with all that it has.
+        plain: the model with its own weights.
+    """
+
+    def __init__(self, shipped: LoadedModel, plain: Original) -> None:
+        self._shipped, self._plain = shipped, plain
+        self._state = shipped.make_state()
+        self._session = Session(plain)
+
+    def of(
+        self,
+        step: Original,
+        names: Sequence[tuple[str, str]],
+        compared: LoadedModel,
+        found: Mapping[str, Tensor],
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs by name: of the package, which are ``found`` where that is it, and of the model.
+
+        Args:
+            step: the inputs.
+            names: public name and MIL value of each output.
+            compared: the package that ``found`` comes from.
+            found: its outputs.
+        """
+        call = replace(self._plain, leaves=step.leaves, images=step.images)
+        expected = self._session.call(call)
+        assert expected is not None
+        sides = Sides([name for name, _ in names], expected, None, {})
+        if compared is self._shipped:
+            return dict(found), sides.expected
+        run = package_values.run(self._shipped, feed_of(self._shipped, step), self._state)
+        return sides.named([run.values.get(value) for _, value in names]), sides.expected
 
 
 class _Comparison:
@@ -145,7 +193,7 @@ class _Comparison:
         calls: how many steps were made.
         worst: of each output and state the parity that takes most of its threshold.
         loosened: places that make the yardstick useless, by name of the node.
-        first: outputs of the package in the first step, by name.
+        first: of a package that is compressed, what the outputs of the first step come from.
     """
 
     def __init__(
@@ -155,7 +203,9 @@ class _Comparison:
         thresholds: Thresholds,
         images: Iterable[str],
         metric: Metric | None,
+        truth: _Truth | None = None,
     ) -> None:
+        self._truth = truth
         self._model, self._thresholds, self._metric = model, thresholds, metric
         self._judges = original.judges
         self._first = FirstProducts(model, original.program, list(images))
@@ -167,7 +217,7 @@ class _Comparison:
         self._state = model.make_state()
         self._program = original.program
         self.calls = 0
-        self.first: Mapping[str, Tensor] = {}
+        self.first: Sources | None = None
         self.worst: dict[str, Parity] = {}
         self.loosened: dict[str, Loosening] = {}
 
@@ -203,9 +253,12 @@ class _Comparison:
         names = package_values.output_values(self._model, self._program)
         sides = Sides([name for name, _ in names], expected, half, self._judges)
         found = sides.named([run.values.get(value) for _, value in names])
-        self.first = self.first or found
-        if observe is not None and len(found) == len(names):
-            observe(found, sides.expected)
+        told, wanted = found, sides.expected
+        if self._truth is not None:
+            told, wanted = self._truth.of(step, names, self._model, found)
+            self.first = self.first or Sources(told, found, sides.expected, wanted)
+        if observe is not None and len(told) == len(names):
+            observe(told, wanted)
         yardsticks = sides.yardsticks()
         overflowed = self._trace(exact, yardsticks)
         for name, yardstick in zip(sides.expected, yardsticks, strict=True):
@@ -219,8 +272,8 @@ class _Comparison:
             )
         self._see_first(exact, run)
         if self._metric is not None:
-            whole = len(found) == len(names)
-            self._agreed.append(float(self._metric(found, sides.expected)) if whole else 0.0)
+            whole = len(told) == len(names)
+            self._agreed.append(float(self._metric(told, wanted)) if whole else 0.0)
             if sides.half is not None:
                 self._half_agreed.append(float(self._metric(sides.half, sides.expected)))
         for stored in stored_in(self._model.metadata, self._exact.buffers):

@@ -57,10 +57,10 @@ def constexpr_blockwise_shift_scale(
     data: Tensor, scale: Tensor, offset: Tensor | None = None
 ) -> Tensor:
     """``scale * (data - offset)``, each scale for one block of ``data``."""
-    steps = data.to(torch.float32)
+    steps = data.to(torch.float32, copy=True)
     if offset is not None:
         steps = steps - _blocks(offset.to(torch.float32), data.shape)
-    return steps * _blocks(scale, data.shape)
+    return steps.mul_(_blocks(scale, data.shape))  # of a large weight there is one copy
 
 
 def constexpr_sparse_blockwise_shift_scale(

@@ -4,6 +4,7 @@ import shutil
 
 import coremltools as ct
 import coremltools.optimize.coreml as cto
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -90,8 +91,9 @@ def test_compressed_packages_verify(made, tmp_path, rung):
         assert found, (faults, found.outputs)
         assert found.compression is not None
         (lost,) = found.compression.lost
-        assert lost.rounding < lost.compression
-        assert abs(lost.total - lost.compression) <= 2 * lost.rounding
+        assert lost.rounding < lost.weights
+        assert abs(lost.total - lost.weights) <= 2 * lost.rounding
+        assert not lost.activations
         names = {weight.name for weight in small.weights if weight.rung}
         assert {weight.name for weight in found.compression.weights} == names
         assert all(weight.node for weight in found.compression.weights)
@@ -121,6 +123,29 @@ def test_packages_of_coremltools_verify(made, tmp_path, tool):
     found = verify(small, original)
     faults = [(w.name, w.fault) for w in found.compression.weights]
     assert found, (faults, found.outputs)
+
+
+def test_integer_activations_are_a_cause_of_their_own(made, tmp_path):
+    _, _, (package, _), (original, _) = made
+    call = {name: value.numpy() for name, value in original.inputs().items()}
+    call = {name: a.astype(np.int32) if a.dtype.kind == "i" else a for name, a in call.items()}
+    small = compress(package, "w8a8", tmp_path / "small.mlpackage", inputs=[call])
+    found = verify(small, original)
+    assert found, found.outputs
+    (lost,) = found.compression.lost
+    assert lost.rounding < lost.activations
+    assert lost.total <= 1.01 * (lost.weights + lost.activations + lost.rounding)
+
+
+def test_a_task_is_judged_by_the_package_and_the_model_as_they_are(made, tmp_path):
+    _, _, (package, _), (original, _) = made
+    small = compress(package, "pal2", tmp_path / "small.mlpackage")
+    found = verify(small, original, metric="cosine", at_least=0)
+    assert found
+    assert found.agreement.mean < 0.9999
+    assert 1 - found.agreement.mean == pytest.approx(
+        found.compression.lost[0].total ** 2 / 2, rel=2
+    )
 
 
 def test_weights_of_another_model_are_named(made, tmp_path):
