@@ -77,7 +77,7 @@ def deferring() -> Iterator[Violations]:
     found = Violations()
     original = non_strict_utils.produce_guards_and_solve_constraints
 
-    def produce(fake_mode: FakeTensorMode, *args: object, **kwargs: object) -> None:
+    def produce(fake_mode: FakeTensorMode, *args: Any, **kwargs: Any) -> None:
         found.environment = fake_mode.shape_env
         try:
             original(fake_mode, *args, **kwargs)

@@ -61,7 +61,7 @@ def merge(
     merged = _merged({name: specification for name, (specification, _) in parts.items()}, first)
     merged.description.metadata.userDefined.update(metadata or {})
 
-    def write(fresh: Path) -> Any:
+    def write(fresh: Path) -> Message:
         with tempfile.TemporaryDirectory(dir=fresh.parent) as folder:
             weights = Path(folder) / _WEIGHTS_FILE
             with BlobWriter(weights) as writer:
@@ -69,7 +69,8 @@ def merge(
                     if source is not None:
                         move_blobs(merged.mlProgram.functions[name], source, writer)
             ct.models.utils.save_spec(merged, str(fresh), weights_dir=folder)
-        return merged
+        message: Message = merged
+        return message
 
     return write_package(write, target)
 

@@ -51,9 +51,10 @@ def save(mlmodel: ct.models.MLModel | CoreAIModel, path: str | os.PathLike[str])
     if isinstance(mlmodel, CoreAIModel):
         return save_aimodel(mlmodel, path)
 
-    def write(fresh: Path) -> Any:
+    def write(fresh: Path) -> Message:
         mlmodel.save(str(fresh))
-        return mlmodel.get_spec()
+        specification: Message = mlmodel.get_spec()
+        return specification
 
     return write_package(write, path)
 
