@@ -133,12 +133,20 @@ def described(tests: Sequence[str], every: int) -> str:
 
 def table(runs: Iterable[Run]) -> Table:
     """A row for each run."""
-    made = Table("system", "Python", *PACKAGES, "tests", "passed", "failed", "skipped", box=None)
+    made = Table("system", "Python", *PACKAGES, "passed", "failed", "skipped", box=None)
     for run in runs:
         counts = (run.counts.passed, len(run.counts.failed), run.counts.skipped)
         versions = (run.packages[name] for name in PACKAGES)
-        made.add_row(run.system, run.python, *versions, run.tests, *map(str, counts))
+        made.add_row(run.system, run.python, *versions, *map(str, counts))
     return made
+
+
+def by_tests(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Runs by what ran, in their order."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.tests, []).append(run)
+    return found
 
 
 def _installed(name: str) -> str:
@@ -160,7 +168,9 @@ def _numbers(version: str) -> list[int]:
 def main(tests: tuple[str, ...], runs: bool, every: int, jobs: int) -> None:
     """See the module."""
     if not runs:
-        stdout_console().print(table(stored()))
+        for what, same in by_tests(stored()).items():
+            click.echo("\n".join(what.split(", ")))
+            stdout_console().print(table(same))
         return
     with tempfile.TemporaryDirectory() as folder:
         counts = run_tests(tests, every, jobs, Path(folder))

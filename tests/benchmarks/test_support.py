@@ -63,3 +63,5 @@ def test_what_ran_is_named():
 
 def test_a_row_for_each_run():
     assert support.table([RUN, RUN]).row_count == 2
+    part = replace(RUN, tests="tests/a")
+    assert support.by_tests([RUN, part, RUN]) == {"all": [RUN, RUN], "tests/a": [part]}
