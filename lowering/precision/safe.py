@@ -18,6 +18,7 @@ from lowering.package.dtypes import FP16, FP32
 from lowering.package.source_table import SourceTable
 from lowering.planner.placement import plan
 from lowering.precision.calibration import Sample, samples_of, worst
+from lowering.precision.careful import rewritten_carefully
 from lowering.precision.pins import PINS_KEY, Pin, PinReport
 from lowering.precision.reasons import Reasons
 from lowering.precision.search import Search
@@ -98,8 +99,9 @@ def convert_safely(
 
     The float16 package is run by the interpreter on the example inputs, on the example with its
     whole numbers at the ends of what they may be, and on ``calibration``.
-    Where an output is off by more than ``verify`` allows, the program is run with parts of it in
-    float32, which halving narrows down to operators none of which can be left out.
+    Where an output is off by more than ``verify`` allows, ``passes.CAREFUL_PASSES`` are tried
+    first. Then the program is run with parts of it in float32, which halving narrows down to
+    operators none of which can be left out.
     What stays in float32 cannot run on the Neural Engine; the price is told. An input or output
     becomes float32 only where float16 has no room for its own numbers.
 
@@ -141,15 +143,20 @@ def convert_safely(
     report = PinReport(
         (), (), before, before, price, price, tuple(sample.words for sample in samples)
     )
-    if given is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first conversion has said everything
+        if not before <= 1:
+            careful = rewritten_carefully(model)
+            trial = made if careful is None else make(careful, **options)
+            after = worst(samples, load(trial))
+            if careful is not None and after < before:
+                model, made = careful, trial
+                report = replace(report, after=after, price_after=plan(made).dispatch_ms)
+        if given is not None:
             kind = PinnedPrecision(given["pins"], given["ends"])
             made = make(model, compute_precision=kind, **options)
-        report = _as_given(made, kind, given, samples, report)
-    elif not before <= 1:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the first conversion has said everything
+            report = _as_given(made, kind, given, samples, report)
+        elif not report.after <= 1:
             made, report = _pinned(
                 lambda kind: make(model, compute_precision=kind, **options), samples, report, made
             )
@@ -200,7 +207,7 @@ def _pinned(
     names = search.pins()
     pinned = make(PinnedPrecision(names, wide))
     after = worst(samples, load(pinned))
-    if not after < unpinned.before:
+    if not after < unpinned.after:
         return made, unpinned
     reasons = Reasons(mixed, judged, SourceTable.from_metadata(exact.user_defined_metadata))
     report = PinReport(
