@@ -27,6 +27,7 @@ from passes.patterns.operands import (
     add_sides,
     difference,
     plus_scalar,
+    powered,
     quotient,
     reduced_axes,
     scalar,
@@ -74,9 +75,10 @@ class StableLogs(Pass):
     """Takes logarithms before an exponential is computed, not after.
 
     Before: ``log(softmax(x))``, ``log(sigmoid(x))``, ``log(1 - sigmoid(x))``, ``log(sum(exp(x)))``
-    and ``mean``, ``log(exp(a) + exp(b))``, ``log1p(exp(x))``, ``log(cosh(x))``, and any of them
-    through views, ``gather``, maxima, bounds, quotients and factors. After: ``log_softmax``,
-    ``-softplus(-x)``, ``logsumexp``, ``logaddexp``, ``softplus``, and the same steps on logarithms.
+    and ``mean``, ``log(exp(a) + exp(b))``, ``log1p(exp(x))``, ``log(cosh(x))``, ``log(sum(x * x))``
+    and that of a variance, and any of them through views, ``gather``, maxima, bounds, quotients and
+    factors. After: ``log_softmax``, ``-softplus(-x)``, ``logsumexp``, ``softplus``, twice the
+    logarithm of a root, and the same steps on logarithms.
     In float16 a probability below 6e-8 is zero, its logarithm minus infinity, and ``exp``
     overflows from 11.1 on; the logarithm itself is an ordinary number.
 
@@ -128,12 +130,24 @@ def _form(rw: Rewriter, y: Argument) -> _Form | None:
         return _Form(lambda: _minus_softplus(rw, rw.emit(aten.neg.default, input_of(y))), True)
     if is_call(y, aten.cosh.default):
         return _Form(lambda: _log_cosh(rw, input_of(y)))
+    if _is_power(rw, y):  # its root is a norm, see ``stable_roots``
+        return _Form(
+            lambda: rw.emit(_MUL, rw.emit(aten.log.default, rw.emit(aten.sqrt.default, y)), 2.0)
+        )
     if is_call(y, *_COMMUTE):
         inner = _form(rw, input_of(y))
         return inner and _Form(
             lambda: rw.emit(y.target, inner.emit(), *y.args[1:], **y.kwargs), inner.at_most_one
         )
     return _of_bounds(rw, y) or _of_sum(rw, y) or _of_product(rw, y)
+
+
+def _is_power(rw: Rewriter, y: fx.Node) -> bool:
+    """Whether ``y`` is a variance, or a sum or mean of squares."""
+    if is_call(y, aten.sum.dim_IntList, aten.mean.dim, aten.mean.default):
+        square = powered(rw, input_of(y))
+        return square is not None and square[1] == 2.0 and argument(y, "dtype") is None
+    return is_call(y, aten.var.correction)
 
 
 def _of_bounds(rw: Rewriter, y: fx.Node) -> _Form | None:

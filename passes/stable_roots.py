@@ -48,16 +48,16 @@ class _Power:
 class StableRoots(Pass):
     """Takes the root of a sum of squares as one norm.
 
-    Before: ``sqrt(sum(x * x))``, ``sqrt(mean(x ** 2))``, ``sqrt(var(x))`` and their inverses;
-    after: ``vector_norm(x)``, times a number, and ``std(x)``, each of which is one MIL operator
-    with one rounding. In float16 a square overflows from 256 on and is zero below 2.4e-4, while
-    the root is as large as x.
+    Before: ``sqrt(sum(x * x))``, ``sqrt(mean(x ** 2))``, ``sqrt(var(x))``, ``sqrt(x * x)`` and
+    their inverses; after: ``vector_norm(x)``, times a number, ``std(x)`` and ``abs(x)``, each of
+    which is one MIL operator with one rounding. In float16 a square overflows from 256 on and is
+    zero below 2.4e-4, while the root is as large as x.
 
     Attributes:
         thorough: also where it takes more operators, which a program of ordinary magnitudes does
             not need: ``sqrt(sum(x * x) + eps)`` as ``m sqrt(1 + (n / m)²)``, m and n being the
             larger and the smaller of the norm and ``sqrt(eps)``, and ``sqrt(a * a + b * b)`` as
-            ``hypot(a, b)``.
+            ``hypot(a, b)``, of any number of squares.
 
     Bound: float32 within rtol 1e-5 / atol 1e-6 where the original's squares are normal numbers.
     """
@@ -88,13 +88,20 @@ class StableRoots(Pass):
         power = _power(rw, y)
         if power is not None:
             return _norm(rw, power)
+        square = powered(rw, y)
+        if square is not None and square[1] == 2.0:
+            return rw.emit(aten.abs.default, square[0])
         if not self.thorough:
             return None
         shifted = plus_scalar(rw, y)
         if shifted is not None and shifted[1] > 0:
             inner = self._root(rw, shifted[0])
             return None if inner is None else _beside(rw, inner, math.sqrt(shifted[1]))
-        return _of_pair(rw, y)
+        terms = next(add_sides(y), (None, None))
+        roots = [self._root(rw, term) if is_tensor(term) else None for term in terms]
+        if roots[0] is None or roots[1] is None:
+            return None
+        return rw.emit(aten.hypot.default, roots[0], roots[1])
 
 
 def _put(rw: Rewriter, node: fx.Node, root: fx.Node, *, inverse: bool) -> None:
@@ -158,13 +165,3 @@ def _beside(rw: Rewriter, norm: fx.Node, number: float) -> fx.Node:
     ratio = rw.emit(aten.div.Tensor, smaller, larger)
     squared = rw.emit(aten.add.Tensor, rw.emit(aten.mul.Tensor, ratio, ratio), 1.0)
     return rw.emit(aten.mul.Tensor, larger, rw.emit(aten.sqrt.default, squared))
-
-
-def _of_pair(rw: Rewriter, y: fx.Node) -> fx.Node | None:
-    terms = next(add_sides(y), None)
-    squares = [powered(rw, term) for term in terms] if terms is not None else [None]
-    if len(squares) != 2 or squares[0] is None or squares[1] is None:
-        return None
-    if squares[0][1] != 2.0 or squares[1][1] != 2.0:
-        return None
-    return rw.emit(aten.hypot.default, squares[0][0], squares[1][0])

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from lowering import convert, predict
 from passes.fuse_activations import FuseActivations
 from passes.stable_logs import StableLogs
+from passes.stable_roots import StableRoots
 from tests.passes.util import Function, assert_same, count, outputs, reasons, run_pass, seeded
 
 aten = torch.ops.aten
@@ -16,6 +17,7 @@ X = seeded(4, 24)
 LARGE = X * 20
 P = torch.rand(4, 24, generator=torch.Generator().manual_seed(0))
 ENDS = torch.cat([P, torch.tensor([[0.0, 1.0]] * 4)], 1)  # probabilities, certain ones as well
+STEPS = (FuseActivations(), StableLogs(), StableRoots())
 LOGS = (aten.log.default, aten.log1p.default, aten.log2.default, aten.log10.default)
 
 # What loses everything in float16: a function, an input, and how many logarithms stay.
@@ -54,6 +56,14 @@ LOST = {
         1,
     ),
     "bounded below": (lambda m, x: x.clamp(min=1e-9).log(), X, 1),
+    "level": (lambda m, x: 10 * x.square().mean(-1).log10(), X * 1e3, 1),
+    "level of little": (lambda m, x: ((x * x).sum(-1) + 1e-12).log(), X * 1e-4, 2),
+    "spread": (lambda m, x: x.var(-1).log(), X * 1e3, 1),
+    "ratio of levels": (
+        lambda m, x: (x.square().mean(-1) / (0.1 * x.flip(0)).square().mean(-1)).log10(),
+        X * 1e3,
+        2,
+    ),
     "logit": (lambda m, x: torch.logit(x, 1e-6), ENDS, 2),
     "inverse sigmoid": (
         lambda m, x: (x.clamp(0, 1).clamp(min=1e-5) / (1 - x.clamp(0, 1)).clamp(min=1e-5)).log(),
@@ -71,7 +81,7 @@ def model_of(name):
 @pytest.mark.parametrize("name", LOST)
 def test_same_numbers_and_no_detour(name):
     model, x, left = model_of(name)
-    _, after, reports = run_pass(model, x, FuseActivations(), StableLogs())
+    _, after, reports = run_pass(model, x, *STEPS)
     assert reports[1].rewrites >= 1 and not reports[1].declined
     assert count(after, *LOGS) == left
     for inputs in (x, x * 0.3, x.flip(0)):
@@ -82,7 +92,7 @@ def test_same_numbers_and_no_detour(name):
 def test_float16(name):
     model, x, _ = model_of(name)
     x = x.half().float()
-    _, after, _ = run_pass(model, x, FuseActivations(), StableLogs())
+    _, after, _ = run_pass(model, x, *STEPS)
     (found,) = predict(convert(after, skip_model_load=True), {"x": x.numpy()}).values()
     (want,) = outputs(model, x)
     error = (torch.from_numpy(found).reshape(want.shape) - want).norm() / want.norm()

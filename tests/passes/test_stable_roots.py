@@ -24,6 +24,7 @@ FREE = {
     "sum": lambda m, x: (x * x).sum(-1, keepdim=True).sqrt(),
     "mean": lambda m, x: x.pow(2).mean((0, 1)) ** 0.5,
     "scaled": lambda m, x: (x.square().sum(0) / 7).sqrt(),
+    "size": lambda m, x: (x * x).sqrt(),
     "deviation": lambda m, x: x.var(-1).sqrt(),
     "deviation of all": lambda m, x: x.var(unbiased=False).sqrt(),
     "error": lambda m, x: torch.nn.functional.mse_loss(x, x.flip(0) * 0.9).sqrt(),
@@ -36,6 +37,8 @@ THOROUGH = {
     "eps that rounds to zero": lambda m, x: x * torch.rsqrt(x.square().sum(0, True) + 1e-12),
     "standardised": lambda m, x: (x - x.mean()) / (x.var() + 1e-6).sqrt(),
     "magnitude": lambda m, x: (x**2 + x.flip(-1) ** 2).sqrt(),
+    "three squares": lambda m, x: (x**2 + x.flip(-1) ** 2 + x.flip(0).square()).sqrt(),
+    "smooth size": lambda m, x: (x * x + 1).sqrt(),
     "magnitude, eps": lambda m, x: (x**2 + x.flip(-1) ** 2 + 1e-9).sqrt(),
 }
 
