@@ -19,6 +19,13 @@ _GUARDS = frozenset({_aten.add, _aten.clamp, _aten.clamp_min, _aten.maximum, _at
 # Of these the constant is added to what may be as small, and counts; a bound only has to be above
 # zero, as what takes its place is.
 _ADDED = frozenset({_aten.add, _aten.sub})
+# A sum's constant becomes their own epsilon, float32 from iOS17 on, where it is above this.
+_OWN_EPSILON: Mapping[object, float] = {
+    _aten.log: 0.0,
+    _aten.log2: 0.0,
+    _aten.log10: 0.0,
+    _aten.rsqrt: fp16.MAX**-2,
+}
 _EPS = "eps"
 # Their lowerings hold whatever the eps is, or fold it into weights.
 _HOLD = frozenset(
@@ -57,6 +64,8 @@ def warn_of_tiny_constants(graph: fx.Graph) -> None:
             continue
         added = getattr(node.target, "overloadpacket", None) in _ADDED
         guard = _guard(node.target, node.args) if added else None
+        if guard is not None and _is_epsilon(node, guard):
+            continue
         value = guard or _eps(node.target, node.args, node.kwargs)
         if value is not None:
             source = source_of(node)
@@ -72,6 +81,14 @@ def warn_of_tiny_constants(graph: fx.Graph) -> None:
             TinyConstantWarning,
             stacklevel=4,
         )
+
+
+def _is_epsilon(node: fx.Node, value: float) -> bool:
+    """Whether all that read the sum ``node`` add its constant themselves."""
+    readers = [
+        _OWN_EPSILON.get(getattr(user.target, "overloadpacket", None)) for user in node.users
+    ]
+    return bool(readers) and all(least is not None and value > least for least in readers)
 
 
 def _guard(target: object, args: Sequence[object]) -> float | None:

@@ -77,3 +77,20 @@ def test_convert_warns_in_float16_alone():
     with warnings.catch_warnings():
         warnings.simplefilter("error", TinyConstantWarning)
         convert(model, (x,), compute_precision=ct.precision.FLOAT32, skip_model_load=True)
+
+
+def test_what_is_an_operators_own_epsilon_needs_no_warning():
+    class Logs(nn.Module):
+        def forward(self, x):
+            return (x.abs() + 1e-10).log(), torch.rsqrt(x.abs() + 1e-8)
+
+    class Both(nn.Module):
+        def forward(self, x):
+            power = x.abs() + 1e-10
+            return power.log(), x / power
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_tiny_constants(capture(Logs(), (x,)).graph)
+    with pytest.warns(TinyConstantWarning, match="1e-10"):
+        warn_of_tiny_constants(capture(Both(), (x,)).graph)
