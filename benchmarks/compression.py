@@ -43,7 +43,7 @@ MINILM_TARGETS = {"int8": (1.9, 0.01), "pal6": (2.5, None), "pal4-grouped": (3.5
 # Of the whole ladder: seconds, of one core here, and memory in fp16 packages.
 MOST_SECONDS, MOST_MEMORY = 300, 3.0
 # Rungs whose pitches and boxes must be torch's.
-EXACT = ("int8", "pal6")
+EXACT = ("int8",)
 _FACES = 16  # pictures for each of MTCNN's networks
 
 

@@ -181,7 +181,7 @@ def compression(subject: Shipped) -> Row:
         "compression",
         "skip",
         "weights are dense",
-        "coremltools.optimize.coreml.palettize_weights(model, config), then ane-passes verify",
+        "ane-passes compress PACKAGE FOLDER --ladder shows what each way of storing them costs",
     )
 
 
