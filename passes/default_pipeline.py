@@ -35,6 +35,7 @@ from passes.stable_logs import StableLogs
 from passes.stable_roots import StableRoots
 from passes.swap_last_axes import SwapLastAxes
 from passes.tabulate_positions import TabulatePositions
+from passes.tile_linear import TileLinear
 from passes.to_inference import ToInference
 from passes.topk_of_logits import TopkOfLogits
 
@@ -122,4 +123,5 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     StableRoots,
     SwapLastAxes,
     TabulatePositions,
+    TileLinear,
 )

@@ -97,6 +97,12 @@ class _Numbers(click.ParamType):
     help="Of all tokens of a decode step and the last of a prompt; of all; of the last; or the "
     "likeliest tokens, chosen in the package.",
 )
+@click.option(
+    "--head",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compute the head in tiles of so many outputs (16384 up to A15, 65536 from A16 on).",
+)
 @click.option("--precision", type=click.Choice(("fp16", "fp32")), default="fp16", show_default=True)
 @click.option(
     "--compress", metavar="RUNG", help="Weights in fewer bits, as for compress: int8, ..."
@@ -116,6 +122,7 @@ def export_llm(
     window: Any,
     source: tuple[int, ...] | None,
     logits: str,
+    head: int | None,
     precision: Any,
     compress: str | None,
     overwrite: bool,
@@ -138,6 +145,7 @@ def export_llm(
             window=window,
             source=_source(source),
             logits=logits,
+            head=head,
             precision=precision,
             compress=compress,
             overwrite=overwrite,

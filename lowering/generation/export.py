@@ -52,6 +52,7 @@ from passes.select_early import SelectEarly
 from passes.simplify_views import SimplifyViews
 from passes.swap_last_axes import SwapLastAxes
 from passes.tabulate_positions import TabulatePositions
+from passes.tile_linear import TileLinear
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def export_decoder(
     window: Literal["ring", "full"] = "ring",
     source: int | torch.Tensor | None = None,
     logits: str = "needed",
+    head: int | None = None,
     precision: Literal["fp16", "fp32"] = "fp16",
     compress: str | Rung | None = None,
     pipeline: Sequence[Pass] | None = None,
@@ -124,6 +126,8 @@ def export_decoder(
             ``prefill`` as well, ``last`` of one token always; ``argmax`` gives the likeliest
             token, ``topk:N`` the N likeliest and their logits, chosen inside the program, in the
             place of all (``tokens``, int32).
+        head: outputs of a tile, where the head, and any other layer as wide, is to be computed in
+            tiles, see ``passes.tile_linear``; by default it is whole.
         precision: of weights and arithmetic. States are float16 in either case.
         compress: how weights are stored, a rung of ``lowering.compress`` such as ``int8``; all
             functions share them still. What it costs, ``verify`` does not say: compare with the
@@ -161,7 +165,7 @@ def export_decoder(
     check_best(decoder, wanted)
     longest = max(function.tokens for function in wanted)
     place = rooms(decoder, largest, longest, ring=window == "ring")
-    passes = pipeline or decode_pipeline(largest)
+    passes = pipeline or decode_pipeline(largest, head)
     stepper = Stepper(model, decoder, place, cache, passes, largest, longest)
     made: dict[str, Path] = {}
     steps: dict[str, StepContract] = {}
@@ -204,8 +208,10 @@ def export_decoder(
     return ExportReport(target, contract, size, time.monotonic() - begun)
 
 
-def decode_pipeline(positions: int) -> tuple[Pass, ...]:
+def decode_pipeline(positions: int, head: int | None = None) -> tuple[Pass, ...]:
     """The passes for steps of one or few tokens at positions below ``positions``.
+
+    ``head`` are the outputs of a tile of the head, ``None`` leaves it whole.
 
     The default ones, whose attention stays whole and whose norms are the shortest, and before them
     those that make a table of all that follows from the position.
@@ -222,6 +228,7 @@ def decode_pipeline(positions: int) -> tuple[Pass, ...]:
         TabulatePositions(positions=positions),
         SimplifyViews(),
         *passes[at:linear],
+        *(() if head is None else (TileLinear(head),)),
         JoinHeads(),
         SimplifyViews(),
         *passes[linear:],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +86,7 @@ class Functions:
                 hint="use the tokenizer that belongs to the model",
             )
 
-    def encode(self, source: Sequence[int] | NDArray[Any]) -> None:
+    def encode(self, source: Sequence[int] | np.ndarray) -> None:
         """Empties the cache and lets the encoder read ``source``.
 
         Args:
@@ -103,7 +102,7 @@ class Functions:
                 hint="give the tokens to generate",
             )
         self.reset()
-        inputs: dict[str, NDArray[Any]] = {}
+        inputs: dict[str, np.ndarray] = {}
         count = 0
         if expected.is_text:
             ids = [int(token) for token in source]
@@ -130,11 +129,11 @@ class Functions:
         self.call(expected.function, self._with_cache(inputs))
         self._source_length = count
 
-    def inputs(self, name: str, ids: Sequence[int], position: int) -> dict[str, NDArray[Any]]:
+    def inputs(self, name: str, ids: Sequence[int], position: int) -> dict[str, np.ndarray]:
         """What a function is called with for ``ids`` behind ``position`` tokens."""
         step = self.contract.steps[name]
         padded = [*ids, *[ids[-1]] * (step.tokens - len(ids))]
-        inputs: dict[str, NDArray[Any]] = {
+        inputs: dict[str, np.ndarray] = {
             "input_ids": np.array([padded], np.int32),
             "position": np.array([position], np.int32),
         }
@@ -161,7 +160,7 @@ class Functions:
             np.put_along_axis(logits, tokens, known.astype(np.float32), 1)
         return logits if step.last else logits[: len(ids)]
 
-    def call(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    def call(self, name: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Runs one function on the cache."""
         function = self.loaded(name)
         if self._state is None:
@@ -172,7 +171,7 @@ class Functions:
         self.calls[name] = self.calls.get(name, 0) + 1
         return outputs
 
-    def states(self) -> dict[str, NDArray[Any]]:
+    def states(self) -> dict[str, np.ndarray]:
         """Copies of the Core ML states as they are; empty where the cache goes in and out."""
         state = self._state
         return {} if state is None else {name: state[name].copy() for name in state}
@@ -183,5 +182,5 @@ class Functions:
             self._loaded[name] = load(self._path, function=name, precision=self._precision)
         return self._loaded[name]
 
-    def _with_cache(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _with_cache(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {**inputs, **(self._arrays if self.contract.form == "io" else {})}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from frontend.decoder.probing import Decoder, logits_of, probe
@@ -281,8 +279,8 @@ def _located(
     functions: Functions,
     stepper: Stepper,
     call: _Call,
-    states: Mapping[str, NDArray[Any]],
-    inputs: Mapping[str, NDArray[Any]],
+    states: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
 ) -> Verification:
     """``found`` with the operator at which the failing call parts from the model's program."""
     step = functions.contract.steps[call.function]

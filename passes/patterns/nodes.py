@@ -87,4 +87,4 @@ def replaced(
         return instead.get(given, given)
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
-    return args, kwargs
+    return args, dict(kwargs)

@@ -44,11 +44,13 @@ def test_other_forms_are_refused(logits: str):
 @pytest.mark.parametrize("logits", ["argmax", "topk:5", "all"])
 def test_the_best_are_chosen_in_the_package(logits: str, tmp_path: Path):
     model = qwen3(num_hidden_layers=1)
-    report = export_decoder(model, tmp_path / "m", context=32, prefill=4, logits=logits)
+    report = export_decoder(model, tmp_path / "m", context=32, prefill=4, logits=logits, head=100)
     ids, generator = prompt(7), Generator(report.path, precision="fp32")
     expected = greedy(model, ids, 9)
     assert generator.generate(ids, 9) == expected
-    outputs = set(load(report.path, function="prefill").outputs)
+    prefill = load(report.path, function="prefill")
+    assert sum(op.type == "conv" for op in prefill.ops) == 5 + 2  # 128 logits in two tiles
+    outputs = set(prefill.outputs)
     assert generator.logits is not None
     known = int(np.isfinite(generator.logits).sum())
     assert (outputs, known) == {
