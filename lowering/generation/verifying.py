@@ -118,7 +118,8 @@ def verify_decoder(
         ids = sides.ids[call.position : call.position + call.count]
         inputs = functions.inputs(call.function, ids, call.position)
         logits = torch.from_numpy(functions.step(call.function, ids, call.position))
-        item = sides.parity(call, logits, thresholds)
+        best = contract.steps[call.function].best
+        item = sides.parity(call, logits, best, thresholds)
         last = worst.get(call.function)
         if last is None or not item.rel_l2 / item.threshold <= last.rel_l2 / last.threshold:
             worst[call.function] = item
@@ -235,19 +236,19 @@ class _Sides:
         self._is_fp16 = half
         self._half = _in_half(model, reference.given) if half else None
 
-    def parity(self, call: _Call, found: torch.Tensor, thresholds: Thresholds) -> Parity:
-        """How far the logits of one call are from the model's."""
+    def parity(
+        self, call: _Call, found: torch.Tensor, best: int | None, thresholds: Thresholds
+    ) -> Parity:
+        """How far the logits of one call, or of its ``best`` tokens, are from the model's."""
         end = call.position + call.count
         rows = slice(end - len(found), end)
         expected = self._exact[rows]
         half = None if self._half is None else self._half[rows]
-        known = torch.isfinite(found)
-        if not known.all():  # the best alone: they are as good as their logits
-            count = int(known[0].sum())
-            chosen = expected[known].reshape(-1, count).sort(1, descending=True).values
-            best = chosen if count == 1 else found.sort(1, descending=True).values[:, :count]
-            found, expected = best, expected.topk(count).values
-            half = None if half is None else half.topk(count).values
+        if best is not None:  # they are as good as their logits
+            values, tokens = found.topk(best)
+            found = expected.gather(1, tokens) if best == 1 else values
+            expected = expected.topk(best).values
+            half = None if half is None else half.topk(best).values
         yardstick = None if half is None else rel_l2(half, expected)
         allowed = thresholds.allowed(self._is_fp16, yardstick)
         name = f"{call.function}: logits"

@@ -83,6 +83,15 @@ def test_a_cache_that_is_not_handed_over_is_found(
     assert not found.passed and found.functions[found.step - 1] == "decode"
 
 
+def test_a_package_that_overflows_does_not_pass(
+    model: nn.Module, exported: ExportReport, monkeypatch: pytest.MonkeyPatch
+):
+    step = Functions.step
+    monkeypatch.setattr(Functions, "step", lambda *given: step(*given) * float("nan"))
+    found = verify_decoder(exported.path, model, locate=False)
+    assert not found.passed and found.step == 1
+
+
 def test_rings_and_caches_that_go_in_and_out(tmp_path: Path):
     model = gemma3()
     report = export_decoder(model, tmp_path / "m", context=64, prefill=8, cache="io")
