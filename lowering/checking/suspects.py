@@ -56,14 +56,16 @@ _NORMS = frozenset(
     }
 )  # fmt: skip
 # Within these numbers are neither large nor small; beyond the last they stand for infinity.
-_SMALL, _LARGE, _INFINITE = 1e-3, 8e3, 1e30
+# Masks of -1e4, which Apple's guide for transformers has, are within.
+_SMALL, _LARGE, _INFINITE = 1e-3, 1.6e4, 1e30
 # A sum that is so much smaller than what it is made of has lost as many digits; seven times the
 # rounding of float16 is what verify allows.
 _CANCELS = 4.0
 # Scores so large are 2**-7 apart, which a softmax passes on.
 _SCORES = 16.0
-# The root of a norm's mean square from which on the usual eps, 1e-5, says little.
-_NORM_INPUT = 3e-2
+# The root of a mean square from which on a norm keeps its digits, whatever its eps: float16's
+# smallest number in the place of one is a thousandth of the square.
+_NORM_INPUT = 1e-2
 
 
 class Suspects:
@@ -75,7 +77,7 @@ class Suspects:
 
     def __init__(self) -> None:
         self._sizes: dict[fx.Node, float] = {}
-        self._peaks: dict[fx.Node, float] = {}
+        self._tops: dict[fx.Node, float] = {}
         self.found = False
 
     def see(self, node: fx.Node, value: object) -> None:
@@ -85,8 +87,9 @@ class Suspects:
         if not value.numel():
             return
         size = float(torch.linalg.vector_norm(value)) / math.sqrt(value.numel())
-        peak = float(value.abs().max())
-        self._sizes[node], self._peaks[node] = size, peak
+        low, high = (float(end) for end in value.aminmax())
+        peak = max(abs(low), abs(high))
+        self._sizes[node], self._tops[node] = size, abs(high)
         if node.op == "call_function":
             self.found = self._is_suspect(node, size, peak)
 
@@ -101,5 +104,6 @@ class Suspects:
         if packet in _SUMS:
             return size * _CANCELS < max((self._sizes[n] for n in read), default=0.0) < _INFINITE
         if packet in _SOFTMAXES:
-            return any(_SCORES < self._peaks[n] < _LARGE for n in read)
+            # The highest scores count: the others may be masked.
+            return any(_SCORES < self._tops[n] < _INFINITE for n in read)
         return packet in _NORMS and bool(read) and self._sizes[read[0]] < _NORM_INPUT

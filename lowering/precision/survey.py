@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +89,8 @@ class Survey:
 
     def fed(self, inputs: Mapping[str, Tensor]) -> dict[str, object]:
         """``inputs`` as the program takes them, floats as they are: rounding them is looked at."""
-        fed: dict[str, object] = dict(feed(self.model, inputs, {}))
+        with np.errstate(over="ignore"):  # an input that overflows is a finding
+            fed: dict[str, object] = dict(feed(self.model, inputs, {}))
         for name, tensor in zip(self.model.inputs, inputs.values(), strict=True):
             if tensor.is_floating_point():
                 given = inputs.get(name, tensor).detach().float()
