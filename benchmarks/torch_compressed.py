@@ -141,6 +141,17 @@ def _intx(bits: int, group: int, dtype: torch.dtype = torch.float32) -> nn.Modul
     return _torchao("IntxWeightOnlyConfig", dtype, getattr(torch, f"int{bits}"), group_of)
 
 
+def _pt2e() -> nn.Module:
+    """Quantised after export, by torchao's quantiser for tests: weights and activations."""
+    lib = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
+    quantizers = importlib.import_module("torchao.testing.pt2e._xnnpack_quantizer")
+    settings = quantizers.get_symmetric_quantization_config(is_per_channel=True)
+    exported = torch.export.export(Net().eval(), (example(),)).module()
+    model = lib.prepare_pt2e(exported, quantizers.XNNPACKQuantizer().set_global(settings))
+    model(example())
+    return lib.convert_pt2e(model)
+
+
 _GROUPS: dict[str, Any] = {"granularity": "per_grouped_channel", "group_size": 8}
 _BLOCKS: dict[str, Any] = {"granularity": "per_block", "block_size": 8}
 _AFFINE: dict[str, Any] = {"quantization_scheme": "affine"}
@@ -162,9 +173,11 @@ FORMS: Mapping[str, Callable[[], nn.Module]] = {
     "pruned, palette, 4 bits": lambda: _palettized(_pruned(), n_bits=4),
     "trained int8": _trained,
     "trained int4": lambda: _trained(weight_dtype="qint4"),
+    "trained int8, activations too": lambda: _trained(activation_dtype="quint8"),
     "torchao Int8WeightOnly": lambda: _torchao("Int8WeightOnlyConfig"),
     "torchao Intx, int4 of 32": lambda: _intx(4, 32),
     "torchao Intx, int4, bfloat16": lambda: _intx(4, 32, torch.bfloat16),
+    "torchao PT2E, int8": _pt2e,
 }
 
 
@@ -243,6 +256,7 @@ def _compressed(model: nn.Module) -> int:
         if "_COREML_/" in key and "metadata_version" not in key
     }
     held = [name for name, weight in model.named_parameters() if hasattr(weight, "qdata")]
+    held += [name for name, _ in model.named_buffers() if name.startswith("_frozen_param")]
     return len(named) + len(held)
 
 

@@ -37,6 +37,7 @@ from frontend.legalize import to_cpu_float32
 from frontend.preserve import decomposition_table
 from frontend.program import Draft
 from frontend.quantized_modules import with_dense_weights
+from frontend.quantized_operators import settle_quantized
 from frontend.releases import warn_of_untried
 from frontend.signature_tables import quick_signatures
 from frontend.size_guards import check_guards, deferring
@@ -288,6 +289,7 @@ def _normalise(
         program = to_cpu_float32(program)
     draft = Draft(program)
     settle_weights(draft)
+    settle_quantized(draft)
     make_canonical(draft)
     draft.tidy()
     taken = [node.name for node in draft.user_inputs()]

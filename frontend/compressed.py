@@ -140,8 +140,8 @@ def _integers(weight: Tensor, fields: Mapping[str, Tensor], is_sparse: bool) -> 
     if "zero_point" in fields:
         points = _of_rank(fields["zero_point"], weight.ndim)
     points = points.to(torch.int64)
-    steps = torch.round(weight.detach().to(torch.float32) / spread(scales, weight.shape))
-    codes = steps.to(torch.int64) + spread(points, weight.shape)
+    held = Encoding(8, scales=scales, zero_points=points)
+    codes = held.codes(weight.detach().to(torch.float32))
     return _given(weight, replace(integers_of(codes, scales, points), is_sparse=is_sparse))
 
 

@@ -109,11 +109,14 @@ class Encoding:
                 there are too many scales.
         """
         assert self.scales is not None
-        codes = self._codes(weight)
+        codes = self.codes(weight)
         if not bool(((self._decoded(codes) - weight).abs() <= _ROUNDING * weight.abs()).all()):
             raise EncodingError(f"its values are no multiples of the scales of {self.spelled}")
         lowest = -(2 ** (self.bits - 1)) if self.is_signed else 0
-        if int(codes.min()) < lowest or int(codes.max()) >= lowest + 2**self.bits:
+        ends = [codes.min(), codes.max()]
+        if self.zero_points is not None:
+            ends += [self.zero_points.min(), self.zero_points.max()]
+        if int(min(ends)) < lowest or int(max(ends)) >= lowest + 2**self.bits:
             raise EncodingError(f"its values are outside of {self.spelled}")
         self._check_room(weight, self.scales.numel())
         return codes
@@ -127,11 +130,15 @@ class Encoding:
 
     def exact(self, weight: Tensor) -> Tensor:
         """``weight`` without the rounding of half precision: what its integers stand for."""
-        return weight if self.scales is None else self._decoded(self._codes(weight))
+        return weight if self.scales is None else self._decoded(self.codes(weight))
 
-    def _codes(self, weight: Tensor) -> Tensor:
+    def codes(self, weight: Tensor) -> Tensor:
+        """The integers that come next to ``weight``, whatever it is."""
         assert self.scales is not None
-        codes = torch.round(weight / spread(self.scales, weight.shape)).to(torch.int64)
+        scales = spread(self.scales, weight.shape)
+        # A channel of zeros alone may have a scale of zero.
+        steps = torch.where(scales == 0, 0.0, weight / scales)
+        codes = torch.round(steps).to(torch.int64)
         if self.zero_points is not None:
             codes += spread(self.zero_points, weight.shape)
         return codes

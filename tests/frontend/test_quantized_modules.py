@@ -102,12 +102,15 @@ def test_activations_that_are_quantised_by_their_values_are_refused() -> None:
         capture(model, (X,))
 
 
-def quantised_in_training(*, finish: bool = True, **options: Any) -> nn.Module:
+def quantised_in_training(
+    after: type[nn.Module] = nn.ReLU, *, finish: bool = True, **options: Any
+) -> nn.Module:
+    """A linear and one layer more, by coremltools' quantizer."""
     from coremltools.optimize.torch.quantization import LinearQuantizer, LinearQuantizerConfig
 
     settings = {"activation_dtype": "float32", "milestones": [0, 1, 1, 1], **options}
     config = LinearQuantizerConfig.from_dict({"global_config": settings})
-    quantizer = LinearQuantizer(nn.Sequential(nn.Linear(32, 16), nn.ReLU()), config)
+    quantizer = LinearQuantizer(nn.Sequential(nn.Linear(32, 16), after()), config)
     model = quantizer.prepare((X,))
     model(X)
     quantizer.step()
