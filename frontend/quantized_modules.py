@@ -9,7 +9,7 @@ was made of is told beside it.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,16 @@ _WEIGHTS_ALONE = (
 # Attributes by which torchao's tensors say that what they are multiplied with is quantised too.
 _OF_ACTIVATIONS = ("act_quant_kwargs", "activation_quantization")
 _QUANTIZED = "torch.ao.nn.quantized"
+
+
+class _Reference(Protocol):
+    """What torch's reference modules hold of their weight."""
+
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+    weight_axis: Tensor
+
+    def get_quantized_weight(self) -> Tensor: ...
 
 
 def with_dense_weights(model: nn.Module) -> dict[Place, Encoding | EncodingError]:
@@ -43,7 +53,7 @@ def with_dense_weights(model: nn.Module) -> dict[Place, Encoding | EncodingError
         if _is_reference(module):
             made: Tensor = module.get_weight()
             dense = nn.Parameter(made.detach(), requires_grad=False)
-            found[place(dense)] = _reference_encoding(module)
+            found[place(dense)] = _reference_encoding(cast(_Reference, module))
             module._parameters["weight"] = dense
             module.__dict__["get_weight"] = lambda module=module: module.weight
         for name, weight in module._parameters.items():
@@ -69,8 +79,8 @@ def _is_reference(module: nn.Module) -> bool:
     return kind is not None and isinstance(module, kind) and "weight" in module._parameters
 
 
-def _reference_encoding(module: Any) -> Encoding | EncodingError:
-    quantized: Tensor = module.get_quantized_weight()
+def _reference_encoding(module: _Reference) -> Encoding | EncodingError:
+    quantized = module.get_quantized_weight()
     if not quantized.is_quantized:
         return EncodingError(f"its integers are {quantized.dtype}, which no package has")
     # The tensor has its scales in float64, and torch computes with those of the module.

@@ -200,7 +200,7 @@ def _sparse_bytes(weight: Tensor) -> _Writer:
     return lambda name: mb.constexpr_sparse_to_dense(**arguments, name=name)
 
 
-def _scaling(encoding: Encoding) -> dict[str, Any]:
+def _scaling(encoding: Encoding) -> dict[str, np.ndarray]:
     assert encoding.scales is not None
     if encoding.zero_points is None:
         return {"scale": encoding.scales.numpy()}
