@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-import frontend.ops  # noqa: F401 - defines the operators of ``ane``
+from frontend import ops
 from lowering.checking.values import FILLS, masks
 
 _aten = torch.ops.aten
@@ -31,7 +31,7 @@ _TAME = frozenset(
         _aten.select, _aten.slice, _aten.slice_scatter, _aten.split, _aten.split_with_sizes,
         _aten.squeeze, _aten.stack, _aten.transpose, _aten.tril, _aten.triu, _aten.unbind,
         _aten.unfold, _aten.unsqueeze, _aten.upsample_nearest2d, _aten.view, _aten.where,
-        _aten.zeros, _aten.zeros_like, torch.ops.ane.slice_update,
+        _aten.zeros, _aten.zeros_like, ops.slice_update.overloadpacket,
         # Products and means, whose sums are not made of rounded parts.
         _aten.abs, _aten.adaptive_avg_pool2d, _aten.add, _aten.addmm, _aten.avg_pool2d, _aten.bmm,
         _aten.conv1d, _aten.conv2d, _aten.conv3d, _aten.conv_transpose2d, _aten.convolution,
@@ -43,16 +43,16 @@ _TAME = frozenset(
         _aten._softmax, _aten.scaled_dot_product_attention, _aten.tanh,
         # Norms, whose size is looked at.
         _aten.batch_norm, _aten._native_batch_norm_legit_no_training, _aten.group_norm,
-        _aten.layer_norm, _aten.native_layer_norm, torch.ops.ane.layer_norm,
-        torch.ops.ane.rms_norm,
+        _aten.layer_norm, _aten.native_layer_norm, ops.layer_norm.overloadpacket,
+        ops.rms_norm.overloadpacket,
     }
 )  # fmt: skip
 _SUMS = frozenset({_aten.add, _aten.rsub, _aten.sub})
 _SOFTMAXES = frozenset({_aten.softmax, _aten._softmax, _aten.scaled_dot_product_attention})
 _NORMS = frozenset(
     {
-        _aten.group_norm, _aten.layer_norm, _aten.native_layer_norm, torch.ops.ane.layer_norm,
-        torch.ops.ane.rms_norm,
+        _aten.group_norm, _aten.layer_norm, _aten.native_layer_norm, ops.layer_norm.overloadpacket,
+        ops.rms_norm.overloadpacket,
     }
 )  # fmt: skip
 # Within these numbers are neither large nor small; beyond the last they stand for infinity.

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from frontend import fp16
+from frontend import fp16, ops
 from frontend.schema import bound
 from frontend.source import Source, source_of
 
@@ -31,7 +31,7 @@ _EPS = "eps"
 _HOLD = frozenset(
     {
         _aten.batch_norm, _aten._native_batch_norm_legit_no_training, _aten.rms_norm,
-        torch.ops.ane.rms_norm,
+        ops.rms_norm.overloadpacket,
     }
 )  # fmt: skip
 # How many places a warning names.

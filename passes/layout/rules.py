@@ -11,9 +11,9 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import fx
 
+from frontend import ops
 from frontend.schema import arguments
 from passes.layout import matmul, split_and_concat
 from passes.layout.placement import Placement, isolated, through_reshape
@@ -230,8 +230,8 @@ def _expand(node: fx.Node, placements: Placements, wanted: Placement | None) -> 
 _SAME_SHAPE = (
     *SOFTMAXES,
     *LOG_SOFTMAXES,
-    torch.ops.ane.layer_norm.default,
-    torch.ops.ane.rms_norm.default,
+    ops.layer_norm,
+    ops.rms_norm,
 )
 _RULES: Mapping[Any, Callable[[fx.Node, Placements, Placement | None], LayoutPlan | None]] = {
     **dict.fromkeys(_SAME_SHAPE, _along_axes),
