@@ -57,9 +57,8 @@ def test_writes_land_in_their_slot(write, tokens: int, position: int):
     packing = pack([Extent(2, 32, 4), Extent(1, 64, 2)])
     before = torch.randn(packing.shape)
     new = torch.randn(1, 1, tokens, 2)
-    store = PackedStore(
-        before, packing, Places(torch.tensor([position]), tokens, frozenset()), write
-    )
+    places = Places(torch.tensor([position]), tokens, frozenset(), packing.slots)
+    store = PackedStore(before, packing, places, write)
     seen = store.write(1, new)
     expected = before.clone()
     expected[:, :1, 32 + position : 32 + position + tokens, :2] = new

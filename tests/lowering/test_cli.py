@@ -45,6 +45,7 @@ def test_every_verb_has_json(name):
 # Arguments that lead nowhere, for each verb.
 WRONG = {
     "check": ["missing.py:model"],
+    "ranges": ["missing.py:model"],
     "optimize": ["missing.py:model"],
     "convert": ["missing.py:model", "-o", "out.mlpackage"],
     "predict": ["missing.mlpackage"],
@@ -54,6 +55,7 @@ WRONG = {
     "tune": ["missing.py:model"],
     "compare": ["missing.mlpackage", "missing.mlpackage"],
     "report": ["missing.mlpackage"],
+    "compress": ["missing.mlpackage", "--rung", "int8", "-o", "out.mlpackage"],
     "export": ["missing.py:model", "-o", "out"],
     "export-llm": ["missing.py:model", "-o", "out.mlpackage", "--context", "64"],
     "generate": ["missing.mlpackage", "--ids", "1"],

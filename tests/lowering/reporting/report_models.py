@@ -27,15 +27,19 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embedding and three blocks."""
+    """Embedding and three blocks.
+
+    The table has more rows than the 16-bit indices that the ANE takes can count.
+    """
 
     def __init__(self, width: int = 256) -> None:
         super().__init__()
-        self.embed = nn.Embedding(100, width)
+        self.embed = nn.Embedding(2**16 + 1, 16)
+        self.widen = nn.Linear(16, width)
         self.layers = nn.ModuleList(Block(width) for _ in range(3))
 
     def forward(self, ids):
-        x = self.embed(ids)
+        x = self.widen(self.embed(ids))
         for layer in self.layers:
             x = layer(x)
         return x

@@ -162,7 +162,7 @@ def test_hovering_an_operator_of_the_strip(ready, report):
     )
     tip = wait(lambda: ready.find_element("css selector", "#vg-tooltip-element.visible"))
     op = report.plan.ops[index]
-    for part in (op.name, op.reason.sentence, op.source.line, "predicted", "1×128×256"):
+    for part in (op.name, op.reason.sentence, op.source.line, "predicted", "1×128×16"):
         assert part in tip.text
 
 
