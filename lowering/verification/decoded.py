@@ -170,7 +170,7 @@ class _Candidate:
 
     node: fx.Node
     tensor: Tensor
-    scale: Tensor | None = None  # of each output channel, on axis 0
+    scale: Tensor | None = None  # of all, or of each output channel, on axis 0
     turned: bool = False
 
     def value(self) -> Tensor:
@@ -243,7 +243,7 @@ def _candidates(draft: Draft) -> Iterator[_Candidate]:
             yield _Candidate(node, tensor, turned=True)
         for user in node.users:
             scale = _following_scale(draft, user) if user.target in _PRODUCTS else None
-            if scale is not None and scale.numel() == tensor.shape[0]:
+            if scale is not None and scale.numel() in (1, tensor.shape[0]):
                 yield _Candidate(node, tensor, scale)
 
 

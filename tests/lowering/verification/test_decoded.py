@@ -99,6 +99,32 @@ def test_compressed_packages_verify(made, tmp_path, rung):
         assert all(weight.node for weight in found.compression.weights)
 
 
+class Scaled(nn.Module):
+    """A product that one number multiplies or divides, which ends in its weight."""
+
+    def __init__(self, product, by):
+        super().__init__()
+        self.product, self.by = product, by
+
+    def forward(self, x):
+        return torch.tanh(self.by(self.product(x)))
+
+
+@pytest.mark.parametrize(
+    ("product", "by"),
+    [(nn.Linear(48, 64), lambda x: x * 30), (nn.Linear(48, 64), lambda x: x / 0.25),
+     (nn.Conv1d(6, 64, 8), lambda x: x * 4 / 0.5)],
+)  # fmt: skip
+def test_numbers_that_end_in_a_weight(product, by, tmp_path):
+    model = Scaled(product, by).eval()
+    args = (torch.randn(1, 6, 48),)
+    target = ct.target.iOS18
+    made = convert(passes.optimize_for_ane(model, args), minimum_deployment_target=target)
+    small = compress(save(made, tmp_path / "a"), "int8", tmp_path / "b.mlpackage")
+    found = verify(small, Original.of(model, args, metadata=load(small).metadata))
+    assert found and [weight.fault for weight in found.compression.weights] == [""]
+
+
 TOOLS = {
     "int8": (cto.linear_quantize_weights, cto.OpLinearQuantizerConfig()),
     "int8 with offsets": (cto.linear_quantize_weights, cto.OpLinearQuantizerConfig(mode="linear")),
