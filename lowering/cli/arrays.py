@@ -32,7 +32,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
         found = read_array_file(path)
     except READ_ERRORS as error:
         raise VerificationError(
-            "the inputs cannot be read",
+            "cannot read the inputs",
             expected="a .npz file with arrays of numbers",
             found=f"{path}: {error}",
         ) from error

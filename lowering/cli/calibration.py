@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Command = TypeVar("Command", bound=Callable[..., object])
+from lowering.cli.common import Command
 
 
 def calibration_options(function: Command) -> Command:
@@ -44,21 +39,3 @@ def stated_range(text: str) -> tuple[str, tuple[float, float]]:
         raise click.UsageError(
             f"--input-range cannot be read: expected NAME=LOW:HIGH, found {text!r}."
         ) from None
-
-
-def arrays_of_call(path: Path) -> Mapping[str, np.ndarray]:
-    """The inputs in a file, by name."""
-    from frontend.errors import InputError
-    from lowering.support.array_file import READ_ERRORS, read_array_file
-
-    try:
-        found = read_array_file(path)
-    except READ_ERRORS as error:
-        raise InputError("cannot read the inputs", found=f"{path}: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(
-            "cannot read the inputs",
-            expected="a .npz file with an array for each input, by name",
-            found=f"{path}: one array",
-        )
-    return found

@@ -11,7 +11,8 @@ import click
 from rich.markup import escape
 
 from frontend.model_call import ModelCall
-from lowering.cli.calibration import arrays_of_call, calibration_options, stated_range
+from lowering.cli.arrays import read_arrays
+from lowering.cli.calibration import calibration_options, stated_range
 from lowering.cli.common import guarded, json_option, print_json, refuse_given, stdout_console, step
 from lowering.cli.compute_units import compute_units_option, constant_name
 from lowering.cli.core_ai import ASSET_SUFFIX, report_converted
@@ -121,7 +122,7 @@ def convert(
         attention, pipeline, forms, own_passes, chip=for_chip, system=deployment_target
     )
     judged = {
-        "calibration": [arrays_of_call(path) for path in calibration],
+        "calibration": [read_arrays(path) for path in calibration],
         "input_ranges": dict(map(stated_range, input_range)),
     }
     if is_folder(model_spec):

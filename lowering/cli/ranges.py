@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lowering.cli.calibration import arrays_of_call, calibration_options, stated_range
+from lowering.cli.arrays import read_arrays
+from lowering.cli.calibration import calibration_options, stated_range
 from lowering.cli.common import (
     EXIT_CHECK_FAILED,
     guarded,
@@ -79,7 +80,7 @@ def ranges(
         lowerings = () if composites is None else load_composites(composites)
         folder = _folder(model_spec, trust)
         loaded = load_model_call(model_spec, trust)
-        further = [arrays_of_call(path) for path in calibration]
+        further = [read_arrays(path) for path in calibration]
     with step("Running the model in float32 and beside it in float16"):
         import coremltools as ct
 
