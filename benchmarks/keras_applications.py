@@ -161,14 +161,14 @@ def _packages(name: str, model: Any, size: int, plain: bool) -> Application:
     if plain:
         without = counts(lowering.convert(model, (x,), skip_model_load=True))
     return Application(
-        name,
-        verified,
-        ops,
-        transposes,
-        without,
-        errors[ct.precision.FLOAT32].rel_l2,
-        errors[ct.precision.FLOAT16].rel_l2,
-        errors[ct.precision.FLOAT16].threshold,
+        name=name,
+        verified=verified,
+        ops=ops,
+        transposes=transposes,
+        plain=without,
+        fp32=errors[ct.precision.FLOAT32].rel_l2,
+        fp16=errors[ct.precision.FLOAT16].rel_l2,
+        allowed=errors[ct.precision.FLOAT16].threshold,
     )
 
 

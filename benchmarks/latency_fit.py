@@ -31,7 +31,16 @@ STORED = Path(lowering.planner.__file__).parent / "data/latency.json"
 ROWS = Path(__file__).parent / "data/measured_latency.json"
 
 # Where the search starts: orders of magnitude from the chips' published figures.
-_START = Rates(0.1, 0.4, 0.5, 0.2, 0.9, 2e10, 6e10, 2e10)
+_START = Rates(
+    host_ms=0.1,
+    region_ms=0.4,
+    compute=0.5,
+    products=0.2,
+    streaming=0.9,
+    elements_per_s=2e10,
+    traffic_bytes_per_s=6e10,
+    palette_loads_per_s=2e10,
+)
 # Standard deviations, in logarithms: of the rates around their start, of a generation's and a
 # chip's factor around 1, and of a generation's traffic.
 _RATE_SIGMA = 1.0

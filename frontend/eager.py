@@ -103,15 +103,15 @@ class _Watch(TorchDispatchMode):
             self._on_data |= written if on_data else set()
             self._see(
                 EagerOp(
-                    func,
-                    args,
-                    kwargs,
-                    made,
-                    on_data,
-                    not self._inputs.isdisjoint(written),
-                    func in self._decomposed or func._can_decompose(),
-                    site.module,
-                    site.line,
+                    target=func,
+                    args=args,
+                    kwargs=kwargs,
+                    results=made,
+                    on_data=on_data,
+                    writes_input=not self._inputs.isdisjoint(written),
+                    decomposes=func in self._decomposed or func._can_decompose(),
+                    module=site.module,
+                    line=site.line,
                 )
             )
         return results

@@ -78,14 +78,14 @@ def site_of(rw: Rewriter, node: fx.Node) -> AttentionSite | None:
         return None
     heads, groups = (shape(t)[1] if len(shape(t)) == 4 else 1 for t in (query, key))
     return AttentionSite(
-        shape(query)[0],
-        heads,
-        groups,
-        shape(query)[-2],
-        shape(key)[-2],
-        shape(query)[-1],
-        shape(value)[-1],
-        is_causal or not (mask is None or masks_nothing(rw, mask)),
+        batch=shape(query)[0],
+        heads=heads,
+        groups=groups,
+        queries=shape(query)[-2],
+        keys=shape(key)[-2],
+        width=shape(query)[-1],
+        value_width=shape(value)[-1],
+        masked=is_causal or not (mask is None or masks_nothing(rw, mask)),
     )
 
 

@@ -128,14 +128,14 @@ def rooms(decoder: Decoder, context: int, most_tokens: int, *, ring: bool = True
         shapes = {"key_cache": keys.shape, "value_cache": values.shape}
     carried = _carried(decoder, shapes)
     return Rooms(
-        context,
-        tuple(lengths),
-        frozenset(rings),
-        keys,
-        values,
-        carried,
-        shapes,
-        len(crosses),
+        context=context,
+        lengths=tuple(lengths),
+        rings=frozenset(rings),
+        keys=keys,
+        values=values,
+        carried=carried,
+        shapes=shapes,
+        crossed=len(crosses),
     )
 
 

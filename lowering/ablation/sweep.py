@@ -198,14 +198,14 @@ def _results(
         failure = found.get("failure", "")
         earlier = None if state.failure else first.setdefault(state.digest, variant.name)
         yield VariantResult(
-            variant.name,
-            variant.kind,
-            tuple(to_text(variant.pipeline)),
-            variant.settings,
-            state.rewrites,
-            state.declined,
-            state.seconds,
-            None if earlier == variant.name else earlier,
-            None if failure else Figures.from_json(found),
-            failure,
+            name=variant.name,
+            kind=variant.kind,
+            passes=tuple(to_text(variant.pipeline)),
+            settings=variant.settings,
+            rewrites=state.rewrites,
+            declined=state.declined,
+            optimize_seconds=state.seconds,
+            same_as=None if earlier == variant.name else earlier,
+            figures=None if failure else Figures.from_json(found),
+            failure=failure,
         )

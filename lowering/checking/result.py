@@ -72,14 +72,14 @@ class Findings:
         kind = RULES[rule] if isinstance(rule, str) else rule
         self._take(
             Finding(
-                kind.id,
-                kind.severity if severity is None else severity,
-                op,
-                message,
-                1,
-                (place,) if place is not None and place != Source() else (),
-                kind.automatic if automatic is None else automatic,
-                kind.remedy if remedy is None else remedy,
+                rule=kind.id,
+                severity=kind.severity if severity is None else severity,
+                op=op,
+                message=message,
+                count=1,
+                places=(place,) if place is not None and place != Source() else (),
+                automatic=kind.automatic if automatic is None else automatic,
+                remedy=kind.remedy if remedy is None else remedy,
             )
         )
 

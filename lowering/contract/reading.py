@@ -132,18 +132,18 @@ class _Reader:
         if self.problems or program is None:
             return None
         return ModelContract(
-            name,
-            program,
-            inputs,
-            outputs,
-            states,
-            task,
-            target,
-            precision,
-            accept,
-            made_with,
-            sizes,
-            pinned,
+            name=name,
+            program=program,
+            inputs=inputs,
+            outputs=outputs,
+            states=states,
+            task=task,
+            target=target,
+            precision=precision,
+            accept=accept,
+            made_with=made_with,
+            sizes=sizes,
+            pinned=pinned,
         )
 
     def _precision(self, raw: object) -> tuple[str, PinnedNames | None]:

@@ -110,7 +110,14 @@ def _batched(site: AttentionSite) -> list[OpFacts]:
     # Each group of heads is a product of its own, and the results are joined.
     size = site.heads // site.groups
     one = AttentionSite(
-        site.batch, size, size, site.queries, site.keys, site.width, site.value_width, site.masked
+        batch=site.batch,
+        heads=size,
+        groups=size,
+        queries=site.queries,
+        keys=site.keys,
+        width=site.width,
+        value_width=site.value_width,
+        masked=site.masked,
     )
     return [*_batched(one) * site.groups, _op("concat", result, result)]
 

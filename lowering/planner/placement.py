@@ -74,15 +74,15 @@ def plan(
     costs = [_device_costs(entry) for entry in prices]
     ops = tuple(
         OpPlan(
-            op.facts.name,
-            op.facts.op_type,
-            device,
-            _supported(op.facts, possible),
-            reason,
-            cost,
-            program.sources.lookup(op.facts.name),
-            figures_of(op.facts),
-            op.writes,
+            name=op.facts.name,
+            op_type=op.facts.op_type,
+            device=device,
+            supported=_supported(op.facts, possible),
+            reason=reason,
+            cost_ms=cost,
+            source=program.sources.lookup(op.facts.name),
+            figures=figures_of(op.facts),
+            outputs=op.writes,
         )
         for op, device, possible, reason, cost in zip(
             program.ops, devices, able, _reasons(devices, able, prices), costs, strict=True
@@ -93,19 +93,19 @@ def plan(
     )
     advice = () if units == "CPU_ONLY" else advise(program, prices, able, devices, book)
     return Plan(
-        program.label,
-        chip_of(chip) or platform,
-        platform,
-        units,
-        ops,
-        segments,
-        count_switches(devices),
-        path_cost(devices, prices),
-        latency,
-        latency_note,
-        advice,
-        (*_notes(chip, book, units, program), *_reading(able, devices, prices)),
-        () if units == "CPU_ONLY" else doubts_of(program, platform),
+        label=program.label,
+        target=chip_of(chip) or platform,
+        platform=platform,
+        compute_units=units,
+        ops=ops,
+        segments=segments,
+        switches=count_switches(devices),
+        dispatch_ms=path_cost(devices, prices),
+        latency_ms=latency,
+        latency_note=latency_note,
+        advice=advice,
+        notes=(*_notes(chip, book, units, program), *_reading(able, devices, prices)),
+        doubts=() if units == "CPU_ONLY" else doubts_of(program, platform),
     )
 
 

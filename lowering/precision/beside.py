@@ -113,7 +113,16 @@ class RunBeside(LoadedModel):
             if isinstance(value, Tensor) and value.dtype is not torch.bool:
                 half = how is not None and how[1]
                 error = difference(other, value)
-                made = ValuePair(step.op, output, value, other, error, inherited, half, read)
+                made = ValuePair(
+                    op=step.op,
+                    value=output,
+                    exact=value,
+                    rounded=other,
+                    error=error,
+                    inherited=inherited,
+                    is_half=half,
+                    read=read,
+                )
                 self._hold(target, made)
             elif other is not value:
                 self._shadows[target] = _Shadow(other, 0.0)

@@ -211,15 +211,15 @@ def _pinned(
         return made, unpinned
     reasons = Reasons(mixed, judged, SourceTable.from_metadata(exact.user_defined_metadata))
     report = PinReport(
-        reasons.of_operators(names),
-        reasons.of_ends(wide),
-        unpinned.before,
-        after,
-        unpinned.price_before,
-        plan(pinned).dispatch_ms,
-        unpinned.calls,
-        search.runs,
-        not search.is_cut_short,
+        pins=reasons.of_operators(names),
+        ends=reasons.of_ends(wide),
+        before=unpinned.before,
+        after=after,
+        price_before=unpinned.price_before,
+        price_after=plan(pinned).dispatch_ms,
+        calls=unpinned.calls,
+        runs=search.runs,
+        fewest=not search.is_cut_short,
     )
     return pinned, report
 

@@ -207,9 +207,15 @@ class Survey:
         known = self.values.get(name)
         if known is None:
             self.values[name] = ValueRange(
-                name, pair.op.type, self._sources(pair.op.name), low, high, smallest,
-                pair.is_half, pair.error,
-            )  # fmt: skip
+                value=name,
+                op=pair.op.type,
+                source=self._sources(pair.op.name),
+                low=low,
+                high=high,
+                smallest=smallest,
+                is_half=pair.is_half,
+                error=pair.error,
+            )
             return
         both = [size for size in (known.smallest, smallest) if size]
         self.values[name] = replace(

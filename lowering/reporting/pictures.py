@@ -112,14 +112,14 @@ def _side(title: str, look: Look) -> DrawnSide:
             left, top = (x - wide / 2) * width, (y - high / 2) * height
             boxes.append(DrawnBox(left, top, wide * width, high * height, number, line.differs))
     return DrawnSide(
-        title,
-        width,
-        height,
-        "" if look.picture is None else _address(look.picture),
-        _mask(look, marked=title == "package"),
-        tuple(boxes),
-        look.lines,
-        look.differs,
+        title=title,
+        width=width,
+        height=height,
+        picture="" if look.picture is None else _address(look.picture),
+        mask=_mask(look, marked=title == "package"),
+        boxes=tuple(boxes),
+        lines=look.lines,
+        differs=look.differs,
     )
 
 
