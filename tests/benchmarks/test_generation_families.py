@@ -1,0 +1,77 @@
+"""The sweep over decoder families builds them small, and says what differs or is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.generation_configs import NotBuilt, build, families
+from benchmarks.generation_families import (
+    TURNS,
+    Outcome,
+    compared,
+    expected,
+    in_processes,
+    kept,
+    sight,
+    summary,
+)
+from lowering.generation import export_decoder
+
+
+def test_names_are_those_of_the_registry():
+    found = families()
+    assert len(found) > 100
+    assert found["llama"] == "LlamaForCausalLM"
+    assert found["t5"] == "T5ForConditionalGeneration"
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "bart-seq2seq"])
+def test_tiny_models_are_small_and_see_their_prompt(family: str):
+    tiny = build(family)
+    assert not tiny.model.training
+    assert sum(parameter.numel() for parameter in tiny.model.parameters()) < 1e6
+    assert sight(tiny) > 0.01
+    kinds = getattr(tiny.model.config, "layer_types", None) or ["one"]
+    assert len(kinds) >= len(set(kinds)) >= (2 if family in ("gemma3_text", "gpt_oss") else 1)
+
+
+def test_what_needs_more_than_small_numbers_says_why():
+    with pytest.raises(NotBuilt, match="AutoConfig"):
+        build("encoder-decoder")
+
+
+def test_other_weights_differ(tmp_path: Path):
+    tiny = build("llama")
+    report = export_decoder(tiny.model, tmp_path / "m", context=128, prefill=16, precision="fp32")
+    said = expected(tiny)
+    assert [len(turn.tokens) for turn in said] == [turn.new for turn in TURNS]
+    assert compared(tiny, report.path, "fp32", said) == (0.0, "equal")
+    with torch.no_grad():
+        tiny.model.get_parameter("lm_head.weight").mul_(-1.0)
+    lacks, text = compared(tiny, report.path, "fp32", expected(tiny))
+    assert lacks > 0.02
+    assert text.startswith("turn 1 differs at 0")
+
+
+def test_a_process_that_takes_too_long_is_an_outcome():
+    (outcome,) = in_processes(["llama"], 0.0)
+    assert outcome.stage == "process"
+    assert "more than 0 s" in outcome.line()
+
+
+def test_outcomes_pass_by_what_they_lack(tmp_path: Path):
+    equal = Outcome("compared", family="a", lacks={"fp32": 0.0, "fp16": 0.0})
+    near = replace(equal, family="b", lacks={"fp32": 0.0, "fp16": 0.019})
+    assert equal.passed
+    assert near.passed
+    assert not replace(equal, lacks={"fp32": 0.001, "fp16": 0.0}).passed
+    assert not replace(equal, lacks={"fp32": 0.0, "fp16": 0.03}).passed
+    assert not replace(equal, stage="export").passed
+    left = Outcome("not built", "a reason", family="c")
+    assert summary([equal, near, left]).startswith("2 of 2 families pass, 1 with all")
+    results = tmp_path / "results.jsonl"
+    assert kept(results) == {}
