@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from frontend.source import source_of
 from lowering.conversion.registry import stock_lowering
@@ -25,7 +26,8 @@ class MissingLowering(NamedTuple):
 _COMPLEX = MissingLowering(
     "complex-numbers",
     "it works on complex numbers, and Core ML has real ones only",
-    "write it with real and imaginary parts as two real tensors",
+    "let passes.optimize_for_ane write it with real numbers, or carry real and imaginary parts as "
+    "two real tensors",
 )
 _COND_HINT = "capture the model with frontend.capture, which turns torch.cond into torch.where"
 _SUBGRAPH = MissingLowering("control-flow-op", "a sub-graph of control flow", _COND_HINT)
@@ -33,6 +35,12 @@ _CONTROL = MissingLowering("control-flow-op", "control flow cannot be lowered", 
 _BIND = "bind it to MIL with lowering.composite(...) and pass composites=(...,)"
 _CUSTOM = MissingLowering("custom-op", "a custom operator without a lowering", _BIND)
 _NO_LOWERING = MissingLowering("unsupported-op", "no lowering exists", _BIND)
+_LENGTH_OF_DATA = MissingLowering(
+    "unsupported-op",
+    "no lowering exists, and the length of its result depends on values",
+    "write it with a fixed length, such as one_hot(x, n).sum(0) for a count or torch.where for a "
+    "selection",
+)
 
 
 def unsupported_ops(graph: fx.Graph, ours: Collection[Any]) -> tuple[Unsupported, ...]:
@@ -82,12 +90,18 @@ def missing_lowering(
     """
     if target in ours or stock_lowering(target) is not None:
         return None
+    values = tuple(values)
     if any(isinstance(value, torch.Tensor) and value.dtype.is_complex for value in values):
         return _COMPLEX
     if isinstance(target, torch._ops.HigherOrderOperator):
         return _CONTROL
-    namespace = getattr(target, "namespace", "aten")
-    return _NO_LOWERING if namespace in ("aten", "prim", "ane") else _CUSTOM
+    if getattr(target, "namespace", "aten") not in ("aten", "prim", "ane"):
+        return _CUSTOM
+    return _LENGTH_OF_DATA if any(map(_has_length_of_data, values)) else _NO_LOWERING
+
+
+def _has_length_of_data(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and bool(free_unbacked_symbols(value))
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -52,3 +52,16 @@ class Complex(nn.Module):
 def test_complex_results_are_refused():
     with pytest.raises(LoweringError, match="complex"):
         convert(Complex(), (torch.randn(2),))
+
+
+class Counts(nn.Module):
+    def forward(self, ids):
+        return torch.bincount(ids, minlength=40)
+
+
+def test_a_length_that_depends_on_values_is_said():
+    with pytest.raises(UnsupportedOpsError) as caught:
+        convert(Counts(), (torch.randint(0, 40, (200,)),))
+    (entry,) = caught.value.unsupported
+    assert entry.op == "aten.bincount.default" and "length of its result" in entry.reason
+    assert "one_hot" in entry.hint and entry.places
