@@ -11,12 +11,23 @@ from typing import Any, ClassVar, TypeGuard
 from torch import fx
 from torch.fx.node import Argument
 
+from frontend.sizes import same_sizes
 from passes.base import Pass
-from passes.patterns.nodes import Target, argument, aten, input_of, is_call, is_tensor, shape
+from passes.patterns.nodes import (
+    Target,
+    argument,
+    aten,
+    dtype,
+    input_of,
+    is_call,
+    is_tensor,
+    shape,
+)
 from passes.patterns.operands import (
     add_sides,
     difference,
     mul_sides,
+    plus_scalar,
     quotient,
     reduced_axes,
     same_value,
@@ -45,6 +56,7 @@ class FuseActivations(Pass):
     ``0.5 * x * (1 + erf(x / 1.41421))``, ``x * sigmoid(x)``, ``exp(x - max) / sum``, and so on;
     after: ``gelu(x, "tanh")``, ``gelu(x)``, ``silu(x)``, ``softmax(x)``. One operator in place of
     up to nine, and stable in float16, where ``x**3`` overflows from 40 on and ``exp`` from 11 on.
+    ``softmax(x - c)`` of a number ``c`` is ``softmax(x)``: float16 rounds ``x - 20`` to 2**-6.
     ``x * sigmoid(1.702 x)`` (QuickGELU) has no operator of its own and stays.
 
     Bound: float32 within rtol 1e-5 / atol 1e-6; constants may differ relatively by 1.1e-5.
@@ -72,6 +84,8 @@ class FuseActivations(Pass):
             with rw.at(node):
                 args = [options.pop("dim")] if "dim" in options else []
                 rw.replace(node, rw.emit(target, x, *args, **options))
+        for node in rw.find(aten.softmax.int, aten.log_softmax.int):
+            _without_shift(rw, node)
 
 
 def _title(target: Target) -> str:
@@ -85,6 +99,16 @@ def _renamed(rw: Rewriter, node: fx.Node) -> None:
         return
     with rw.at(node):
         rw.replace(node, rw.emit(native, input_of(node), argument(node, "dim")))
+
+
+def _without_shift(rw: Rewriter, node: fx.Node) -> None:
+    """Softmax and log-softmax are the same whatever number all scores are raised by."""
+    x = input_of(node)
+    while (shifted := plus_scalar(rw, x)) is not None and math.isfinite(shifted[1]):
+        x = shifted[0]
+    if x is not input_of(node) and same_sizes(shape(x), shape(node)) and dtype(x) is dtype(node):
+        with rw.at(node):
+            rw.replace(node, rw.emit(node.target, x, *node.args[1:], **node.kwargs))
 
 
 def _gated(rw: Rewriter, end: fx.Node) -> _Match | None:

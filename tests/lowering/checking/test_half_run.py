@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from frontend.capturing import capture
@@ -62,6 +63,12 @@ def test_networks_without_suspects_are_not_run_again(monkeypatch):
     assert not [f for f in found_in(net, x) if f.rule.startswith("fp16-")]
 
 
+def moved_mean(mean):
+    norm = nn.BatchNorm1d(64)
+    norm.running_mean.fill_(mean)
+    return norm.eval()
+
+
 @pytest.mark.parametrize(
     ("function", "given", "suspect"),
     [
@@ -75,6 +82,18 @@ def test_networks_without_suspects_are_not_run_again(monkeypatch):
         (lambda x: (9 * x).softmax(-1), x, True),
         (lambda x: 1e4 * x, x, True),
         (lambda x: 1e-5 * x, x, True),
+        # Numbers that vary little beside what they have in common, and what is left of them.
+        (nn.GroupNorm(4, 64), x + 500, True),
+        (nn.GroupNorm(1, 64), x + 2, False),
+        (nn.LayerNorm(64), x + 100, True),
+        (moved_mean(100.0), x + 100, True),
+        (moved_mean(1.0), x, False),
+        (lambda x: F.conv1d(x[None], torch.tensor([[[1.0, -2.0, 1.0]]])), x + 9, True),
+        (lambda x: F.conv1d(x[None], torch.tensor([[[1.0, 2.0, 1.0]]])), x + 9, False),
+        (lambda x: x @ (torch.eye(64) - 1 / 64), x + 100, True),
+        (lambda x: x @ torch.eye(64), x + 100, False),
+        (lambda x: x.mean(-1), x + 0.02, True),
+        (lambda x: x.mean(-1), x + 9, False),
     ],
 )
 def test_suspects(function, given, suspect):

@@ -99,6 +99,8 @@ SAMPLES = {
     aten.round.decimals: [(X, {"decimals": 1})],
     aten.reciprocal.default: [(POSITIVE,), (J.abs() + 1,)],
     aten.erfc.default: [(X,)],
+    aten.erfinv.default: [(X / 5,), (1 - POSITIVE * 1e-5,), (torch.tensor([0.0, 1.0, -1.0, 2.0]),)],
+    aten.special_ndtri.default: [(POSITIVE / 5,), (POSITIVE * 1e-6,), (1 - POSITIVE * 1e-3,)],
     aten.expm1.default: [(X,), (N,)],
     aten.log1p.default: [(X * 1e-3,), (POSITIVE * 100,), (N.abs(),)],
     aten.logcumsumexp.default: [(X * 20, 1), (X, -1), (rand(()), 0)],
