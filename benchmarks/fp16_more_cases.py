@@ -23,7 +23,7 @@ class Growing(nn.Module):
         self.norm = nn.LayerNorm(32)
         with torch.no_grad():
             for depth, layer in enumerate(self.layers, 1):
-                last: nn.Linear = layer[3]  # type: ignore[index,assignment]
+                last: nn.Linear = layer[3]  # type: ignore[index]
                 last.weight.mul_(3.0**depth)
                 last.bias.mul_(3.0**depth)
 
@@ -163,7 +163,7 @@ def more_cases() -> tuple[Case, ...]:
     wide.running_mean.fill_(3e3)  # type: ignore[union-attr]
     small = nn.utils.parametrizations.weight_norm(nn.Linear(64, 32))
     with torch.no_grad():
-        small.parametrizations.weight.original1.mul_(1e-5)  # type: ignore[union-attr,operator]
+        small.parametrizations.weight.original1.mul_(1e-5)
     places = 0.8 + 1e-3 * torch.rand(8, 2)
     positions, heads = torch.arange(16), torch.randn(1, 16, 2, 16)
     return (
