@@ -74,14 +74,60 @@ _SIZES: Mapping[str, int] = {
     "num_mel_bins": 16,
     "first_k_dense_replace": 1,
     "partial_rotary_dim": 8,
+    **dict.fromkeys(("encoder_num_hidden_layers", "decoder_num_hidden_layers"), _LAYERS),
+    **dict.fromkeys(("encoder_num_attention_heads", "decoder_num_attention_heads"), _HEADS),
+    **dict.fromkeys(("encoder_num_key_value_heads", "decoder_num_key_value_heads"), _HEADS),
+    **dict.fromkeys(("src_vocab_size", "tgt_vocab_size"), VOCABULARY),
+    **dict.fromkeys(("embedding_dim", "adapter_hidden_size"), _WIDTH),
+    **dict.fromkeys(("input_feat_per_channel", "conv_channels"), 16),
+    **dict.fromkeys(("expert_ffn_hidden_size", "adapter_rank"), 32),
+    "emb_dim": _WIDTH,
+    "mamba_headdim": 16,
+    "attention_window": 16,
 }
 # Fewer heads of keys than of queries, where a family has that at all.
-_FEWER = ("num_key_value_heads", "n_head_kv", "num_kv_heads", "decoder_num_key_value_heads")
+_FEWER = ("num_key_value_heads", "n_head_kv", "num_kv_heads")
 _LAYER_KINDS = ("layer_types", "layers_block_type", "mlp_layer_types", "block_types")
 _IDS: Mapping[str, int] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
-# What some families need beside the sizes.
-_OWN: Mapping[str, Mapping[str, Any]] = {}
+# What a number is that a configuration leaves open, though its model needs one.
+_OPEN: Mapping[str, int] = {
+    "head_dim": _HEAD,
+    "num_key_value_heads": _HEADS // 2,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 8,
+    "n_group": 1,
+    "topk_group": 1,
+}
+_ROTARY: Mapping[str, Any] = {"rope_theta": 10000.0, "rope_type": "default"}
+
+# What some families need beside the sizes: mostly so that each kind of layer is there.
+_OWN: Mapping[str, Mapping[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {"sliding_attention": _ROTARY, "full_attention": _ROTARY},
+    },
+    "dots1": {"n_shared_experts": 1},
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "intermediate_size": [96] * 4,
+        "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
+    },
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [16, 48]},
+    "xlstm": {"num_blocks": 2},
+    "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4},
+    "zaya": {"num_experts_per_tok": 1},
+    "xmod": {"default_language": "en_XX"},
+}
 
 
 class NotBuilt(Exception):
@@ -137,7 +183,7 @@ def build(family: str) -> Tiny:
     cls = getattr(transformers, families()[family])
     try:
         torch.manual_seed(0)
-        config = small(cls.config_class, _OWN.get(family, {}))
+        config = small(cls.config_class(), _OWN.get(family, {}))
         model: nn.Module = cls(config).eval()
     except Exception as error:  # whatever a family's own code raises is the answer
         raise NotBuilt(f"{type(error).__name__}: {error}") from error
@@ -148,27 +194,32 @@ def build(family: str) -> Tiny:
     return Tiny(model, source, POSITIONS)
 
 
-def small(kind: Any, own: Mapping[str, Any]) -> Any:
-    """A configuration of class ``kind`` in small, ``own`` on top."""
-    default = kind()
-    names = {**vars(default), **dict.fromkeys(getattr(kind, "attribute_map", {}))}
+def small(default: Any, own: Mapping[str, Any]) -> Any:
+    """``default``, a configuration of a family, in small; ``own`` on top."""
+    names = vars(default)
     given: dict[str, Any] = {}
-    for name in names:
-        value = getattr(default, name, None)
-        if name in _SIZES and isinstance(value, int | float) and not isinstance(value, bool):
-            given[name] = _SIZES[name] if value else value
-        elif name in _FEWER and isinstance(value, int):
-            given[name] = _fewer(default, value)
-        elif name in _IDS:
+    for name, value in names.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in _IDS:
             given[name] = _IDS[name]
         elif name.endswith("_token_id") and isinstance(value, int):
             given[name] = min(value, VOCABULARY - 1)
-    given |= _layers(default, names)
+        elif name in _FEWER and is_number:
+            given[name] = _fewer(default, value)
+        elif name in _SIZES and is_number:
+            given[name] = _SIZES[name] if value else value
+        elif name in _OPEN and value is None:
+            given[name] = _OPEN[name]
+    if "qk_rope_head_dim" in names and "head_dim" in names:
+        given["head_dim"] = _SIZES["qk_rope_head_dim"]
+    given |= _layers(names)
     if "is_decoder" in names and not getattr(default, "is_encoder_decoder", False):
         given["is_decoder"] = True
-    for name, part in getattr(kind, "sub_configs", {}).items():
-        given[name] = small(part, {}).to_dict()
-    return kind(**{**given, **own})
+    for name in getattr(type(default), "sub_configs", {}):
+        if getattr(default, name, None) is not None:
+            crosses = {"add_cross_attention": True} if name == "decoder" else {}
+            given[name] = small(getattr(default, name), crosses).to_dict()
+    return type(default)(**{**given, **own})
 
 
 def _fewer(default: Any, value: int) -> int:
@@ -176,12 +227,12 @@ def _fewer(default: Any, value: int) -> int:
     return value if value == 1 else _HEADS if value == heads else _HEADS // 2
 
 
-def _layers(default: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+def _layers(names: Mapping[str, Any]) -> dict[str, Any]:
     """As many layers as there are kinds of them, each kind once."""
     kinds = {
         name: list(dict.fromkeys(value))
         for name in _LAYER_KINDS
-        if name in names and isinstance(value := getattr(default, name, None), list | tuple)
+        if isinstance(value := names.get(name), list | tuple)
     }
     count = max([_LAYERS, *map(len, kinds.values())])
     found: dict[str, Any] = {
@@ -193,11 +244,16 @@ def _layers(default: Any, names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spread(model: nn.Module) -> None:
-    """Gives weights the size at which neither tokens nor layers drown: 1 / sqrt(inputs)."""
+    """Gives weights the size at which neither tokens nor layers drown: 1 / sqrt(inputs).
+
+    Those that start from zero are drawn: experts would all be as good as one another.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2 or not parameter.is_floating_point() or "A_log" in name:
                 continue
+            if not parameter.any():
+                parameter.normal_()
             deviation = float(parameter.std())
             if deviation > 0 and math.isfinite(deviation):
                 inputs = parameter.shape[1:].numel() if parameter.dim() > 3 else parameter.shape[-1]

@@ -33,11 +33,13 @@ def step_cache(
     """
     known = _classes()
     attention = 0
+    index_at = len(lengths) + len(crossed)
     made = []
     for index, layer in enumerate(layers):
         slot = window = None
         if layer.attention is not None and keys is not None and values is not None:
-            slot = _LayerSlot(keys, values, places, attention, lengths[attention])
+            slot = _LayerSlot(keys, values, places, attention, lengths[attention], index_at)
+            index_at += layer.attention.index_width is not None
             window = layer.attention.window
             attention += 1
         states = {key[1:]: state for key, state in carried.items() if key[0] == index}
@@ -57,6 +59,11 @@ def crossed_in(cache: Any) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in cache.cross_attention_cache.layers]
 
 
+def encoded_as(hidden: Tensor) -> object:
+    """What an encoder returns: models read it as a tuple, or by names, most of them optional."""
+    return _classes().Encoded(last_hidden_state=hidden)
+
+
 def carried_by(cache: Any) -> dict[tuple[int, str, int], Tensor]:
     """What the recurrent layers of a ``step_cache`` carry on after the step."""
     found = {}
@@ -73,20 +80,29 @@ class _LayerSlot:
     """One attention layer's place in the stores."""
 
     def __init__(
-        self, keys: PackedStore, values: PackedStore, places: Places, at: int, length: int
+        self,
+        keys: PackedStore,
+        values: PackedStore,
+        places: Places,
+        at: int,
+        length: int,
+        index_at: int,
     ) -> None:
         self.keys, self.values, self.places = keys, values, places
-        self.at, self.length = at, length
+        self.at, self.length, self.index_at = at, length, index_at
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return self.keys.write(self.at, keys), self.values.write(self.at, values)
+
+    def update_index(self, rows: Tensor) -> Tensor:
+        return self.keys.write(self.index_at, rows.unsqueeze(1)).squeeze(1)
 
 
 class _Known:
     """Classes made on transformers' own, which is imported where a decoder is exported only."""
 
     def __init__(self) -> None:
-        from transformers import cache_utils
+        from transformers import cache_utils, modeling_outputs
 
         class Attending(cache_utils.CacheLayerMixin):
             """Keys and values that lie in a slot."""
@@ -110,6 +126,10 @@ class _Known:
             ) -> Any:
                 self.keys, self.values = self.slot.update(key_states, value_states)
                 return self.keys, self.values
+
+            def update_indexer(self, rows: Tensor) -> Tensor:
+                """(1, new tokens, width) to those of all tokens."""
+                return self.slot.update_index(rows)
 
             def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
                 return self.slot.length, self.slot.places.turned(self.slot.length)
@@ -174,7 +194,14 @@ class _Known:
             def __init__(self, layers: list[Any]) -> None:
                 super().__init__(layers=layers)
 
-        self.Cache = StepCache
+        class Encoded(modeling_outputs.BaseModelOutput):
+            """Of an encoder, all but its hidden states left out."""
+
+            def __getattr__(self, name: str) -> None:
+                if name.startswith("_"):
+                    raise AttributeError(name)
+
+        self.Cache, self.Encoded = StepCache, Encoded
         self.EncoderDecoder, self.Dynamic = (
             cache_utils.EncoderDecoderCache,
             cache_utils.DynamicCache,

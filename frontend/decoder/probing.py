@@ -29,12 +29,15 @@ class Attention:
         heads: of keys and values.
         key_width, value_width: of one head.
         window: how many tokens a query can see, ``None`` for all.
+        index_width: of what is kept of each token beside, to choose the tokens that are looked at;
+            ``None`` where nothing is.
     """
 
     heads: int
     key_width: int
     value_width: int
     window: int | None
+    index_width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
             found="an encoder, or a decoder whose config says is_decoder=False",
             hint="export it as it is with optimize_for_ane and convert",
         )
-    own = cache if read is None else cache.self_attention_cache
+    own = getattr(cache, "self_attention_cache", cache)
     layers = tuple(_layer(index, layer) for index, layer in enumerate(own.layers))
     if read is not None:
         crossed = [_layer(i, layer) for i, layer in enumerate(cache.cross_attention_cache.layers)]
@@ -154,8 +157,21 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
             replace(layer, cross=other.attention)
             for layer, other in zip(layers, crossed, strict=True)
         )
-        read = replace(read, length=cache.cross_attention_cache.layers[0].keys.shape[2])
+        read = _as_read(model, read, result, cache)
     return Decoder(name, takes, vocabulary, _positions(model), layers, read)
+
+
+def _as_read(model: nn.Module, read: EncoderInput, result: Any, cache: Any) -> EncoderInput:
+    """``read`` with the sizes of what the encoder said."""
+    said = getattr(result, "encoder_last_hidden_state", None)
+    if not isinstance(said, torch.Tensor):
+        raise CaptureError(
+            f"{type(model).__name__} does not return what its encoder said",
+            expected="encoder_last_hidden_state in its result",
+            found=type(result).__name__,
+        )
+    length = cache.cross_attention_cache.layers[0].keys.shape[2]
+    return replace(read, length=length, width=said.shape[-1])
 
 
 def takes_cache(model: nn.Module) -> bool:
@@ -189,7 +205,10 @@ def _cache_in(result: object) -> Any:
 
 def _vocabulary(model: nn.Module) -> int:
     get_embeddings = getattr(model, "get_input_embeddings", None)
-    embeddings = get_embeddings() if callable(get_embeddings) else None
+    try:
+        embeddings = get_embeddings() if callable(get_embeddings) else None
+    except NotImplementedError:  # transformers' own answer for models of several inputs
+        embeddings = None
     weight = getattr(embeddings, "weight", None)
     if not isinstance(weight, torch.Tensor):
         raise CaptureError(
@@ -216,7 +235,10 @@ def _layer(index: int, layer: object) -> Layer:
         if keys.dim() != 4 or values.shape[:3] != keys.shape[:3]:
             raise _unknown(index, layer, f"keys {tuple(keys.shape)}, values {tuple(values.shape)}")
         window = getattr(layer, "sliding_window", None)
-        attention = Attention(keys.shape[1], keys.shape[3], values.shape[3], window)
+        chooser = getattr(layer, "indexer_keys", None)  # (1, tokens, width)
+        is_index = isinstance(chooser, torch.Tensor) and chooser.dim() == 3
+        index_width = int(chooser.shape[2]) if chooser is not None and is_index else None
+        attention = Attention(keys.shape[1], keys.shape[3], values.shape[3], window, index_width)
     recurrent = {}
     for kind in ("conv_states", "recurrent_states"):
         states = getattr(layer, kind, None) or {}
@@ -228,7 +250,7 @@ def _layer(index: int, layer: object) -> Layer:
         for name, value in vars(layer).items()
         if isinstance(value, torch.Tensor)
         and value.dim()
-        and name not in ("keys", "values")
+        and name not in ("keys", "values", "indexer_keys")
         and value.numel()
     ]
     if others:

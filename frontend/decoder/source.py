@@ -21,8 +21,8 @@ class EncoderInput:
         name: of the model's parameter, such as ``input_ids`` or ``input_features``.
         shape: of the input, batch first.
         is_text: whether it holds token ids; those are padded behind, other inputs are whole.
-        length: how many keys the decoder's cross-attention sees.
-        width: of what the encoder says, (1, length, width).
+        length: how many keys the decoder's cross-attention sees; that and
+        width: of what the encoder says, (1, length, width), are known once it was called.
     """
 
     name: str
@@ -75,12 +75,4 @@ def source_of(model: nn.Module, given: int | Tensor | None) -> EncoderInput:
     if isinstance(given, int) and given < 1:
         raise CaptureError("source is out of range", expected="1 token or more", found=str(given))
     shape = (1, given) if isinstance(given, int) else tuple(given.shape)
-    config = getattr(model, "config", None)
-    width = getattr(config, "d_model", None) or getattr(config, "hidden_size", None)
-    if not isinstance(width, int):
-        raise CaptureError(
-            "the model does not say how wide its encoder's output is",
-            expected="config.d_model or config.hidden_size",
-            found=type(config).__name__,
-        )
-    return EncoderInput(name, shape, is_text, shape[1], width)
+    return EncoderInput(name, shape, is_text, shape[1], 0)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from frontend.decoder.hf_cache import carried_by, step_cache
-from frontend.decoder.packing import Extent, Packing, aligned, pack
+from frontend.decoder.hf_cache import carried_by, encoded_as, step_cache
+from frontend.decoder.moving_ranges import moving_ranges
+from frontend.decoder.packing import CacheSlot, Extent, Packing, aligned, pack
 from frontend.decoder.probing import Decoder, logits_of
 from frontend.decoder.source import LENGTH
 from frontend.decoder.store import PackedStore, Places, Write
@@ -54,7 +55,8 @@ class Rooms:
         keys, values: the packed tensors; ``None`` without attention.
         carried: name of a packed state to the recurrent states in its rows.
         shapes: shape of every packed tensor, by name.
-        crossed: how many of the last slots of keys and values are for what an encoder said.
+        crossed: how many slots of keys and values, behind those of ``lengths``, are for what an
+            encoder said. Further ones of the keys are for what layers choose tokens by.
     """
 
     context: int
@@ -66,6 +68,11 @@ class Rooms:
     shapes: Mapping[str, tuple[int, ...]]
     crossed: int = 0
 
+    def moving(self, packing: Packing) -> tuple[CacheSlot, ...]:
+        """The slots to which steps add tokens."""
+        own = len(self.lengths)
+        return (*packing.slots[:own], *packing.slots[own + self.crossed :])
+
     def limited(self, context: int) -> Rooms:
         """The same tensors for steps that see ``context`` tokens: the rows behind are left out."""
         seen = aligned(context)
@@ -73,12 +80,14 @@ class Rooms:
         def cut(packing: Packing | None) -> Packing | None:
             if packing is None:
                 return None
-            own = len(packing.slots) - self.crossed
-            slots = [
+            moving = self.moving(packing)
+            slots = tuple(
                 replace(slot, extent=replace(slot.extent, length=min(slot.extent.length, seen)))
-                for slot in packing.slots[:own]
-            ]
-            return replace(packing, slots=(*slots, *packing.slots[own:]))
+                if slot in moving
+                else slot
+                for slot in packing.slots
+            )
+            return replace(packing, slots=slots)
 
         return replace(
             self,
@@ -121,6 +130,9 @@ def rooms(decoder: Decoder, context: int, most_tokens: int, *, ring: bool = True
         for cross in crosses:
             key_extents.append(Extent(cross.heads, decoder.source.length, cross.key_width))
             value_extents.append(Extent(cross.heads, decoder.source.length, cross.value_width))
+    for layer in decoder.layers:
+        if layer.attention is not None and layer.attention.index_width is not None:
+            key_extents.append(Extent(1, whole, layer.attention.index_width))
     keys = pack(key_extents) if lengths else None
     values = pack(value_extents) if lengths else None
     shapes: dict[str, tuple[int, ...]] = {}
@@ -225,7 +237,7 @@ class DecoderStep(nn.Module):
             slot
             for packing in (rooms.keys, rooms.values)
             if packing is not None
-            for slot in packing.slots[: len(rooms.lengths)]
+            for slot in rooms.moving(packing)
             if slot.extent.length != self._tokens
         ]
         looks_full = full if self._call.looks_full else None
@@ -242,12 +254,13 @@ class DecoderStep(nn.Module):
         cache = step_cache(
             self._decoder.layers, keys, values, places, rooms.lengths, self._rows(states), crossed
         )
-        result = self.model(
-            use_cache=True,
-            **{self._decoder.named("input_ids"): input_ids, self._decoder.cache_name: cache},
-            **self._extras(places),
-            **self._encoded(source_length),
-        )
+        with moving_ranges(self._tokens):
+            result = self.model(
+                use_cache=True,
+                **{self._decoder.named("input_ids"): input_ids, self._decoder.cache_name: cache},
+                **self._extras(places),
+                **self._encoded(source_length),
+            )
         logits = logits_of(result)
         if last is not None:
             logits = torch.index_select(logits, 1, last)
@@ -306,7 +319,8 @@ class DecoderStep(nn.Module):
         if source is None:
             return {}
         # Its numbers are used by nothing; models ask for its shape.
-        given: dict[str, Any] = {"encoder_outputs": (torch.zeros(1, source.length, source.width),)}
+        nothing = torch.zeros(1, source.length, source.width)
+        given: dict[str, Any] = {"encoder_outputs": encoded_as(nothing)}
         if length is not None:
             given["attention_mask"] = source.mask(length)
         return given

@@ -63,7 +63,10 @@ class Reference:
 
     def __init__(self, model: nn.Module, decoder: Decoder, tokens: int) -> None:
         draw = torch.Generator().manual_seed(0)
-        self.ids = torch.randint(decoder.vocabulary, (1, tokens), generator=draw)
+        ids = torch.randint(decoder.vocabulary, (1, tokens), generator=draw)
+        # Some models number the tokens that are none of the padding.
+        padding = getattr(getattr(model, "config", None), "pad_token_id", None)
+        self.ids = ids if padding is None else ids.where(ids != padding, _after(ids, decoder))
         given = {decoder.named("input_ids"): self.ids}
         if (source := decoder.source) is not None:
             given |= source.inputs()
@@ -91,6 +94,11 @@ class Reference:
         if "logits" in said:
             worst = torch.maximum(worst, (said["logits"] - chosen).abs().max())
         return float(worst) / self._unit
+
+
+def _after(ids: torch.Tensor, decoder: Decoder) -> torch.Tensor:
+    """The tokens that follow ``ids`` in the vocabulary."""
+    return (ids + 1).remainder(decoder.vocabulary)
 
 
 def checked_tokens(rooms: Rooms, context: int, tokens: int = 1) -> int:

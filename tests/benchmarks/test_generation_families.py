@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import generation_configs
 from benchmarks.generation_configs import NotBuilt, build, families
 from benchmarks.generation_families import (
     TURNS,
@@ -39,9 +40,11 @@ def test_tiny_models_are_small_and_see_their_prompt(family: str):
     assert len(kinds) >= len(set(kinds)) >= (2 if family in ("gemma3_text", "gpt_oss") else 1)
 
 
-def test_what_needs_more_than_small_numbers_says_why():
-    with pytest.raises(NotBuilt, match="AutoConfig"):
-        build("encoder-decoder")
+def test_what_needs_more_than_small_numbers_says_why(monkeypatch: pytest.MonkeyPatch):
+    wrong = {"hidden_size": 64, "num_attention_heads": 4, "layer_types": ["no such layer"] * 2}
+    monkeypatch.setitem(generation_configs._OWN, "qwen3", wrong)
+    with pytest.raises(NotBuilt, match="layer"):
+        build("qwen3")
 
 
 def test_other_weights_differ(tmp_path: Path):
