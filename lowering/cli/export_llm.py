@@ -103,7 +103,13 @@ class _Numbers(click.ParamType):
     metavar="N",
     help="Compute the head in tiles of so many outputs (16384 up to A15, 65536 from A16 on).",
 )
-@click.option("--precision", type=click.Choice(("fp16", "fp32")), default="fp16", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp16", "fp32", "safe")),
+    default="fp16",
+    show_default=True,
+    help="safe: float16 but for the operators that it spoils.",
+)
 @click.option(
     "--compress", metavar="RUNG", help="Weights in fewer bits, as for compress: int8, ..."
 )

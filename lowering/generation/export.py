@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,6 @@ from frontend.decoder.probing import probe
 from frontend.decoder.step import CacheForm, rooms
 from lowering.compression.compressing import compress as compress_package
 from lowering.compression.rungs import Rung, rung_of
-from lowering.conversion.converter import convert
 from lowering.generation.contract import (
     CONTRACT_KEY,
     ENCODE,
@@ -28,6 +27,7 @@ from lowering.generation.contract import (
     StepContract,
 )
 from lowering.generation.errors import GenerationError
+from lowering.generation.overflows import Overflow, warn
 from lowering.generation.settings import (
     check_best,
     check_context,
@@ -40,6 +40,7 @@ from lowering.generation.settings import (
 from lowering.generation.stepping import Stepper
 from lowering.multifunction import merge
 from lowering.package.saving import save
+from lowering.precision.safe import SAFE, convert_in
 from passes.base import Pass
 from passes.default_pipeline import default_pipeline
 from passes.drop_leading_axes import DropLeadingAxes
@@ -54,6 +55,9 @@ from passes.swap_last_axes import SwapLastAxes
 from passes.tabulate_positions import TabulatePositions
 from passes.tile_linear import TileLinear
 
+# What the precisions of an export are called by a conversion.
+_PRECISIONS: Mapping[str, str] = {"fp16": "float16", "fp32": "float32", SAFE: SAFE}
+
 
 @dataclass(frozen=True)
 class ExportReport:
@@ -64,12 +68,14 @@ class ExportReport:
         contract: how it is driven.
         size: bytes of the package.
         seconds: wall time.
+        overflows: values of the checked steps that float16 has no room for, by function.
     """
 
     path: Path
     contract: Contract
     size: int
     seconds: float
+    overflows: tuple[Overflow, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
@@ -88,7 +94,7 @@ def export_decoder(
     source: int | torch.Tensor | None = None,
     logits: str = "needed",
     head: int | None = None,
-    precision: Literal["fp16", "fp32"] = "fp16",
+    precision: Literal["fp16", "fp32", "safe"] = "fp16",
     compress: str | Rung | None = None,
     pipeline: Sequence[Pass] | None = None,
     overwrite: bool = False,
@@ -128,7 +134,9 @@ def export_decoder(
             place of all (``tokens``, int32).
         head: outputs of a tile, where the head, and any other layer as wide, is to be computed in
             tiles, see ``passes.tile_linear``; by default it is whole.
-        precision: of weights and arithmetic. States are float16 in either case.
+        precision: of weights and arithmetic. States are float16 in any case. Where float16 has no
+            room for a value, a ``PrecisionWarning`` says which; ``safe`` keeps the operators in
+            float32 that float16 spoils, as ``lowering.convert(precision="safe")``.
         compress: how weights are stored, a rung of ``lowering.compress`` such as ``int8``; all
             functions share them still. What it costs, ``verify`` does not say: compare with the
             package without.
@@ -169,11 +177,13 @@ def export_decoder(
     stepper = Stepper(model, decoder, place, cache, passes, largest, longest)
     made: dict[str, Path] = {}
     steps: dict[str, StepContract] = {}
+    overflows: list[Overflow] = []
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         for function in wanted:
             program = stepper.program(function)
+            overflows += program.overflows
             made[function.name] = save(
-                _converted(program.model, precision), Path(folder) / function.name
+                _converted(program.model, precision, program.calls), Path(folder) / function.name
             )
             steps[function.name] = StepContract(
                 function.tokens,
@@ -205,7 +215,9 @@ def export_decoder(
             whole = merge(made, Path(folder) / "whole", metadata=metadata)
             compress_package(whole, rung, target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    return ExportReport(target, contract, size, time.monotonic() - begun)
+    if precision == "fp16":
+        warn(overflows)
+    return ExportReport(target, contract, size, time.monotonic() - begun, tuple(overflows))
 
 
 def decode_pipeline(positions: int, head: int | None = None) -> tuple[Pass, ...]:
@@ -241,11 +253,13 @@ def decode_pipeline(positions: int, head: int | None = None) -> tuple[Pass, ...]
     )
 
 
-def _converted(model: OptimizedModel, precision: str) -> ct.models.MLModel:
-    chosen = ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32
-    return convert(
+def _converted(
+    model: OptimizedModel, precision: str, calls: Sequence[Mapping[str, torch.Tensor]] = ()
+) -> ct.models.MLModel:
+    return convert_in(
         model,
+        precision=_PRECISIONS[precision],
+        calibration=calls if precision == SAFE else (),
         minimum_deployment_target=ct.target.iOS18,
-        compute_precision=chosen,
         skip_model_load=True,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from frontend.decoder.encode_step import EncodeStep
 from frontend.decoder.probing import MODEL_ERRORS, Decoder, logits_of
@@ -17,6 +17,7 @@ from frontend.program import runnable
 from frontend.surroundings import inference_mode
 from lowering.generation.contract import ENCODE
 from lowering.generation.errors import GenerationError
+from lowering.generation.overflows import Overflow, Watcher
 from lowering.generation.settings import WantedFunction
 from passes.api import optimize_for_ane
 from passes.base import Pass
@@ -26,6 +27,7 @@ from passes.optimized_model import OptimizedModel
 # ones would take longer to check than to export.
 _CHECKED_TOKENS = 9
 _CHECKED_RING = 64
+_CALLS = 4  # on which a conversion may judge what float16 spoils
 # Largest error of a logit, in standard deviations of the logits: float32 sums in another order
 # stay far below it, a wrong mask, position or row far above.
 _TOLERANCE = 2e-3
@@ -39,12 +41,16 @@ class CheckedStep:
         function: what was asked for.
         model: the step after the passes.
         padded, from_start: as in ``contract.StepContract``; found by trying.
+        overflows: values that float16 has no room for.
+        calls: inputs by name of a few calls on an empty cache.
     """
 
     function: WantedFunction
     model: OptimizedModel
     padded: bool
     from_start: bool
+    overflows: tuple[Overflow, ...]
+    calls: tuple[Mapping[str, torch.Tensor], ...]
 
 
 class Reference:
@@ -216,7 +222,15 @@ class Stepper:
         run = self._run(lambda: runnable(optimized.program), function)
         run.names = [str(n) for n in optimized.program.graph_signature.user_outputs]
         padded, from_start = self._measured(run, function)
-        return CheckedStep(function, optimized, padded, from_start)
+        calls = tuple(inputs | {"input_ids": ids} for ids in self._texts(function.tokens))
+        overflows = tuple(run.overflows.values())
+        return CheckedStep(function, optimized, padded, from_start, overflows, calls)
+
+    def _texts(self, tokens: int) -> list[torch.Tensor]:
+        """Some (1, tokens) of the checked ones."""
+        ids = self._reference.ids.int()
+        starts = range(min(_CALLS, ids.shape[1] - tokens + 1))
+        return [ids[:, at : at + tokens] for at in starts]
 
     def _run(self, make: Callable[[], nn.Module], function: WantedFunction) -> _Run:
         return _Run(make, function, self._start, self._given, self._form == "io")
@@ -312,6 +326,7 @@ class _Run:
     ) -> None:
         self._make, self._function, self._io = make, function, io
         self._start, self._given = start, given
+        self.overflows: dict[str, Overflow] = {}  # of a program, by value
 
     def reset(self) -> None:
         """A cache without tokens."""
@@ -333,8 +348,16 @@ class _Run:
         if self._io:
             inputs |= self._states
         with torch.no_grad():
-            results = self._module(**inputs)
-        found = results if self.names is None else dict(zip(self.names, results, strict=True))
+            found = self._called(inputs)
         if self._io:
             self._states = {name: found[name + NEW] for name in self._states}
         return {name: found[name][0] for name in ("logits", "tokens") if name in found}
+
+    def _called(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Results by name; those of a program are looked at one by one."""
+        if self.names is None:
+            results: dict[str, torch.Tensor] = self._module(**inputs)
+            return results
+        assert isinstance(self._module, fx.GraphModule)
+        watcher = Watcher(self._module, self._function.name, self.overflows)
+        return dict(zip(self.names, watcher.called(inputs), strict=True))
