@@ -14,6 +14,7 @@ The bound of an element w, decoded as d, with the operands as they stand in the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +119,7 @@ class _Bounds:
         )
         self._mask = operands.get("indices_mask")
         self._dropped = self._square = 0.0
+        self._least_kept, self._zeros = math.inf, 0
 
     def measured(self, slack: float = 0.0) -> Proof:
         """How far the elements are from their source, and of their bounds."""
@@ -169,6 +171,9 @@ class _Bounds:
         is_zero = found == 0 if self._mask is None else self._mask[part] == 0
         size = np.abs(wide)
         self._dropped = max(self._dropped, float(np.max(size[is_zero], initial=0.0)))
+        least = float(np.min(size[~is_zero], initial=np.inf))
+        self._least_kept = min(self._least_kept, least)
+        self._zeros += int(np.count_nonzero(size[is_zero]))
         kept = np.zeros_like(wide)
         if self._lut is not None:
             kept = _distance(wide, self._lut.reshape(-1), self._of_step)
@@ -176,24 +181,22 @@ class _Bounds:
 
     def fault(self) -> str:
         """What the bounds of single elements do not show, once measured; ``""`` for nothing."""
-        source, decoded, square = self._source, self._decoded, self._square
+        source, square = self._source, self._square
         if self._rung.kind == "palette":
             entries = 1 << self._rung.bits
-            step = float(np.ptp(source.astype(np.float32))) / (2 * (entries - 1))
+            low, high = float(source.min()), float(source.max())
+            step, largest = (high - low) / (2 * (entries - 1)), max(-low, high)
             if (
                 square
                 > source.size * step**2 * (1 + self._half) ** 2
-                + source.size * (self._half * float(np.max(np.abs(source)))) ** 2
+                + source.size * (self._half * largest) ** 2
             ):
                 return "its palette is worse than one of equal steps"
         if self._rung.sparsity:
-            is_zero = decoded == 0 if self._mask is None else self._mask == 0
-            kept = np.abs(source[~is_zero])
-            if kept.size and float(np.min(kept)) < self._dropped:
-                return f"{self._dropped:.3g} became zero and {float(np.min(kept)):.3g} did not"
-            zeros = int(np.count_nonzero(is_zero & (source != 0)))
-            if zeros > round(self._rung.sparsity * source.size):
-                return f"{zeros / source.size:.1%} of it became zero"
+            if self._least_kept < self._dropped:
+                return f"{self._dropped:.3g} became zero and {self._least_kept:.3g} did not"
+            if self._zeros > round(self._rung.sparsity * source.size):
+                return f"{self._zeros / source.size:.1%} of it became zero"
         return ""
 
 

@@ -114,25 +114,21 @@ def _palette(site: WeightSite, weight: np.ndarray, rung: Rung) -> tuple[DecodeOp
     Groups are of output channels, of input channels where these cannot be divided, and of all where
     neither can.
     """
-    from coremltools.optimize.coreml._quantization_passes import palettize_weights
-
-    blocks, axis = [0] * weight.ndim, site.channels
+    axis, size = site.channels, weight.shape[site.channels]
     for candidate in (site.summed, site.channels):
-        if size := _fitting(weight.shape[candidate], rung.group):
-            blocks, axis = [0] * weight.ndim, candidate
-            blocks[axis] = size
-    found = palettize_weights.blockwise_compress(
-        weight,
-        "CUSTOM",
-        None,
-        blocks,
-        lut_function=lambda values: palette(values, rung.bits),
-        channel_axis=axis,
-    )
-    assert found is not None, "channels are a multiple of the group"
+        if fitting := _fitting(weight.shape[candidate], rung.group):
+            axis, size = candidate, fitting
+    indices = np.empty(weight.shape, np.uint8)
+    tables = []
+    for start in range(0, weight.shape[axis], size):
+        part = (*[slice(None)] * axis, slice(start, start + size))
+        table, places = palette(weight[part], rung.bits)
+        indices[part] = places.reshape(indices[part].shape)
+        tables.append(table)
+    groups = [len(tables) if dim == axis else 1 for dim in range(weight.ndim)]
     parts = {
-        "indices": Part(found.indices.astype(np.uint8, copy=False), BY_NAME[f"uint{rung.bits}"]),
-        "lut": Part(found.lut, site.dtype),
+        "indices": Part(indices, BY_NAME[f"uint{rung.bits}"]),
+        "lut": Part(np.stack(tables).reshape(*groups, -1, 1), site.dtype),
     }
     return (DecodeOp("constexpr_lut_to_dense", parts),)
 

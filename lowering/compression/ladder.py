@@ -109,6 +109,7 @@ def _level(judge: _Judge, source: Path, rung: Rung, folder: Path, chip: str) -> 
         small = compress(source, rung, folder / f"{rung.name}{SUFFIX}")
     except RungTargetError as error:
         return Level(rung.name, refused=error.message)
+    gc.collect()  # what held the weights is in cycles
     return judge.level(rung.name, small.package, chip, small.warnings)
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from google.protobuf.message import Message
+from torch import Tensor
 
 from lowering.package.blocks import walk
+from lowering.package.dtypes import FP16, DType
 from lowering.package.weights import tensor_type
 
 # A convolution spends this many multiplications on each weight, or more, where its weight is kept.
@@ -33,6 +36,13 @@ def kept_as_stored(body: Message) -> set[str]:
     for name, frugal in _reads(body):
         reads[name] = reads.get(name, True) and frugal
     return {name for name, frugal in reads.items() if frugal}
+
+
+def as_stored(value: object, dtype: DType | None) -> object:
+    """A decoded weight of float16 numbers in their own type; anything else as it is."""
+    if dtype is FP16 and isinstance(value, Tensor):
+        return value.to(torch.float16)
+    return value
 
 
 def _reads(block: Message) -> Iterator[tuple[str, bool]]:

@@ -40,6 +40,9 @@ class Precision(Enum):
             ) from error
 
 
+# Elements of a weight that are rounded at a time.
+_PART = 1 << 20
+
 # Ops whose float results are elements of their inputs or small integers: fp16 in, fp16 out.
 EXACT_OPS = frozenset(
     {
@@ -75,3 +78,18 @@ def rounded_to(value: object, dtype: DType, rounds: bool) -> object:
     if value.dtype is not dtype.carrier:
         value = value.to(dtype.carrier)
     return round_to_fp16(value) if rounds else value
+
+
+def rounded_weight(value: object, op_type: str, dtype: DType, precision: Precision) -> object:
+    """What the decoder ``op_type`` made of a weight, as :func:`rounded_to` has it.
+
+    Numbers that were made for it are rounded where they lie: of a large weight there is one copy.
+    """
+    rounds = needs_rounding(op_type, dtype, precision)
+    fresh = isinstance(value, Tensor) and value.dtype is torch.float32 and value.is_contiguous()
+    if not (rounds and fresh) or op_type == "constexpr_cast":
+        return rounded_to(value, dtype, rounds)
+    assert isinstance(value, Tensor)
+    for part in value.view(-1).split(_PART):
+        part.copy_(part.to(torch.float16))
+    return value

@@ -22,8 +22,8 @@ from lowering.package.weights import tensor_type
 from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
 from lowering.reference.constants import Constants
 from lowering.reference.errors import UnknownOpsError
-from lowering.reference.kept import kept_as_stored
-from lowering.reference.precision import Precision, needs_rounding, rounded_to
+from lowering.reference.kept import as_stored, kept_as_stored
+from lowering.reference.precision import Precision, needs_rounding, rounded_weight
 from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
 from lowering.reference.strict import STRICT_SEMANTICS
 from lowering.support.memory import check_fits
@@ -194,6 +194,7 @@ def _output(scope: _Scope, name: str) -> Value:
 
 class _Compiler:
     def __init__(self, package: Package, precision: Precision) -> None:
+        self._weights = package.weights
         self._known = Constants(package.weights)
         self._precision = precision
         self._registers = 0
@@ -243,7 +244,9 @@ class _Compiler:
         scope.names[output.name] = (Constant(value), declared(output))
 
     def _constexpr(self, operation: Message, scope: _Scope) -> None:
+        known, self._known = self._known, Constants(self._weights)  # what is decoded can go
         call = self._bind(operation, scope)
+        self._known = known
         if call.dynamic:
             raise damaged(
                 "a compressed weight whose parts are constants",
@@ -260,8 +263,9 @@ class _Compiler:
         for output, result in zip(operation.outputs, results, strict=True):
             value = declared(output)
             if value.dtype is not None:
-                rounds = needs_rounding(operation.type, value.dtype, self._precision)
-                result = rounded_to(result, value.dtype, rounds)
+                result = rounded_weight(result, operation.type, value.dtype, self._precision)
+            if output.name in self._kept and self._precision is not Precision.FP32:
+                result = as_stored(result, value.dtype)
             scope.names[output.name] = (Constant(result), value)
 
     def _step(self, operation: Message, scope: _Scope, path: tuple[str, ...]) -> Step:

@@ -14,7 +14,7 @@ from lowering.package.proto import MIL_pb2
 from lowering.package.weights import tensor_type
 from lowering.reference.binding import Constant, Reference, bind
 from lowering.reference.constants import Constants
-from lowering.reference.precision import Precision, needs_rounding, rounded_to
+from lowering.reference.precision import Precision, rounded_weight
 from lowering.reference.semantics import SEMANTICS
 
 DECODES = "constexpr_"
@@ -97,8 +97,7 @@ class _Decoding:
         made = made if isinstance(made, tuple) else (made,)
         for output, result in zip(op.outputs, made, strict=True):
             dtype, _ = tensor_type(output.type)
-            rounds = needs_rounding(op.type, dtype, Precision.FP16)
-            value = rounded_to(result, dtype, rounds)
+            value = rounded_weight(result, op.type, dtype, Precision.FP16)
             assert isinstance(value, torch.Tensor), "decoders make tensors"
             self._made[output.name] = value
 

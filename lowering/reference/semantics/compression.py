@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -57,10 +59,11 @@ def constexpr_blockwise_shift_scale(
     data: Tensor, scale: Tensor, offset: Tensor | None = None
 ) -> Tensor:
     """``scale * (data - offset)``, each scale for one block of ``data``."""
-    steps = data.to(torch.float32, copy=True)
+    steps = data.to(torch.float32, copy=True)  # of a large weight there is one copy
     if offset is not None:
-        steps = steps - _blocks(offset.to(torch.float32), data.shape)
-    return steps.mul_(_blocks(scale, data.shape))  # of a large weight there is one copy
+        _in_blocks(steps, offset).sub_(_of_blocks(offset))
+    _in_blocks(steps, scale).mul_(_of_blocks(scale))
+    return steps
 
 
 def constexpr_sparse_blockwise_shift_scale(
@@ -68,7 +71,7 @@ def constexpr_sparse_blockwise_shift_scale(
 ) -> tuple[Tensor, Tensor]:
     """As ``constexpr_blockwise_shift_scale`` on the elements that the mask keeps."""
     dense = constexpr_sparse_to_dense(nonzero_data, data_mask)
-    return data_mask, constexpr_blockwise_shift_scale(dense, scale, offset)[data_mask != 0]
+    return data_mask, _kept(constexpr_blockwise_shift_scale(dense, scale, offset), data_mask)
 
 
 def constexpr_sparse_to_dense(
@@ -85,7 +88,11 @@ def constexpr_sparse_to_dense(
             found=str(count),
         )
     dense = torch.zeros(mask.shape, dtype=nonzero_data.dtype)
-    dense[mask != 0] = nonzero_data
+    start = 0
+    for part, marks in _parts(dense, mask):
+        end = start + int(marks.count_nonzero())
+        part[marks != 0] = nonzero_data[start:end]
+        start = end
     return dense
 
 
@@ -130,12 +137,16 @@ def constexpr_lut_to_sparse(
     vector_axis: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As ``constexpr_lut_to_dense`` on the elements that the mask keeps."""
+    if lut.numel() == lut.shape[-2] and vector_axis is None:  # one table of numbers
+        table = lut.reshape(-1)
+        parts = indices_nonzero_data.split(_PART)
+        return indices_mask, torch.cat([table.index_select(0, part.int()) for part in parts])
     indices = constexpr_sparse_to_dense(indices_nonzero_data, indices_mask)
     dense = constexpr_lut_to_dense(indices, lut, vector_axis=vector_axis)
     mask = indices_mask
     if vector_axis is not None:
         mask = mask.repeat_interleave(lut.shape[-1], vector_axis)
-    return mask, dense[mask != 0]
+    return mask, _kept(dense, mask)
 
 
 def _on_axis(parameter: Tensor, rank: int, axis: int | None) -> Tensor:
@@ -148,12 +159,27 @@ def _on_axis(parameter: Tensor, rank: int, axis: int | None) -> Tensor:
     return parameter.reshape(sizes)
 
 
-def _blocks(parameter: Tensor, shape: torch.Size) -> Tensor:
-    """``parameter`` with each element repeated over its block of ``shape``."""
-    for dim, size in enumerate(shape):
-        if 1 < parameter.shape[dim] < size:
-            parameter = parameter.repeat_interleave(size // parameter.shape[dim], dim)
-    return parameter
+def _parts(dense: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Flat parts of both; torch counts what a mask keeps in numbers of eight bytes."""
+    return zip(dense.view(-1).split(_PART), mask.reshape(-1).split(_PART), strict=True)
+
+
+def _kept(dense: Tensor, mask: Tensor) -> Tensor:
+    """The elements that a mask keeps, in order."""
+    return torch.cat([part[marks != 0] for part, marks in _parts(dense.contiguous(), mask)])
+
+
+def _in_blocks(value: Tensor, parameter: Tensor) -> Tensor:
+    """A view of ``value`` whose axes are two each: the blocks of ``parameter``, and within them."""
+    sizes: list[int] = []
+    for size, count in zip(value.shape, parameter.shape, strict=True):
+        sizes += [count, size // count]
+    return value.view(sizes)
+
+
+def _of_blocks(parameter: Tensor) -> Tensor:
+    """``parameter`` made to broadcast against :func:`_in_blocks`."""
+    return parameter.to(torch.float32).reshape([n for size in parameter.shape for n in (size, 1)])
 
 
 def _unpack(packed: Tensor, dtype: DType, shape: tuple[int, ...]) -> Tensor:
