@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ Examples:
   ane-passes report tiny.mlpackage --chip "A17 Pro"
   ane-passes report vit.mlpackage vit/ --pictures cat.png -o report.html
   ane-passes report tiny.mlpackage model.py:tiny --ablation ablation.json -o report.html
+  ane-passes compress tiny.mlpackage model.py:tiny --ladder --json > sizes.json
+  ane-passes report tiny.mlpackage model.py:tiny --ladder sizes.json -o report.html
   ane-passes report tiny.mlpackage --format md
   ane-passes report tiny.mlpackage --format graph-json -o tiny.graph.json
   ane-passes report --ablation ablation.json -o ablation.html
@@ -61,6 +64,11 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
     help="What `ane-passes ablate` wrote about this model.",
 )
 @click.option(
+    "--ladder",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What `ane-passes compress PACKAGE MODEL --ladder --json` printed about this package.",
+)
+@click.option(
     "--pictures",
     type=click.Path(path_type=Path, exists=True),
     multiple=True,
@@ -79,6 +87,7 @@ def report(
     output_format: str | None,
     chip: str,
     ablation: Path | None,
+    ladder: Path | None,
     pictures: tuple[Path, ...],
     function: str,
     inputs: Path | None,
@@ -88,6 +97,8 @@ def report(
     """See :data:`HELP`."""
     if package is None and ablation is None:
         raise click.UsageError("Give a PACKAGE, or --ablation for a page of ablations alone.")
+    if package is None and ladder is not None:
+        raise click.UsageError("--ladder is shown beside the PACKAGE that it was climbed from.")
     if inputs is not None and model_spec is None:
         raise click.UsageError("--inputs are the original's: give its MODEL too.")
     if pictures and (model_spec is None or not is_folder(model_spec)):
@@ -100,12 +111,16 @@ def report(
         assert ablation is not None  # one of both is given
         _ablations(ablation, chip, output_format, output or Path("ablation.html"), as_json)
         return
-    from lowering.reporting.write import read_ablation, written
+    from lowering.reporting.write import read_ablation, read_ladder, written
 
     name = None if model_spec is None else model_spec.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
-    made = _collected(
-        package, model_spec, inputs, own_passes, chip, ablated, trust, pictures, function
+    climbed = None if ladder is None else read_ladder(ladder)
+    made = replace(
+        _collected(
+            package, model_spec, inputs, own_passes, chip, ablated, trust, pictures, function
+        ),
+        ladder=climbed,
     )
     if output is None and (as_json or output_format != "html"):
         click.echo(written(made, "json" if as_json else output_format))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -52,6 +53,20 @@ class Level:
             "warnings": list(self.warnings),
             "refused": self.refused,
         }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Level:
+        """What :meth:`to_json` gave."""
+        metric, predicted = entry["metric"], entry["predicted"]
+        return cls(
+            str(entry["name"]),
+            int(entry["bytes"]),
+            float(entry["error"]),
+            None if metric is None else float(metric),
+            None if predicted is None else Predicted.from_json(predicted),
+            tuple(map(str, entry["warnings"])),
+            str(entry["refused"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,26 @@ class Ladder:
             "levels": [level.to_json() for level in self.levels],
         }
 
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Ladder:
+        """What :meth:`to_json` gave; the knee is found anew.
+
+        Raises:
+            ValueError: it has no levels.
+        """
+        levels = tuple(map(Level.from_json, entry["levels"]))
+        if not levels or levels[0].predicted is None:
+            raise ValueError("no package as it was")
+        return cls(
+            str(entry["package"]),
+            str(entry["chip"]),
+            str(entry["metric"]),
+            levels,
+            str(entry["chosen"]),
+            None if entry["written"] is None else str(entry["written"]),
+            str(entry["budget"]),
+        )
+
     def rows(self) -> list[tuple[str, ...]]:
         """Of each level: name, MB, times smaller, error, metric, price, latency, ANE, marks."""
         whole = self.levels[0].bytes
@@ -131,12 +166,13 @@ class Ladder:
                         f"{level.predicted.ane_cost:.0%}",
                     )
                 ),
-                self._marks(level),
+                self.marks(level),
             )
             for level in self.levels
         ]
 
-    def _marks(self, level: Level) -> str:
+    def marks(self, level: Level) -> str:
+        """What is special about a level, in words; why there is none where it was refused."""
         marks = ["knee"] if level.name == self.knee else []
         marks += ["chosen"] if level.name == self.chosen else []
         return level.refused or ", ".join(marks)

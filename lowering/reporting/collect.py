@@ -10,6 +10,7 @@ from typing import Any
 from frontend.json_text import parse
 from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
+from lowering.compression.ladder_result import Ladder
 from lowering.contract.folder import ModelFolder
 from lowering.contract.pictures import Picture
 from lowering.contract.verifying import original_of, verify_folder
@@ -35,6 +36,7 @@ def collect(
     known_passes: Sequence[type[Pass]] = (),
     chip: str = "M4",
     ablation: Ablation | None = None,
+    ladder: Ladder | None = None,
     pictures: Sequence[Picture] = (),
     function: str = MAIN,
 ) -> Report:
@@ -44,7 +46,8 @@ def collect(
         package: path of a ``.mlpackage``.
         call: the model it was made from, or its contract's folder; without it nothing is run,
             and the report says nothing of errors.
-        inputs, known_passes, chip, ablation, pictures, function: as for :func:`lowering.report`.
+        inputs, known_passes, chip, ablation, ladder, pictures, function: as for
+            :func:`lowering.report`.
 
     Raises:
         PackageError: there is no ML Program in ``package``.
@@ -94,6 +97,7 @@ def collect(
         repeated_block(made, program.ops, original),
         accuracy,
         ablation,
+        ladder,
     )
 
 

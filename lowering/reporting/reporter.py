@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
+from lowering.compression.ladder_result import Ladder
 from lowering.contract.folder import ModelFolder, open_folder
 from lowering.contract.pictures import Picture
 from lowering.package.open import MAIN
@@ -33,6 +34,7 @@ def report(
     known_passes: Sequence[type[Pass]] = (),
     chip: str = "M4",
     ablation: Ablation | None = None,
+    ladder: Ladder | None = None,
     pictures: Sequence[Picture] = (),
     function: str = MAIN,
     output: str | Path | None = None,
@@ -51,6 +53,7 @@ def report(
         known_passes: classes of your own passes that the package may name.
         chip: to plan for, such as ``"A17 Pro"``.
         ablation: what :func:`lowering.ablate` found of the same model.
+        ladder: what :func:`lowering.ladder` found of the same package.
         pictures: files, folders of them, or images of PIL, of a folder's model; the page shows
             what torch and the package make of each, side by side.
         function: of a package with several, the default one where none is named.
@@ -87,6 +90,7 @@ def report(
         known_passes=known_passes,
         chip=chip,
         ablation=ablation,
+        ladder=ladder,
         pictures=pictures,
         function=function,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from frontend.errors import AnePassesError
 from lowering.ablation.result import Ablation
+from lowering.compression.ladder_result import Ladder
 from lowering.planner.result import Plan
 from lowering.reporting.accuracy import Accuracy
 from lowering.reporting.block import RepeatedBlock
@@ -80,6 +81,7 @@ class Report:
         accuracy: how far its values are from the original's, *measured* in the interpreter;
             ``None`` without an original.
         ablation: what ``ane-passes ablate`` wrote, ``None`` when it was not given.
+        ladder: what ``ane-passes compress --ladder`` wrote, likewise.
     """
 
     package: PackageFacts
@@ -89,6 +91,7 @@ class Report:
     block: RepeatedBlock | None = None
     accuracy: Accuracy | None = None
     ablation: Ablation | None = None
+    ladder: Ladder | None = None
 
     @property
     def pictures(self) -> tuple[PictureLook, ...]:
@@ -114,4 +117,5 @@ class Report:
             "block": None if self.block is None else self.block.to_json(),
             "accuracy": None if self.accuracy is None else self.accuracy.to_json(),
             "ablation": None if self.ablation is None else self.ablation.to_json(),
+            "ladder": None if self.ladder is None else self.ladder.to_json(),
         }

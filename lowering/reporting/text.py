@@ -10,6 +10,7 @@ from typing import Any
 from lowering.reporting import ablation as of_ablation
 from lowering.reporting.pictures import pictures_table
 from lowering.reporting.result import Report
+from lowering.reporting.size_ladder import ladder_notes, ladder_table
 from lowering.reporting.summary import facts, sentences
 from lowering.reporting.tables import Column, Table, all_tables, operators
 
@@ -40,6 +41,10 @@ def markdown(report: Report) -> str:
         table = of_ablation.table(report.ablation, chip)
         lines += ["", f"## {table.title}", "", table.note, "", *_rows(table.columns, table.rows)]
         lines += ["", *(f"- {note}" for note in of_ablation.notes(report.ablation, chip))]
+    if report.ladder is not None:
+        table = ladder_table(report.ladder)
+        lines += ["", f"## {table.title}", "", table.note, "", *_rows(table.columns, table.rows)]
+        lines += ["", *(f"- {note}" for note in ladder_notes(report.ladder))]
     if report.plan.advice:
         lines += ["", "## What would change the placement (predicted)", ""]
         lines += [f"- {advice.sentence}" for advice in report.plan.advice]

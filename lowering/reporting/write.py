@@ -1,4 +1,4 @@
-"""A report in any of its formats, and the ablations that it may show."""
+"""A report in any of its formats, and the ablations and ladders that it may show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from frontend.json_text import parse
 from lowering.ablation.result import Ablation
+from lowering.compression.ladder_result import Ladder
 from lowering.reporting.model_explorer import graph_json
 from lowering.reporting.page import page
 from lowering.reporting.result import Report, ReportError
@@ -58,6 +59,22 @@ def read_ablations(path: Path) -> list[Ablation]:
         raise ReportError(
             "the ablation cannot be read",
             expected="what `ane-passes ablate --json` prints",
+            found=f"{path}: {type(error).__name__}: {error}",
+        ) from error
+
+
+def read_ladder(path: Path) -> Ladder:
+    """The ladder of sizes in a JSON file.
+
+    Raises:
+        ReportError: there is none.
+    """
+    try:
+        return Ladder.from_json(parse(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ReportError(
+            "the ladder cannot be read",
+            expected="what `ane-passes compress PACKAGE MODEL --ladder --json` prints",
             found=f"{path}: {type(error).__name__}: {error}",
         ) from error
 

@@ -11,6 +11,7 @@ from benchmarks.browser import chromium, open_page, reason_without
 from lowering.reporting.page import ablations_page, page
 from tests.lowering.reporting.ablations import ablation
 from tests.lowering.reporting.picture_looks import all_looks
+from tests.lowering.reporting.test_ladder_part import ladder
 
 if REASON := reason_without():
     pytest.skip(REASON, allow_module_level=True)
@@ -321,6 +322,46 @@ def test_nothing_is_cut_off_on_paper(driver, pictures):
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture(scope="module")
+def sizes(alone, tmp_path_factory):
+    path = tmp_path_factory.mktemp("sizes") / "report.html"
+    path.write_text(page(replace(alone, ladder=ladder())), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "media", "width"),
+    [("light", "", 1200), ("dark", "", 1200), ("light", "print", 1020), ("dark", "", 390)],
+)
+def test_the_ladder_is_seen_everywhere(driver, sizes, scheme, media, width):
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 1000}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [feature]})
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        driver.get_log("browser")
+        opened(driver, sizes)
+        assert driver.get_log("browser") == []
+        texts, right, card = driver.execute_script(
+            "const svg = document.querySelector('#chart-ladder-error svg');"
+            "const all = [...svg.querySelectorAll('.mark-text.role-mark text')];"
+            "return [all.map((e) => [e.textContent, getComputedStyle(e).fill]),"
+            " svg.getBoundingClientRect().right,"
+            " getComputedStyle(document.querySelector('#ladder')).backgroundColor]"
+        )
+        assert [text for text, _ in texts] == ["as it was", "int8", "pal4", "pal2", "knee"]
+        assert right <= width
+        brightness = [sum(map(int, c[4:-1].split(",")[:3])) for c in (*(f for _, f in texts), card)]
+        assert all(abs(one - brightness[-1]) > 150 for one in brightness[:-1])
+        circles = driver.find_elements(
+            "css selector", "#chart-ladder-error .mark-symbol.role-mark path"
+        )
+        assert len(circles) == 4
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
 def test_it_prints(ready):
