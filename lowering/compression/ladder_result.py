@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -14,6 +14,8 @@ from rich.table import Table
 from lowering.ablation.result import Predicted
 from lowering.support.finite import finite
 
+# What was read from JSON.
+Plain: TypeAlias = Mapping[str, Any]
 # A level is no knee where it lies nearer to the line than this, of the height of the whole
 # (*assumed*).
 _DEEP = 0.1
@@ -55,7 +57,7 @@ class Level:
         }
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Level:
+    def from_json(cls, entry: Plain) -> Level:
         """What :meth:`to_json` gave."""
         metric, predicted = entry["metric"], entry["predicted"]
         return cls(
@@ -128,7 +130,7 @@ class Ladder:
         }
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Ladder:
+    def from_json(cls, entry: Plain) -> Ladder:
         """What :meth:`to_json` gave; the knee is found anew.
 
         Raises:

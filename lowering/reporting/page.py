@@ -10,7 +10,6 @@ from importlib import resources
 from typing import Any
 
 from lowering.ablation.result import Ablation
-from lowering.compression.ladder_result import Ladder
 from lowering.reporting import ablation as of_ablation
 from lowering.reporting.ablation_overview import overview as overview_chart
 from lowering.reporting.ablation_overview import overview_table
@@ -19,7 +18,7 @@ from lowering.reporting.graph_layout import HEIGHT, WIDTH, layout
 from lowering.reporting.op_graph import OpGraph
 from lowering.reporting.pictures import colour, drawn
 from lowering.reporting.result import Report, ReportError
-from lowering.reporting.size_ladder import ladder_charts, ladder_notes, ladder_table
+from lowering.reporting.size_ladder import LadderPart
 from lowering.reporting.summary import facts, sentences
 from lowering.reporting.tables import Table, all_tables, shape_text
 from lowering.support.finite import finite
@@ -34,12 +33,16 @@ def page(report: Report) -> str:
     specs = charts(report)
     tables = {table.name: table for table in all_tables(report)}
     parts = [] if report.ablation is None else [_part(report.ablation, report.plan.target, 0)]
-    ladders = [] if report.ladder is None else [_ladder_part(report.ladder)]
+    ladder = None if report.ladder is None else LadderPart.of(report.ladder)
     return _rendered(
         "report.html",
         f"{report.package.name} on {report.plan.target}",
-        {**specs, **_charts_of([*parts, *ladders])},
-        [*tables.values(), *(part["table"] for part in [*parts, *ladders])],
+        {**specs, **_charts_of(parts), **(ladder.specs if ladder else {})},
+        [
+            *tables.values(),
+            *(part["table"] for part in parts),
+            *([ladder.table] if ladder else []),
+        ],
         report=report,
         plan=report.plan,
         facts=facts(report),
@@ -48,7 +51,7 @@ def page(report: Report) -> str:
         tables=tables,
         graphs=_graphs(report),
         ablation_part=parts[0] if parts else None,
-        ladder_part=ladders[0] if ladders else None,
+        ladder_part=ladder,
         looks=drawn(report.pictures),
     )
 
@@ -85,15 +88,6 @@ def _part(ablation: Ablation, chip: str, number: int) -> dict[str, Any]:
         "table": replace(table, name=f"{table.name}-{number}"),
         "specs": {f"{name}-{number}": spec for name, spec in specs.items()},
         **{name: f"{name}-{number}" if name in specs else None for name in of_ablation.CHARTS},
-    }
-
-
-def _ladder_part(ladder: Ladder) -> dict[str, Any]:
-    """What the template shows of a ladder of sizes."""
-    return {
-        "specs": ladder_charts(ladder),
-        "table": ladder_table(ladder),
-        "notes": ladder_notes(ladder),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lowering.compression.ladder_result import Ladder, Level, frontier
@@ -14,6 +15,26 @@ Spec = dict[str, Any]
 # Errors below this are drawn there: a package that is exact has none on a scale of powers.
 _LEAST_ERROR = 1e-6
 _HEIGHT = 260
+
+
+@dataclass(frozen=True)
+class LadderPart:
+    """What a page shows of a ladder.
+
+    Attributes:
+        specs: its charts by name.
+        table: one row for each rung.
+        notes: sentences.
+    """
+
+    specs: dict[str, Spec]
+    table: Table
+    notes: list[str]
+
+    @classmethod
+    def of(cls, ladder: Ladder) -> LadderPart:
+        """The part of this ladder."""
+        return cls(ladder_charts(ladder), ladder_table(ladder), ladder_notes(ladder))
 
 
 def ladder_table(ladder: Ladder) -> Table:
@@ -78,7 +99,7 @@ def ladder_charts(ladder: Ladder) -> dict[str, Spec]:
     return found
 
 
-def _rows(ladder: Ladder) -> list[tuple[Any, ...]]:
+def _rows(ladder: Ladder) -> list[tuple[object, ...]]:
     whole = ladder.levels[0].bytes
     return [
         (level.name, *[None] * 7, level.refused)
@@ -98,7 +119,7 @@ def _rows(ladder: Ladder) -> list[tuple[Any, ...]]:
     ]
 
 
-def _point(ladder: Ladder, level: Level) -> dict[str, Any]:
+def _point(ladder: Ladder, level: Level) -> Spec:
     assert level.predicted is not None  # refused ones were left out
     return {
         "rung": level.name,
@@ -114,14 +135,14 @@ def _point(ladder: Ladder, level: Level) -> dict[str, Any]:
     }
 
 
-def _front(ladder: Ladder) -> Sequence[dict[str, Any]]:
+def _front(ladder: Ladder) -> Sequence[Spec]:
     return [
         {"mb": level.bytes / 1e6, "drawn": max(level.error, _LEAST_ERROR)}
         for level in frontier(ladder.levels)
     ]
 
 
-def _chart(rows: list[dict[str, Any]], y: Spec, front: Sequence[dict[str, Any]]) -> Spec:
+def _chart(rows: list[Spec], y: Spec, front: Sequence[Spec]) -> Spec:
     x: Spec = {
         "field": "mb",
         "type": "quantitative",
