@@ -103,9 +103,9 @@ def check(
 
 def _optimized(
     model: Any,
-    example_inputs: Any,
+    example_inputs: object,
     kwargs: Mapping[str, Any] | None,
-    dynamic_shapes: Any,
+    dynamic_shapes: object,
     pipeline: Sequence[Pass],
     findings: Findings,
     table: Mapping[Any, Any],
