@@ -85,19 +85,21 @@ def collect(
         found = verify(path, original, function=function)
         accuracy = _accuracy(path, original, program.ops, found, function)
     return Report(
-        PackageFacts(
+        package=PackageFacts(
             path.name,
             stored_bytes(path),
             _versions(program.metadata),
             _passes(program.metadata, () if original is None else original.reports),
         ),
-        made,
-        _edges(program.ops),
-        tuple(tuple(tensor.shape for tensor in op.facts.runtime) for op in program.ops),
-        repeated_block(made, program.ops, original),
-        accuracy,
-        ablation,
-        ladder,
+        plan=made,
+        edges=_edges(program.ops),
+        input_shapes=tuple(
+            tuple(tensor.shape for tensor in op.facts.runtime) for op in program.ops
+        ),
+        block=repeated_block(made, program.ops, original),
+        accuracy=accuracy,
+        ablation=ablation,
+        ladder=ladder,
     )
 
 
