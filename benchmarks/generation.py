@@ -3,9 +3,10 @@
     python -m benchmarks.generation [FAMILY...] [--brief]
 
 Each is built from its configuration with random weights, three times as large as transformers draws
-them so that logits are spread, and exported as it is. *equal*: all tokens of a greedy answer are
-those of ``generate``; otherwise the first one that differs, with what the chosen one lacks to the
-expected one in standard deviations of the logits. Counts are of the function for one token.
+them so that logits are spread, and exported as it is. *equal*: all tokens of a conversation are
+those of ``generate`` (``generation_families.py`` has its turns; encoders read sources of two
+lengths); otherwise the first one that differs, with what the chosen one lacks to the expected one
+in standard deviations of the logits. Counts are of the function for one token.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from benchmarks.generation_configs import Tiny
+from benchmarks.generation_configs import build as build_small
+from benchmarks.generation_families import PRECISIONS, compared, expected
 from lowering.cli import main as ane_passes
-from lowering.generation import Generator, export_decoder
+from lowering.generation import export_decoder
 from lowering.reference import load
 from lowering.support.quiet import quiet_third_parties
 
-_CONTEXT, _PREFILL, _PROMPT, _NEW = 96, 16, 21, 64
+_CONTEXT, _PREFILL = 128, 16
 _SIZES: Mapping[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 128,
@@ -60,6 +64,8 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_d_ssm": 128},
     ),
 }
+# With an encoder: the name among all families, see ``generation_configs``.
+ENCODERS: Mapping[str, str] = {"t5": "t5", "bart": "bart-seq2seq", "whisper": "whisper-seq2seq"}
 
 
 def build(name: str) -> nn.Module:
@@ -85,43 +91,37 @@ def tiny() -> nn.Module:
     return build("qwen3")
 
 
-def compared(model: nn.Module, package: Path, precision: str) -> str:
-    """How a greedy answer of the package compares with the model's."""
-    draw = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, _SIZES["vocab_size"], (1, _PROMPT), generator=draw)
-    with torch.no_grad():
-        answer = model.generate(  # type: ignore[operator]
-            ids,
-            max_new_tokens=_NEW,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-    expected = answer.sequences[0].tolist()[_PROMPT:]
-    found = Generator(package, precision=precision).generate(ids[0].tolist(), _NEW)
-    at = next((i for i in range(_NEW) if found[i] != expected[i]), None)
-    if at is None:
-        return f"equal ({len(set(expected))} different)"
-    logits = answer.logits[at][0]
-    lacking = (logits[expected[at]] - logits[found[at]]) / logits.std()
-    return f"differs at {at} by {lacking:.3f}"
+def measured(name: str) -> Tiny:
+    """The model of one row."""
+    if name in ENCODERS:
+        return build_small(ENCODERS[name])
+    return Tiny(build(name), None, _CONTEXT)
 
 
 def row(name: str, folder: Path) -> str:
     """One family as a line of the table."""
-    model = build(name)
-    exact = export_decoder(
-        model, folder / f"{name}-32", context=_CONTEXT, prefill=_PREFILL, precision="fp32"
-    )
-    report = export_decoder(model, folder / name, context=_CONTEXT, prefill=_PREFILL)
+    model = measured(name)
+    (said, note) = expected(model)
+    if note:
+        raise click.ClickException(f"{name}: {note}")
+    texts = []
+    for precision in PRECISIONS:
+        report = export_decoder(
+            model.model,
+            folder / f"{name}-{precision}",
+            context=model.context,
+            prefill=_PREFILL,
+            source=model.source,
+            precision=precision,
+        )
+        texts.append(compared(model, report.path, precision, said)[1])
     kinds = Counter(op.type for op in load(report.path, function="decode").ops)
-    weights = 2 * sum(parameter.numel() for parameter in model.parameters())
+    weights = 2 * sum(parameter.numel() for parameter in model.model.parameters())
+    different = len({token for turn in said for token in turn.tokens})
     return (
         f"{name:10s} {kinds.total():4d} {kinds['transpose']:3d} {kinds['reshape']:3d} "
-        f"{len(report.contract.states):6d}  {report.size / weights:5.2f}  "
-        f"{compared(model, exact.path, 'fp32'):24s} {compared(model, report.path, 'fp16')}"
+        f"{len(report.contract.states):6d}  {report.size / weights:5.2f}  {different:9d}  "
+        f"{texts[0]:28s} {texts[1]}"
     )
 
 
@@ -141,7 +141,7 @@ def on_the_command_line() -> str:
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(tuple(FAMILIES)))
+@click.argument("names", nargs=-1, type=click.Choice((*FAMILIES, *ENCODERS)))
 @click.option("--brief", is_flag=True, help="The command line with a small model, for README.md.")
 def main(names: Sequence[str], brief: bool) -> None:
     """Prints one line for each family."""
@@ -149,9 +149,11 @@ def main(names: Sequence[str], brief: bool) -> None:
     if brief:
         click.echo(on_the_command_line())
         return
-    click.echo("family      ops   T   R states   size  float32                  float16")
+    click.echo(
+        "family      ops   T   R states   size  different  float32                      float16"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        for name in names or FAMILIES:
+        for name in names or (*FAMILIES, *ENCODERS):
             click.echo(row(name, Path(folder)))
 
 

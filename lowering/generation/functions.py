@@ -95,15 +95,24 @@ class Functions:
         Raises:
             GenerationError: the package has no encoder, or the source does not fit it.
         """
+        inputs = self.source_inputs(source)
+        self.reset()
+        assert self.contract.source is not None
+        self.call(self.contract.source.function, self._with_cache(inputs))
+        self._source_length = int(inputs[LENGTH][0]) if LENGTH in inputs else 0
+
+    def source_inputs(self, source: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """What the encoder is called with to read ``source``.
+
+        Raises:
+            GenerationError: the package has no encoder, or the source does not fit it.
+        """
         expected = self.contract.source
         if expected is None:
             raise GenerationError(
                 "the package has no encoder that could read a source",
                 hint="give the tokens to generate",
             )
-        self.reset()
-        inputs: dict[str, np.ndarray] = {}
-        count = 0
         if expected.is_text:
             ids = [int(token) for token in source]
             count, room = len(ids), expected.shape[1]
@@ -115,19 +124,16 @@ class Functions:
                     found=f"{count}",
                     hint="shorten it, or export with a larger source",
                 )
-            inputs["source"] = np.array([[*ids, *[0] * (room - count)]], np.int32)
-            inputs[LENGTH] = np.array([count], np.int32)
-        else:
-            values = np.asarray(source, np.float32)
-            if values.shape != expected.shape:
-                raise GenerationError(
-                    "the source does not fit the encoder",
-                    expected=f"shape {expected.shape}",
-                    found=f"{values.shape}",
-                )
-            inputs["source"] = values
-        self.call(expected.function, self._with_cache(inputs))
-        self._source_length = count
+            padded = np.array([[*ids, *[0] * (room - count)]], np.int32)
+            return {"source": padded, LENGTH: np.array([count], np.int32)}
+        values = np.asarray(source, np.float32)
+        if values.shape != expected.shape:
+            raise GenerationError(
+                "the source does not fit the encoder",
+                expected=f"shape {expected.shape}",
+                found=f"{values.shape}",
+            )
+        return {"source": values}
 
     def inputs(self, name: str, ids: Sequence[int], position: int) -> dict[str, np.ndarray]:
         """What a function is called with for ``ids`` behind ``position`` tokens."""

@@ -15,11 +15,13 @@ from frontend.decoder.step import Rooms, rooms
 from frontend.surroundings import inference_mode
 from lowering.generation.contract import Contract, SourceContract
 from lowering.generation.functions import Functions
+from lowering.generation.held import HeldDecoder
 from lowering.generation.settings import WantedFunction
 from lowering.generation.stepping import Reference, Stepper
-from lowering.package.open import MAIN
+from lowering.package.open import MAIN, open_package
 from lowering.reference import Precision
 from lowering.verification import package_values
+from lowering.verification.decoded import Compressed, Lost
 from lowering.verification.locating import Before, located
 from lowering.verification.original import (
     HALF_ERRORS,
@@ -73,6 +75,9 @@ def verify_decoder(
     fits any more, another text starts. A function that takes tokens behind which there may be junk
     gets some at its first call.
 
+    A package with compressed weights is held against the model's programs with the weights that it
+    decodes, each of which must be one of the model's within the bound of its form.
+
     Args:
         package: what ``export_decoder`` wrote.
         model: the decoder that it was made from; left as it is.
@@ -98,28 +103,32 @@ def verify_decoder(
         raise VerificationError(
             "a verification takes one step or more", expected="steps=N from 1 on", found=str(steps)
         )
-    if functions.loaded(names[0]).is_compressed:
-        raise VerificationError(
-            "a compressed package says something else than the model by what it leaves out",
-            expected="a package with the weights as they are",
-            found=os.fspath(package),
-            hint="verify the package without compress=, and compare the two",
-        )
     decoder, place = _decoder(contract, model)
     calls = list(_schedule(functions, names, steps or _ROUNDS * len(names)))
     sides = _Sides(model, decoder, calls, declares_fp16(functions.loaded(names[0])))
     thresholds = thresholds or Thresholds()
+    held = None
+    if functions.loaded(names[0]).is_compressed:
+        passes = passes_of(None, functions.loaded(names[0]).metadata, known_passes)
+        stepper = _stepper(contract, model, decoder, place, passes)
+        held = HeldDecoder(stepper, contract, open_package(package), names)
     worst: dict[str, Parity] = {}
+    lost: dict[str, Lost] = {}
     found = Verification((), Precision.of(precision).value)
     for number, call in enumerate(calls, start=1):
         if call.position == 0:
-            _start(functions, decoder)
+            _start(functions, decoder, held)
         before = functions.states()
         ids = sides.ids[call.position : call.position + call.count]
         inputs = functions.inputs(call.function, ids, call.position)
         logits = torch.from_numpy(functions.step(call.function, ids, call.position))
         best = contract.steps[call.function].best
-        item = sides.parity(call, logits, best, thresholds)
+        wanted = sides.exact(call, len(logits))
+        if held is not None:
+            own, wanted = wanted, held.logits(call.function, inputs)[: len(logits)]
+            if best is None:
+                lost.setdefault(call.function, _lost(call.function, logits, wanted, own))
+        item = sides.parity(call, logits, wanted, best, thresholds)
         last = worst.get(call.function)
         if last is None or not item.rel_l2 / item.threshold <= last.rel_l2 / last.threshold:
             worst[call.function] = item
@@ -129,9 +138,12 @@ def verify_decoder(
             step=number,
             steps=len(calls),
             functions=tuple(call.function for call in calls),
+            compression=None
+            if held is None
+            else Compressed(tuple(held.weights.values()), tuple(lost.values())),
         )
         if not found.passed:
-            if not locate:
+            if not locate or held is not None:
                 return found
             passes = passes_of(None, functions.loaded(call.function).metadata, known_passes)
             stepper = _stepper(contract, model, decoder, place, passes)
@@ -206,14 +218,29 @@ def _fitting(functions: Functions, names: Sequence[str], position: int) -> list[
     return [name for name in names if functions.fits(name, position, steps[name].tokens)]
 
 
-def _start(functions: Functions, decoder: Decoder) -> None:
+def _start(functions: Functions, decoder: Decoder, held: HeldDecoder | None) -> None:
     calls = dict(functions.calls)
     functions.reset()
+    read: dict[str, np.ndarray] = {}
     if (source := decoder.source) is not None:
         example = source.example()
         given = example[0, : int(source.example_length())] if source.is_text else example
         functions.encode(given.numpy())
+        read = functions.source_inputs(given.numpy())
     functions.calls = calls
+    if held is not None:
+        held.start(read)
+
+
+def _lost(function: str, package: torch.Tensor, held: torch.Tensor, model: torch.Tensor) -> Lost:
+    """What compression costs the logits of one call."""
+    return Lost(
+        f"{function}: logits",
+        total=rel_l2(package, model),
+        weights=rel_l2(held, model),
+        activations=0.0,
+        rounding=rel_l2(package, held),
+    )
 
 
 class _Sides:
@@ -236,20 +263,31 @@ class _Sides:
         self._is_fp16 = half
         self._half = _in_half(model, reference.given) if half else None
 
+    def exact(self, call: _Call, count: int) -> torch.Tensor:
+        """The model's logits of the last ``count`` tokens of one call."""
+        end = call.position + call.count
+        return self._exact[end - count : end]
+
     def parity(
-        self, call: _Call, found: torch.Tensor, best: int | None, thresholds: Thresholds
+        self,
+        call: _Call,
+        found: torch.Tensor,
+        expected: torch.Tensor,
+        best: int | None,
+        thresholds: Thresholds,
     ) -> Parity:
-        """How far the logits of one call, or of its ``best`` tokens, are from the model's."""
+        """How far the logits of one call, or of its ``best`` tokens, are from those expected."""
         end = call.position + call.count
         rows = slice(end - len(found), end)
-        expected = self._exact[rows]
+        exact = self._exact[rows]
         half = None if self._half is None else self._half[rows]
         if best is not None:  # they are as good as their logits
             values, tokens = found.topk(best)
             found = expected.gather(1, tokens) if best == 1 else values
             expected = expected.topk(best).values
             half = None if half is None else half.topk(best).values
-        yardstick = None if half is None else rel_l2(half, expected)
+            exact = exact.topk(best).values
+        yardstick = None if half is None else rel_l2(half, exact)
         allowed = thresholds.allowed(self._is_fp16, yardstick)
         name = f"{call.function}: logits"
         compared = parity(name, found, expected, allowed, yardstick)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from frontend.errors import InputError
-from lowering import VerificationError, compress
+from lowering import compress
 from lowering.generation import Generator, export_decoder
 from lowering.generation.export import ExportReport
 from lowering.generation.verifying import verify_decoder
@@ -39,13 +40,26 @@ def test_functions_share_compressed_weights(
     assert Generator(made).contract == exported.contract
 
 
-def test_an_export_is_compressed_at_once(model: nn.Module, exported: ExportReport, tmp_path: Path):
+@pytest.mark.parametrize("rung", ["int8", "pal6", "int4-block"])
+def test_an_export_is_compressed_at_once_and_held_against_what_it_decodes(
+    rung: str, tmp_path: Path
+):
     small = qwen3(num_hidden_layers=1)
-    report = export_decoder(small, tmp_path / "m", context=32, prefill=0, compress="int8")
+    report = export_decoder(small, tmp_path / "m", context=32, prefill=0, compress=rung)
     assert len(Generator(report.path).generate(prompt(3), 4)) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["m.mlpackage"]
-    with pytest.raises(VerificationError, match="compressed package"):
-        verify_decoder(report.path, small)
+    found = verify_decoder(report.path, small, steps=2)
+    assert found.passed
+    assert found.compression is not None
+    assert len(found.compression.weights) > 6
+    (lost,) = found.compression.lost
+    assert lost.rounding < 0.5 * lost.weights  # most is what compression leaves out
+    with torch.no_grad():
+        small.get_parameter("model.layers.0.mlp.up_proj.weight").mul_(-1.0)
+    other = verify_decoder(report.path, small, steps=2)
+    assert not other.passed
+    assert other.compression is not None
+    assert any(weight.fault for weight in other.compression.weights)
 
 
 def test_a_rung_that_there_is_not(model: nn.Module, tmp_path: Path):
