@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,10 +37,11 @@ from lowering.generation.settings import (
     check_path,
     functions,
 )
-from lowering.generation.stepping import Stepper
+from lowering.generation.stepping import Call, Stepper
 from lowering.multifunction import merge
 from lowering.package.saving import save
 from lowering.precision.safe import SAFE, convert_in
+from lowering.verification.original import Original
 from passes.base import Pass
 from passes.default_pipeline import default_pipeline
 from passes.drop_leading_axes import DropLeadingAxes
@@ -254,12 +255,14 @@ def decode_pipeline(positions: int, head: int | None = None) -> tuple[Pass, ...]
 
 
 def _converted(
-    model: OptimizedModel, precision: str, calls: Sequence[Mapping[str, torch.Tensor]] = ()
+    model: OptimizedModel, precision: str, calls: Sequence[Call] = ()
 ) -> ct.models.MLModel:
+    original = Original.of(model)
+    judged = [replace(original.with_inputs(given), buffers=states) for given, states in calls]
     return convert_in(
         model,
         precision=_PRECISIONS[precision],
-        calibration=calls if precision == SAFE else (),
+        calibration=judged if precision == SAFE else (),
         minimum_deployment_target=ct.target.iOS18,
         skip_model_load=True,
     )

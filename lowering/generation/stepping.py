@@ -33,6 +33,10 @@ _CALLS = 4  # on which a conversion may judge what float16 spoils
 _TOLERANCE = 2e-3
 
 
+Call = tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]
+"""The inputs of a call by name, and the states before it where they are not empty."""
+
+
 @dataclass(frozen=True)
 class CheckedStep:
     """An optimised step and how it may be used.
@@ -42,7 +46,8 @@ class CheckedStep:
         model: the step after the passes.
         padded, from_start: as in ``contract.StepContract``; found by trying.
         overflows: values that float16 has no room for.
-        calls: inputs by name of a few calls on an empty cache.
+        calls: inputs by name of a few calls on an empty cache, each with the states before it; and
+            of recurrent layers the last call of all, by which their states have grown.
     """
 
     function: WantedFunction
@@ -50,7 +55,7 @@ class CheckedStep:
     padded: bool
     from_start: bool
     overflows: tuple[Overflow, ...]
-    calls: tuple[Mapping[str, torch.Tensor], ...]
+    calls: tuple[Call, ...]
 
 
 class Reference:
@@ -222,9 +227,13 @@ class Stepper:
         run = self._run(lambda: runnable(optimized.program), function)
         run.names = [str(n) for n in optimized.program.graph_signature.user_outputs]
         padded, from_start = self._measured(run, function)
-        calls = tuple(inputs | {"input_ids": ids} for ids in self._texts(function.tokens))
+        calls: list[Call] = [
+            (inputs | {"input_ids": ids}, {}) for ids in self._texts(function.tokens)
+        ]
+        if run.last is not None:
+            calls.append(run.last)
         overflows = tuple(run.overflows.values())
-        return CheckedStep(function, optimized, padded, from_start, overflows, calls)
+        return CheckedStep(function, optimized, padded, from_start, overflows, tuple(calls))
 
     def _texts(self, tokens: int) -> list[torch.Tensor]:
         """Some (1, tokens) of the checked ones."""
@@ -233,7 +242,8 @@ class Stepper:
         return [ids[:, at : at + tokens] for at in starts]
 
     def _run(self, make: Callable[[], nn.Module], function: WantedFunction) -> _Run:
-        return _Run(make, function, self._start, self._given, self._form == "io")
+        keeps = self._decoder.is_recurrent
+        return _Run(make, function, self._start, self._given, self._form == "io", keeps)
 
     def _step(self, function: WantedFunction, form: CallForm) -> DecoderStep:
         rooms = self._rooms.limited(function.context)
@@ -312,6 +322,7 @@ class _Run:
         start: the cache before the first token.
         given: inputs that are the same at every step.
         io: whether the cache goes in and comes out.
+        keeps: whether the newest call is kept, with the states before it.
     """
 
     names: list[str] | None = None  # of a program's results, which come as a tuple
@@ -323,10 +334,12 @@ class _Run:
         start: Mapping[str, torch.Tensor],
         given: Mapping[str, torch.Tensor],
         io: bool,
+        keeps: bool,
     ) -> None:
-        self._make, self._function, self._io = make, function, io
+        self._make, self._function, self._io, self._keeps = make, function, io, keeps
         self._start, self._given = start, given
         self.overflows: dict[str, Overflow] = {}  # of a program, by value
+        self.last: Call | None = None  # of a program
 
     def reset(self) -> None:
         """A cache without tokens."""
@@ -359,5 +372,9 @@ class _Run:
             results: dict[str, torch.Tensor] = self._module(**inputs)
             return results
         assert isinstance(self._module, fx.GraphModule)
+        if self._keeps:
+            buffers = dict(self._module.named_buffers())
+            before = {name: buffers[name].clone() for name in self._states if name in buffers}
+            self.last = (inputs, before)
         watcher = Watcher(self._module, self._function.name, self.overflows)
         return dict(zip(self.names, watcher.called(inputs), strict=True))

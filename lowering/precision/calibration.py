@@ -86,6 +86,9 @@ class Sample:
 
     def _errors(self, model: LoadedModel) -> dict[str, float]:
         state = model.make_state()
+        for stored in stored_in(model.metadata, self.original.buffers):
+            if stored.name in state:
+                state[stored.name] = self.original.buffers[stored.buffer].numpy()
         try:
             results = model.run(feed_of(model, self.original), state)
         except ExecutionError:
@@ -117,7 +120,8 @@ def samples_of(
     Args:
         first: the program with the example inputs.
         model: any package of it.
-        calibration: the inputs of further calls: positional ones, or a mapping by name.
+        calibration: the inputs of further calls: positional ones, or a mapping by name; or an
+            ``Original`` of ``first``'s program, for a call on other states than it starts with.
         input_ranges: smallest and largest value of inputs, by name.
 
     Raises:
@@ -126,7 +130,8 @@ def samples_of(
     """
     calls = [("the example", first)]
     calls += [
-        (f"call {number}", first.called(given)) for number, given in enumerate(calibration, 2)
+        (f"call {number}", given if isinstance(given, Original) else first.called(given))
+        for number, given in enumerate(calibration, 2)
     ]
     found = [Sample.of(words, original, model) for words, original in calls]
     example = first.inputs()

@@ -47,10 +47,17 @@ def test_the_places_are_named(build, name: str, factor: float):
     assert any(place in name for place in places) is (factor > 1)
 
 
-def test_it_is_told_and_safe_keeps_it_in_float32(tmp_path: Path):
-    model = large(qwen3, "model.layers.0.mlp.down_proj.weight", 1e6)
+@pytest.mark.parametrize(
+    ("build", "name", "factor"),
+    [
+        (qwen3, "model.layers.0.mlp.down_proj.weight", 1e6),
+        (mamba, "backbone.layers.0.mixer.out_proj.weight", 1e7),  # its states grow
+    ],
+)
+def test_it_is_told_and_safe_keeps_it_in_float32(build, name: str, factor: float, tmp_path: Path):
+    model = large(build, name, factor)
     ids = prompt(3)
-    with pytest.warns(PrecisionWarning, match=r"65504.*decode reaches.*mlp\.down_proj.*safe"):
+    with pytest.warns(PrecisionWarning, match=rf"65504.*decode reaches.*{name[-15:-7]}.*safe"):
         report = export_decoder(model, tmp_path / "m", context=32, prefill=0)
     assert report.overflows
     safe = export_decoder(model, tmp_path / "s", context=32, prefill=0, precision="safe")
