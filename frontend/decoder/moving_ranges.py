@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,14 +21,15 @@ def moving_ranges(tokens: int) -> Iterator[None]:
     Args:
         tokens: of the step.
     """
-    own = torch.arange
+    own: Callable[..., Tensor] = torch.arange
 
-    def arange(*args: Any, **kwargs: Any) -> Tensor:
+    def arange(*args: object, **kwargs: object) -> Tensor:
         start = args[0] if len(args) > 1 else kwargs.get("start")
         if not isinstance(start, Tensor):
             return own(*args, **kwargs)
         rows = own(tokens, device=kwargs.get("device")) + start
-        return rows.to(kwargs.get("dtype") or torch.int64)
+        dtype = kwargs.get("dtype")
+        return rows.to(dtype if isinstance(dtype, torch.dtype) else torch.int64)
 
     torch.arange = arange
     try:

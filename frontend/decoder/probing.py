@@ -157,12 +157,13 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
             replace(layer, cross=other.attention)
             for layer, other in zip(layers, crossed, strict=True)
         )
-        read = _as_read(model, read, result, cache)
+        keys = cache.cross_attention_cache.layers[0].keys.shape[2]
+        read = _as_read(model, read, result, keys)
     return Decoder(name, takes, vocabulary, _positions(model), layers, read)
 
 
-def _as_read(model: nn.Module, read: EncoderInput, result: Any, cache: Any) -> EncoderInput:
-    """``read`` with the sizes of what the encoder said."""
+def _as_read(model: nn.Module, read: EncoderInput, result: object, keys: int) -> EncoderInput:
+    """``read`` with the sizes of what the encoder said, of which the cache has so many ``keys``."""
     said = getattr(result, "encoder_last_hidden_state", None)
     if not isinstance(said, torch.Tensor):
         raise CaptureError(
@@ -170,8 +171,7 @@ def _as_read(model: nn.Module, read: EncoderInput, result: Any, cache: Any) -> E
             expected="encoder_last_hidden_state in its result",
             found=type(result).__name__,
         )
-    length = cache.cross_attention_cache.layers[0].keys.shape[2]
-    return replace(read, length=length, width=said.shape[-1])
+    return replace(read, length=keys, width=said.shape[-1])
 
 
 def takes_cache(model: nn.Module) -> bool:
