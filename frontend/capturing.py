@@ -40,7 +40,7 @@ from frontend.quantized_modules import with_dense_weights
 from frontend.quantized_operators import settle_quantized
 from frontend.releases import warn_of_untried
 from frontend.signature_tables import quick_signatures
-from frontend.size_guards import check_guards, deferring
+from frontend.size_guards import check_guards, deferring, warn_of_narrowed
 from frontend.spelling import is_free_in_code, with_spellable_names
 from frontend.structure import Flat, Structure, flatten
 from frontend.surroundings import plain_torch, undisturbed, without_inference
@@ -151,11 +151,11 @@ def _exported(
     if not state and (written := written_constants(program, model)):
         return _exported(model, call, written)
     check_program(program)
-    if violations.error is not None:
-        try:
-            check_guards(program, model, call, violations.error)
-        except (ConstraintViolationError, AssertionError) as error:
-            raise explain_export_error(error, model, call.args, call.kwargs) from error
+    try:
+        check_guards(program, model, call, violations.error)
+    except (ConstraintViolationError, AssertionError) as error:
+        raise explain_export_error(error, model, call.args, call.kwargs) from error
+    warn_of_narrowed(program, call)
     remember_symbols(program, call.axes)
     program.graph_module.meta[BRANCHES] = tuple(dict.fromkeys(branches))
     return program, results[-1]

@@ -8,8 +8,9 @@ may be left out, mistakes are named with their place, and examples of one are re
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,8 +24,27 @@ from frontend.errors import DynamicShapesError, SizeError
 DIM_SYMBOLS = "ane_dim_symbols"
 
 _HINT = type(Dim.AUTO)
+# Sizes 0 and 1 broadcast, so that the exporter takes a hint for something larger.
+_LEAST = 2
+# Of a hint without a largest size, this many are looked at.
+_WINDOW = 32
 _FORMS = "a Dim, an int, None, Dim.AUTO, Dim.DYNAMIC or Dim.STATIC"
 _EXAMPLE = '{"x": {0: Dim("batch", max=8)}} for an argument x, one entry for each dynamic axis'
+
+
+class HintedDim(Dim):
+    """What stands for a hint such as ``Dim.DYNAMIC(min=4, max=32)`` where sizes are counted.
+
+    Attributes:
+        hint: as it was given.
+        place: the argument and axis, in words.
+    """
+
+    def __init__(self, hint: Any, path: str, axis: int) -> None:
+        least = max(_LEAST, hint.min or 0)
+        most = hint.max if hint.max is not None else least + _WINDOW
+        super().__init__(re.sub(r"\W+", "_", f"{path}_{axis}"), min=least, max=max(most, least + 1))
+        self.hint, self.place = hint, f"axis {axis} of {path}"
 
 
 @dataclass(frozen=True)
@@ -36,13 +56,15 @@ class Call:
         kwargs: keyword inputs, likewise.
         dynamic_shapes: as torch.export takes it; ``None`` where every size is fixed.
         axes: of each named Dim one place, (position of the flat input, axis, the Dim).
-        sizes: every place of a named or derived Dim, likewise.
+        dims: as ``dynamic_shapes``, with a Dim of its own for each hint.
+        sizes: every place of a Dim in ``dims``, as in ``axes``.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     dynamic_shapes: Any
     axes: Mapping[str, tuple[int, int, Dim]]
+    dims: Mapping[str, Any] = field(default_factory=dict)
     sizes: Sequence[tuple[int, int, Dim]] = ()
 
 
@@ -73,12 +95,12 @@ def normalise_call(
     specs = {
         name: _checked(value, given.get(name), name) for name, value in bound.arguments.items()
     }
-    places = [place for name in specs for place in _axes(bound.arguments[name], specs[name])]
+    places = [p for name in specs for p in _axes(bound.arguments[name], specs[name], name)]
     wider = _too_narrow(places)
     if wider:
         for name, value in bound.arguments.items():
             bound.arguments[name] = _widened(value, specs[name], wider)
-        places = [place for name in specs for place in _axes(bound.arguments[name], specs[name])]
+        places = [p for name in specs for p in _axes(bound.arguments[name], specs[name], name)]
     _check_ranges(places)
     # From the last on, since of several inputs with one size the first is the one to be named.
     order = reversed(list(enumerate(tree_leaves((bound.args, bound.kwargs)))))
@@ -88,25 +110,24 @@ def normalise_call(
         for tensor, axis, entry, _ in reversed(places)
         if isinstance(entry, Dim) and not hasattr(entry, "root")
     }
+    dims = {name: _hints_as_dims(bound.arguments[name], specs[name], name) for name in specs}
     sizes = [
         (index_of[id(tensor)], axis, entry)
-        for tensor, axis, entry, _ in places
+        for name in specs
+        for tensor, axis, entry, _ in _axes(bound.arguments[name], dims[name], name)
         if isinstance(entry, Dim)
     ]
-    return Call(bound.args, bound.kwargs, specs, axes, sizes)
+    return Call(bound.args, bound.kwargs, specs, axes, dims, sizes)
 
 
 def resized(call: Call, sizes: Mapping[str, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inputs of ``call`` with the named sizes, cut or repeated along those axes."""
-    specs = list(call.dynamic_shapes.values())
+    specs = list(call.dims.values())
     args = [
         _widened(value, spec, sizes)
         for value, spec in zip(call.args, specs[: len(call.args)], strict=True)
     ]
-    kwargs = {
-        name: _widened(value, call.dynamic_shapes[name], sizes)
-        for name, value in call.kwargs.items()
-    }
+    kwargs = {name: _widened(value, call.dims[name], sizes) for name, value in call.kwargs.items()}
     return tuple(args), kwargs
 
 
@@ -254,7 +275,7 @@ def _misfit(path: str, expected: str, found: str) -> DynamicShapesError:
 _Place = tuple[Tensor, int, Any, str]
 
 
-def _axes(value: object, spec: Any, path: str = "") -> Iterator[_Place]:
+def _axes(value: object, spec: Any, path: str) -> Iterator[_Place]:
     """Each tensor, axis and size of a checked spec, with the place in words."""
     if isinstance(value, Tensor) and spec is not None:
         for axis, entry in spec.items():
@@ -294,13 +315,29 @@ def _widened(value: Any, spec: Any, sizes: Mapping[str, int]) -> object:
     return value
 
 
+def _hints_as_dims(value: object, spec: Any, path: str) -> Any:
+    if isinstance(value, Tensor) and spec is not None:
+        return {
+            axis: HintedDim(entry, path, axis)
+            if isinstance(entry, _HINT) and entry.type != Dim.STATIC.type
+            else entry
+            for axis, entry in spec.items()
+        }
+    if isinstance(value, Mapping) and isinstance(spec, Mapping):
+        return {k: _hints_as_dims(part, spec[k], f"{path}[{k!r}]") for k, part in value.items()}
+    if isinstance(value, tuple | list) and isinstance(spec, tuple | list):
+        pairs = enumerate(zip(value, spec, strict=True))
+        return type(spec)(_hints_as_dims(v, inner, f"{path}[{i}]") for i, (v, inner) in pairs)
+    return spec
+
+
 def _check_ranges(places: Sequence[_Place]) -> None:
     for tensor, axis, entry, path in places:
         size = tensor.shape[axis]
         if isinstance(entry, Dim) and not entry.min <= size <= entry.max:
             raise DynamicShapesError(
                 f"the example is outside of the range of {entry.__name__!r}",
-                expected=f"{entry.min} to {entry.max} along axis {axis}{path and ' of ' + path}",
+                expected=f"{entry.min} to {entry.max} along axis {axis} of {path}",
                 found=f"shape {list(tensor.shape)}",
                 hint="give an example within the range, or widen it",
             )

@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 import linecache
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,15 +34,18 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from frontend.branches.ask import replaced
-from frontend.dynamic_shapes import Call, resized
+from frontend.dynamic_shapes import Call, HintedDim, resized
 from frontend.errors import SizeError, kind_and_line
-from frontend.export_errors import KEEP_SYMBOLIC, suggested
+from frontend.export_errors import KEEP_SYMBOLIC, decomposed, suggested
+from frontend.preserve import decomposition_table
 from frontend.program import runnable
 
 # So many computations of a condition take a few seconds.
 _MOST_SIZES = 20_000
 # Sizes at which the program is run beside the model, a fraction of a second each.
-_MOST_RUNS = 12
+_MOST_RUNS = 32
+# Of two sizes at a time: a condition that fails at more of them says how they hang together.
+_MOST_PAIRS = 12
 # The program is the model's own operators in float32: it differs by rounding alone.
 _TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
@@ -48,13 +53,24 @@ _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 Sizes = dict[str, int]
 
 
+class NarrowedSizeWarning(UserWarning):
+    """The program takes fewer sizes than the range of a hint."""
+
+
 @dataclass(frozen=True)
 class _Condition:
-    """A condition in the names of the Dims, and the source line it comes from."""
+    """A condition in the names of the Dims, and the source line it comes from.
+
+    Attributes:
+        text, line: those.
+        fixes: whether a size has to be one number.
+        is_open: whether a size in it has no range that was asked for.
+    """
 
     text: str
     line: str | None
     fixes: bool
+    is_open: bool
 
 
 class Violations:
@@ -92,8 +108,19 @@ def deferring() -> Iterator[Violations]:
         yield found
 
 
-def check_guards(program: ExportedProgram, model: nn.Module, call: Call, error: Exception) -> None:
+def check_guards(
+    program: ExportedProgram, model: nn.Module, call: Call, error: Exception | None
+) -> None:
     """Decides what torch left open, and gives ``program`` the whole range that was asked for.
+
+    torch leaves conditions on hints (``Dim.DYNAMIC``) to a check when the program runs, which a
+    package does not have. They are held to the same as named Dims.
+
+    Args:
+        program: as it was exported.
+        model: what it was exported from.
+        call: the inputs and their sizes.
+        error: what torch could not prove, ``None`` where all sizes that it looks at are hints.
 
     Raises:
         SizeError: a condition fails at a size where the model runs, or the model itself does
@@ -103,62 +130,113 @@ def check_guards(program: ExportedProgram, model: nn.Module, call: Call, error: 
     places = _symbols(program, call)
     environment = next(iter(places.values()))[0] if places else None
     if environment is None:
-        raise error
+        if error is not None:
+            raise error
+        return
     dims = {symbol: dim for symbol, (_, dim) in places.items()}
     named = {symbol: sympy.Symbol(dim.__name__) for symbol, dim in dims.items()}
     failing: dict[tuple[tuple[str, int], ...], _Condition] = {}
     for guard in environment.guards:
-        condition = _Condition(str(guard.expr.xreplace(named)), _line(guard), _fixes(guard.expr))
-        for sizes in _where_false(guard.expr, dims, error):
+        is_open = any(_is_open(dims[s]) for s in guard.expr.free_symbols if s in dims)
+        text = str(guard.expr.xreplace(named))
+        condition = _Condition(text, _line(guard), _fixes(guard.expr), is_open)
+        for sizes in _where_false(guard.expr, dims, environment, error):
             failing.setdefault(tuple(sorted(sizes.items())), condition)
-            if len(failing) > _MOST_RUNS:
+            if len(failing) > (_MOST_RUNS if len(sizes) == 1 else _MOST_PAIRS):
                 raise _fails(condition, list(failing), error)
+    if failing:
+        # As operators that stay, since those that torch takes apart record the example's side too.
+        with _buffers_kept(model):
+            core = decomposed(program, decomposition_table())
     for assignment, condition in failing.items():
-        if not _runs_alike(program, model, call, dict(assignment), condition):
+        if not _runs_alike(core, model, call, dict(assignment), condition):
             raise _fails(condition, [assignment], error)
     for symbol, dim in dims.items():
-        if not hasattr(dim, "root"):
+        if not hasattr(dim, "root") and not isinstance(dim, HintedDim):
             _widen(program, environment, symbol, dim)
+
+
+def warn_of_narrowed(program: ExportedProgram, call: Call) -> None:
+    """Says where the program takes fewer sizes than the range of a hint."""
+    for size, dim in _sizes(program, call):
+        if not isinstance(dim, HintedDim) or dim.hint.min is dim.hint.max is None:
+            continue
+        if isinstance(size, torch.SymInt):
+            taken = program.range_constraints.get(size.node.expr, ValueRanges(0, sympy.oo))
+        else:
+            taken = ValueRanges(size, size)
+        wanted = (dim.hint.min or 0, sympy.oo if dim.hint.max is None else dim.hint.max)
+        if taken.lower > wanted[0] or taken.upper < wanted[1]:
+            warnings.warn(
+                f"{dim.place} takes sizes from {taken.lower} to {taken.upper}, though {dim.hint} "
+                "was asked for: torch starts the range of a hint at 2, and narrows it to what it "
+                "can prove. A named Dim keeps its range, or the refusal says what is in its way",
+                NarrowedSizeWarning,
+                stacklevel=3,
+            )
+
+
+def _sizes(program: ExportedProgram, call: Call) -> Iterator[tuple[int | torch.SymInt, Dim]]:
+    """What became of each dynamic size of the call, and its Dim."""
+    names = program.graph_signature.user_inputs
+    values = {n.name: n.meta.get("val") for n in program.graph.find_nodes(op="placeholder")}
+    for position, axis, dim in call.sizes:
+        value = values.get(str(names[position]))
+        if isinstance(value, Tensor):
+            yield value.shape[axis], dim
 
 
 def _symbols(program: ExportedProgram, call: Call) -> dict[sympy.Symbol, tuple[ShapeEnv, Dim]]:
     """The symbol that torch gave each dynamic size of the call, and its Dim."""
-    names = program.graph_signature.user_inputs
-    values = {n.name: n.meta.get("val") for n in program.graph.find_nodes(op="placeholder")}
     found: dict[sympy.Symbol, tuple[ShapeEnv, Dim]] = {}
-    for position, axis, dim in call.sizes:
-        value = values.get(str(names[position]))
-        size = value.shape[axis] if isinstance(value, Tensor) else None
-        if isinstance(size, torch.SymInt) and isinstance(size.node._expr, sympy.Symbol):
-            found[size.node._expr] = size.node.shape_env, dim
-    return found
+    bound: Counter[sympy.Symbol] = Counter()
+    for size, dim in _sizes(program, call):
+        if isinstance(size, torch.SymInt):
+            expression = size.node._expr
+            if isinstance(dim, HintedDim):
+                bound.update(expression.free_symbols)
+            if isinstance(expression, sympy.Symbol):
+                found[expression] = size.node.shape_env, dim
+    # Sizes of which torch found that they hang together cannot be tried one by one.
+    return {symbol: entry for symbol, entry in found.items() if bound[symbol] <= 1}
 
 
 def _where_false(
-    condition: sympy.Basic, dims: Mapping[sympy.Symbol, Dim], error: Exception
+    condition: sympy.Basic,
+    dims: Mapping[sympy.Symbol, Dim],
+    environment: ShapeEnv,
+    error: Exception | None,
 ) -> Iterator[Sizes]:
     symbols = sorted(condition.free_symbols, key=str)
     if any(symbol not in dims for symbol in symbols):
-        raise error
+        if error is not None:
+            raise error
+        return
     roots = {(root := getattr(dims[s], "root", dims[s])).__name__: root for s in symbols}
-    if len(roots) > 1 and not isinstance(condition, sympy.Eq):
+    is_hinted = any(isinstance(root, HintedDim) for root in roots.values())
+    if len(roots) > 1 and (is_hinted or not isinstance(condition, sympy.Eq)):
         return  # such as n <= end of a cache: the caller's, as it is to torch
     ranges = [range(max(1, int(root.min)), _highest(root, error) + 1) for root in roots.values()]
+    if is_hinted:  # what torch narrowed is the range of the package
+        taken = environment.var_to_range[symbols[0]]
+        ranges = [range(max(ranges[0].start, taken.lower), min(ranges[0].stop, taken.upper + 1))]
     total = 1
     for values in ranges:
         total *= len(values)
-    if total > _MOST_SIZES:
+    if total > _MOST_SIZES and error is not None:
         raise error
-    for combination in itertools.product(*ranges):
+    for combination in itertools.islice(itertools.product(*ranges), _MOST_SIZES):
         sizes = dict(zip(roots, combination, strict=True))
         known = {symbol: _size(dims[symbol], sizes) for symbol in symbols}
         if not sympy_interp(PythonReferenceAnalysis, known, condition):
             yield sizes
 
 
-def _highest(dim: Dim, error: Exception) -> int:
+def _highest(dim: Dim, error: Exception | None) -> int:
     if not isinstance(dim.max, int) or dim.max > sys.maxsize // 2:
-        raise error
+        if error is not None:
+            raise error
+        return _MOST_SIZES
     return dim.max
 
 
@@ -178,6 +256,8 @@ def _runs_alike(
         with _buffers_kept(model):
             want = model(*pytree.tree_map_only(Tensor, torch.clone, args), **kwargs)
     except Exception as error:
+        if condition.is_open:
+            return True  # nobody asked for this size
         raise SizeError(
             f"the model does not run at {where}, which dynamic_shapes asks for",
             source=condition.line,
@@ -185,8 +265,11 @@ def _runs_alike(
             found=kind_and_line(error),
             hint="leave the size out of the range of its Dim",
         ) from error
-    with _buffers_kept(model):  # the program writes the model's own, before it is functional
-        found = runnable(program)(*args, **kwargs)
+    try:
+        with _buffers_kept(model):  # the program writes the model's own, before it is functional
+            found = runnable(program)(*args, **kwargs)
+    except (RuntimeError, ValueError):
+        return False  # it was recorded for the example's size
     pairs = list(zip(_tensors(found), _tensors(want), strict=False))
     return bool(pairs) and all(
         a.shape == b.shape and torch.allclose(a.double(), b.double(), equal_nan=True, **_TOLERANCE)
@@ -205,7 +288,7 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _fails(
-    condition: _Condition, failing: Sequence[tuple[tuple[str, int], ...]], error: Exception
+    condition: _Condition, failing: Sequence[tuple[tuple[str, int], ...]], error: Exception | None
 ) -> SizeError:
     sizes = ["(" + ", ".join(f"{n} = {v}" for n, v in entry) + ")" for entry in failing]
     return SizeError(
@@ -214,7 +297,7 @@ def _fails(
         expected="one program for every size in the range",
         found=f"the model does something else unless {condition.text}: at {', '.join(sizes[:4])}"
         + (" and more" if len(sizes) > 4 else ""),
-        hint=suggested(str(error))
+        hint=suggested(str(error or ""))
         + (f"{KEEP_SYMBOLIC}, or " if condition.fixes else "")
         + "narrow the range of the Dim, convert one package for each part of it, or write "
         "fixed sizes in the model",
@@ -239,6 +322,10 @@ def _model_frame(environment: ShapeEnv) -> FrameType | None:
     while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_MODEL):
         frame = frame.f_back
     return frame
+
+
+def _is_open(dim: Dim) -> bool:
+    return isinstance(dim, HintedDim) and dim.hint.max is None
 
 
 def _fixes(condition: sympy.Basic) -> bool:

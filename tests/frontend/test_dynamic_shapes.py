@@ -1,5 +1,7 @@
 """dynamic_shapes is completed, checked, and fitted to the example inputs."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torch.export import Dim
 from frontend.capturing import capture
 from frontend.dynamic_shapes import DIM_SYMBOLS
 from frontend.errors import DynamicShapesError, SizeError
+from frontend.size_guards import NarrowedSizeWarning
 
 X = torch.randn(3, 5)
 BATCH, TOKENS = Dim("batch", min=1, max=4), Dim("tokens", min=2, max=16)
@@ -122,3 +125,23 @@ def test_a_range_that_shrinks_is_said():
     with pytest.raises(SizeError, match="'batch' cannot take all the sizes") as caught:
         capture(Sum(), (X, X), dynamic_shapes={"x": {0: BATCH}})
     assert "2 to 4" in caught.value.details["found"]
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_a_hint_that_starts_below_two_is_said(least):
+    hint = Dim.DYNAMIC(min=least, max=8)
+    with pytest.warns(
+        NarrowedSizeWarning, match=f"axis 0 of x takes sizes from 2 to 8, .*min={least}"
+    ):
+        program = capture(Sum(), (X, X.clone()), dynamic_shapes={"x": {0: hint}, "y": {0: hint}})
+    assert all(span.lower == 2 for span in program.range_constraints.values())
+
+
+def test_ranges_that_hold_are_not_warned_of():
+    hint, size = Dim.DYNAMIC(min=2, max=8), Dim("rows", min=1, max=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NarrowedSizeWarning)
+        for entry in (hint, size):
+            given = {"x": {0: entry}, "y": {0: entry}}
+            program = capture(Sum(), (X, X.clone()), dynamic_shapes=given)
+            assert {span.lower for span in program.range_constraints.values()} == {entry.min}

@@ -10,6 +10,7 @@ from torch.export import Dim
 from frontend.capturing import capture
 from frontend.errors import SizeError
 from frontend.program import runnable
+from frontend.size_guards import NarrowedSizeWarning
 
 
 class Calls(nn.Module):
@@ -78,10 +79,19 @@ def one_size(x):
     return x * float(x.shape[1])
 
 
+def odd(x):
+    return x * 2 if x.shape[1] % 2 else x * 3
+
+
+def nearly_halves(x):
+    # One operator until torch takes it apart, by whether the example is odd.
+    return x.tensor_split(2, 1)[0]
+
+
 @pytest.mark.parametrize(
     ("function", "condition", "size"),
     [(only_short, "n <= 10", "n = 11"), (all_but_one, "Ne(n, 32)", "n = 32"),
-     (one_size, "Eq(n, 9)", "n = 4")],
+     (one_size, "Eq(n, 9)", "n = 4"), (odd, "n", "n = 4"), (nearly_halves, "n", "n = 4")],
 )  # fmt: skip
 def test_other_code_at_some_sizes_is_refused_with_its_line(function, condition, size):
     with pytest.raises(SizeError) as raised:
@@ -89,6 +99,45 @@ def test_other_code_at_some_sizes_is_refused_with_its_line(function, condition, 
     details = raised.value.details
     assert details["source"].startswith("test_size_guards.py")
     assert condition in details["found"] and size in details["found"]
+
+
+@pytest.mark.parametrize("function", [all_but_one, odd, nearly_halves])
+@pytest.mark.parametrize("hint", [Dim.DYNAMIC(min=4, max=32), Dim.AUTO(min=3), Dim.DYNAMIC])
+def test_hints_are_held_to_the_same(function, hint):
+    with pytest.raises(SizeError, match="does something else unless") as raised:
+        capture(Calls(function), (torch.randn(1, 9, 6),), dynamic_shapes={"x": {1: hint}})
+    assert raised.value.details["source"].startswith("test_size_guards.py")
+
+
+def quarter(x):
+    return x.chunk(4, 1)[0]
+
+
+@pytest.mark.parametrize("size", [Dim("n", min=4, max=32), Dim.DYNAMIC(min=4, max=32), Dim.AUTO])
+def test_conditions_that_change_nothing_do_not_matter(size):
+    program = capture(Calls(quarter), (torch.randn(1, 9, 6),), dynamic_shapes={"x": {1: size}})
+    for n in (4, 5, 9, 31, 32):
+        x = torch.randn(1, n, 6)
+        torch.testing.assert_close(runnable(program)(x)[0], quarter(x))
+
+
+@pytest.mark.parametrize("hint", [Dim.DYNAMIC(min=4, max=32), Dim.AUTO(max=32)])
+def test_a_range_that_torch_narrows_is_said(hint):
+    with pytest.warns(NarrowedSizeWarning, match=r"axis 1 of x takes sizes from \d to 10,"):
+        capture(Calls(only_short), (torch.randn(1, 9, 6),), dynamic_shapes={"x": {1: hint}})
+
+
+def test_sizes_that_hang_together_are_not_tried_one_by_one():
+    class Joined(nn.Module):
+        def forward(self, x, y):
+            both = x + y
+            return both * 2 if x.shape[1] != 30 else both
+
+    x = torch.randn(1, 9, 6)
+    sizes = {1: Dim.AUTO(max=20)}
+    program = capture(Joined(), (x, x.clone()), dynamic_shapes={"x": sizes, "y": sizes})
+    y = torch.randn(1, 5, 6)
+    torch.testing.assert_close(runnable(program)(y, y)[0], y * 4)
 
 
 def root_of_the_size(x):

@@ -106,6 +106,35 @@ def _slice(
     return mb.slice_by_size(x=x, begin=[0] * x.rank, size=size_vector(mb, sizes))
 
 
+def _split(mb: MilBuilder, x: Var, size: Operand, dim: int = 0) -> Lowered:
+    """Parts of one size, which may be computed; the last part is what is left."""
+    axis = axis_of(dim, x.rank)
+    if isinstance(size, int) and isinstance(x.shape[axis], int):
+        return NotImplemented
+    before = len(mb.result) - 1
+    covered = mb.mul(x=size, y=np.int32(before)) if isinstance(size, Var) else size * before
+    return _parts(mb, x, axis, [size] * before + [mb.sub(x=sizes_of(mb, x)[axis], y=covered)])
+
+
+def _split_with_sizes(mb: MilBuilder, x: Var, sizes: Sequence[Operand], dim: int = 0) -> Lowered:
+    """Parts of given sizes, some of which are computed."""
+    if all(isinstance(size, int) for size in sizes):
+        return NotImplemented
+    return _parts(mb, x, axis_of(dim, x.rank), sizes)
+
+
+def _parts(mb: MilBuilder, x: Var, axis: int, lengths: Sequence[Operand]) -> tuple[Var, ...]:
+    begin: list[Operand] = [0] * x.rank
+    sizes = sizes_of(mb, x)
+    parts = []
+    for length in lengths:
+        sizes[axis] = length
+        part = mb.slice_by_size(x=x, begin=size_vector(mb, begin), size=size_vector(mb, sizes))
+        parts.append(part)
+        begin[axis] = mb.add(x=length, y=begin[axis])
+    return tuple(parts)
+
+
 def _masked_select(mb: MilBuilder, x: Var, mask: Var) -> Lowered:
     """The elements under the mask; how many is known when the program runs."""
     shape, other = (tuple(mb.operand(place).shape) for place in range(2))
@@ -155,4 +184,6 @@ TABLE = {
     aten.masked_select.default: _masked_select,
     aten.expand.default: _expand,
     aten.slice.Tensor: _slice,
+    aten.split.Tensor: _split,
+    aten.split_with_sizes.default: _split_with_sizes,
 }

@@ -15,8 +15,10 @@ from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic
 
+from frontend.sizes import same_size
 from lowering.conversion.builder import Lowered, Lowering, MilBuilder, Operand
 from lowering.conversion.torch_ops.common import size_vector, sizes_of
+from lowering.errors import LoweringError
 
 aten = torch.ops.aten
 
@@ -47,20 +49,26 @@ def _group_norm(
 
 
 def _adaptive_average(axes: int) -> Lowering:
-    """Averages over windows, as products with constant matrices; the batch may have any size."""
+    """Averages over windows, as products with matrices, computed where an axis has any size."""
 
-    def lower(mb: MilBuilder, x: Var, output_size: Sequence[int]) -> Lowered:
+    def lower(mb: MilBuilder, x: Var, output_size: Sequence[Operand]) -> Lowered:
         if not any_symbolic(x.shape):
             return NotImplemented
         spatial = list(range(x.rank - axes, x.rank))
-        if all(size == 1 for size in output_size):
+        if all(isinstance(size, int) and size == 1 for size in output_size):
             return mb.reduce_mean(x=x, axes=spatial, keep_dims=True)
-        inner = x.shape[-axes:]
-        if any_symbolic(inner):
-            return NotImplemented
-        x = mb.matmul(x=x, y=_windows(int(inner[-1]), output_size[-1]))
-        if axes == 2:
-            x = mb.matmul(x=_windows(int(inner[0]), output_size[0]).T, y=x)
+        before, after = mb.operand(0).shape, mb.result.shape
+        sizes = sizes_of(mb, x)
+        for axis, count in zip(spatial, output_size, strict=True):
+            if same_size(before[axis], after[axis]):
+                continue  # each window has one element
+            if not isinstance(count, int):
+                return NotImplemented
+            windows = _windows(mb, sizes[axis], count)
+            if axis == x.rank - 1:
+                x = mb.matmul(x=x, y=windows)
+            else:
+                x = mb.matmul(x=windows, y=x, transpose_x=True)
         return x
 
     return lower
@@ -71,8 +79,16 @@ def _adaptive_maximum(axes: int) -> Lowering:
 
     def lower(mb: MilBuilder, x: Var, output_size: Sequence[int]) -> Lowered:
         inner = x.shape[-axes:]
-        if not any_symbolic(x.shape) or any_symbolic(inner):
+        if not any_symbolic(x.shape):
             return NotImplemented
+        if any_symbolic(inner):
+            raise LoweringError(
+                "windows of an adaptive maximum over an axis of any size cannot be lowered",
+                op=str(mb.node.target),
+                expected="known sizes of the axes that are pooled",
+                found=f"{tuple(map(str, inner))}",
+                hint="fix these axes, or take an adaptive average, which can",
+            )
         for axis, count in zip(range(x.rank - axes, x.rank), output_size, strict=True):
             largest = []
             for start, stop in _bounds(int(x.shape[axis]), count):
@@ -86,12 +102,29 @@ def _adaptive_maximum(axes: int) -> Lowering:
     return lower
 
 
-def _windows(size: int, count: int) -> np.ndarray:
+def _windows(mb: MilBuilder, size: Operand, count: int) -> np.ndarray | Var:
     """(size, count): column ``i`` averages the ``i``-th of torch's ``count`` windows."""
+    if isinstance(size, Var):
+        return _computed_windows(mb, size, count)
+    size = int(size)
     matrix = np.zeros((size, count), dtype=np.float32)
     for index, (start, stop) in enumerate(_bounds(size, count)):
         matrix[start:stop, index] = 1 / (stop - start)
     return matrix
+
+
+def _computed_windows(mb: MilBuilder, size: Var, count: int) -> Var:
+    """The same of a size that the program computes: integers up to the last division."""
+    window = np.arange(count, dtype=np.int32)
+    start = mb.floor_div(x=mb.mul(x=size, y=window), y=np.int32(count))
+    # The next whole number above (i + 1) * size / count.
+    above = mb.add(x=mb.mul(x=size, y=window + 1), y=np.int32(count - 1))
+    stop = mb.floor_div(x=above, y=np.int32(count))
+    rows = mb.range_1d(start=np.int32(0), end=size, step=np.int32(1))
+    rows = mb.expand_dims(x=rows, axes=[1])
+    inside = mb.logical_and(x=mb.greater_equal(x=rows, y=start), y=mb.less(x=rows, y=stop))
+    length = mb.cast(x=mb.sub(x=stop, y=start), dtype="fp32")
+    return mb.real_div(x=mb.cast(x=inside, dtype="fp32"), y=length)
 
 
 def _bounds(size: int, count: int) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from passes import optimize_for_ane
 
 FP32 = {"compute_precision": ct.precision.FLOAT32, "skip_model_load": True}
 BATCH, TOKENS = Dim("batch", min=1, max=8), Dim("tokens", min=2, max=32)
+LONGER = Dim("tokens", min=4, max=34)
 EXAMPLE = (3, 9)
 # The least, the most, and between; never the example's own.
 SIZES = ((1, 2), (8, 32), (2, 17))
@@ -71,6 +72,16 @@ class Spectrum(nn.Module):
             return_complex=True, **self.options,
         )  # fmt: skip
         return torch.view_as_real(parts)
+
+
+class Parts(nn.Module):
+    """Splits whose sizes are computed: halves, thirds and the rest, parts of two and the rest."""
+
+    def forward(self, x):
+        third = x.shape[1] // 3
+        short, rest = x.split([third, x.shape[1] - third], 1)
+        one, other = (x * 2).transpose(1, 2).chunk(2, -1)
+        return one.mean(-1) - other.amax(-1), rest, short.sum(1), x.cumsum(1)[:, :third]
 
 
 class Unfolded(nn.Module):
@@ -140,6 +151,17 @@ CASES = {
         lambda b, t: {"input": torch.randn(b, 4, 7, 5)},
         {"input": {0: BATCH}},
     ),
+    "windows_of_any_size": (
+        lambda: nn.Sequential(nn.AdaptiveAvgPool2d((3, None)), nn.ReLU(), nn.AdaptiveAvgPool2d(4)),
+        lambda b, t: {"input": torch.randn(b, 4, 7, t)},
+        {"input": {0: BATCH, 3: TOKENS}},
+    ),
+    "sequence_windows": (
+        lambda: nn.AdaptiveAvgPool1d(5),
+        lambda b, t: {"input": torch.randn(2, b, t)},
+        {"input": {2: TOKENS, 1: BATCH}},
+    ),
+    "parts": (Parts, lambda b, t: {"x": torch.randn(b, t + 2, 8)}, {"x": {0: BATCH, 1: LONGER}}),
     "largest": (
         lambda: nn.Sequential(nn.AdaptiveMaxPool2d((3, 2)), nn.Flatten(2), nn.AdaptiveMaxPool1d(4)),
         lambda b, t: {"input": torch.randn(b, 4, 7, 5)},
