@@ -58,6 +58,7 @@ def convert_folder(
         "precision": contract.precision,
         "inputs": _image_types(contract) or None,
         "sizes": {s.name: s.values for s in contract.sizes if len(s.values) > 1} or None,
+        "exact_outputs": () if contract.task is None else contract.task.exact(),
         "classifier_config": None if contract.task is None else contract.task.classifier(),
     }
     twice = [name for name in (*said, "compute_precision") if name in options]

@@ -41,13 +41,13 @@ from lowering.conversion.metadata import describe
 from lowering.conversion.pinned import PinnedPrecision
 from lowering.conversion.prepare import Prepared, prepare
 from lowering.conversion.prompt_manifest import prompt_manifest
-from lowering.conversion.ranking import RankingPrecision, ranks_boxes
 from lowering.conversion.registry import installed
 from lowering.conversion.sound_passes import GUARDS, guarded
 from lowering.conversion.sound_passes.positions import Positions
 from lowering.conversion.sound_passes.precision import precision_guards
 from lowering.conversion.state_order import states_stored_early
 from lowering.conversion.stored_states import StateStartWarning, StoredState
+from lowering.conversion.tails import ranks_boxes
 from lowering.conversion.tiny_constants import warn_of_tiny_constants
 from lowering.conversion.torch_ops import TORCH_OPS
 from lowering.conversion.unsupported import unsupported_ops
@@ -90,6 +90,7 @@ def convert(
     sizes: Sizes | None = None,
     states: Sequence[ct.StateType] = (),
     composites: Sequence[Composite] = (),
+    exact_outputs: Sequence[str] = (),
     pass_pipeline: ct.PassPipeline | None = None,
     classifier_config: ct.ClassifierConfig | None = None,
     skip_model_load: bool = False,
@@ -123,6 +124,8 @@ def convert(
             guide); with a range it does not. Several dynamic inputs need iOS18.
         states: types of the states; by default one float16 state per written buffer.
         composites: lowerings for custom operators, see :mod:`lowering.conversion.composites`.
+        exact_outputs: names of outputs, such as boxes and their scores, that are float32 in a
+            float16 package, and computed so from the last layers on.
         pass_pipeline: coremltools' MIL passes; its default pipeline when absent.
         classifier_config: class labels, as in ``ct.convert``.
         skip_model_load: do not compile the model on a Mac after conversion.
@@ -164,6 +167,7 @@ def convert(
         inputs=inputs,
         outputs=outputs,
         sizes=sizes,
+        exact_outputs=exact_outputs,
         progress=progress,
         states=state_types(prepared, states) or None,
         minimum_deployment_target=minimum_deployment_target,
@@ -241,6 +245,7 @@ def lower(
     inputs: Sequence[ct.TensorType | ct.ImageType] | None = None,
     outputs: Sequence[ct.TensorType | ct.ImageType | str] | None = None,
     sizes: Sizes | None = None,
+    exact_outputs: Sequence[str] = (),
     progress: bool = False,
     classifier_config: ct.ClassifierConfig | None = None,
     minimum_deployment_target: ct.target,
@@ -254,6 +259,7 @@ def lower(
     """
     # An op selector leaves some of the weights float16.
     is_half = compute_precision != ct.precision.FLOAT32
+    compute_precision = _with_exact(compute_precision, prepared, exact_outputs)
     float_type = _float_type(compute_precision)
     taken = input_types(prepared, inputs, float_type, sizes)
     check_enumerated(taken, minimum_deployment_target)
@@ -262,8 +268,6 @@ def lower(
     check_names([*(kind.name for kind in taken), *prepared.states()], "inputs")
     check_names(names, "outputs")
     classifier = completed_classifier(classifier_config, prepared, given)
-    if compute_precision == ct.precision.FLOAT16 and ranks_boxes(prepared.program.graph):
-        compute_precision = RankingPrecision()
     options = {
         **options,
         "convert_to": "mlprogram",
@@ -309,6 +313,24 @@ def _is_fp16(compute_precision: object) -> bool:
     if isinstance(compute_precision, PinnedPrecision):
         return True
     return bool(compute_precision == ct.precision.FLOAT16)
+
+
+def _with_exact(compute_precision: object, prepared: Prepared, exact: Sequence[str]) -> object:
+    """``compute_precision`` with what must stay in float32 in it, where it is float16."""
+    unknown = [name for name in exact if name not in prepared.outputs]
+    if unknown:
+        raise LoweringError(
+            "exact_outputs= names what the model does not return",
+            expected=", ".join(prepared.outputs),
+            found=", ".join(unknown),
+        )
+    if compute_precision == ct.precision.FLOAT16:
+        if not exact and not ranks_boxes(prepared.program.graph):
+            return compute_precision
+        compute_precision = PinnedPrecision(())
+    if isinstance(compute_precision, PinnedPrecision):
+        compute_precision.keep_exact({name: prepared.outputs.index(name) for name in exact})
+    return compute_precision
 
 
 def _float_type(compute_precision: object) -> FloatType:

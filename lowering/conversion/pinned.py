@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from coremltools.converters.mil.mil import Operation, Var, types
 from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
+
+from lowering.conversion.tails import outermost, tail
 
 
 class PinnedPrecision(FP16ComputePrecision):
@@ -27,15 +29,26 @@ class PinnedPrecision(FP16ComputePrecision):
         super().__init__(op_selector=self._is_cast)
         self._pins = None if pins is None else frozenset(pins)
         self._wide = None if wide is None else frozenset(wide)
+        self._exact: Mapping[str, int] = {}
+        self._tail: frozenset[str] | None = None
         self.castable: dict[str, frozenset[str]] = {}
+
+    def keep_exact(self, outputs: Mapping[str, int]) -> None:
+        """Outputs, by name with their places, that are float32 back to the last layers."""
+        self._exact = outputs
 
     def float_type(self, name: str) -> type:
         """The element type of the input or output ``name``."""
-        wide = self._wide is None or name in self._wide
+        wide = self._wide is None or name in self._wide or name in self._exact
         chosen: type = types.fp32 if wide else types.fp16
         return chosen
 
     def _is_cast(self, op: Operation) -> bool:
+        if self._tail is None:
+            block = outermost(op.enclosing_block)
+            self._tail = tail(block, [block.outputs[place] for place in self._exact.values()])
+        if op.name in self._tail:
+            return False
         cast = frozenset(name for name in op.inputs if self._casts(op, name))
         if cast or any(var.is_tensor_or_scalar_of(dtype="fp32") for var in op.outputs):
             self.castable[op.name] = cast

@@ -71,6 +71,10 @@ class OutputTask(ABC):
         """Labels for Core ML, where there is one for each score."""
         return None
 
+    def exact(self) -> tuple[str, ...]:
+        """Outputs that are float32 in every precision, such as coordinates."""
+        return ()
+
     def judges(self) -> dict[str, Judge]:
         """How outputs are compared whose own numbers say little, by name."""
         return {}

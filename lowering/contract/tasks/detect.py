@@ -36,7 +36,8 @@ class Detect(OutputTask):
     The package returns ``boxes`` (1, limit, 4): x and y of the centre, width and height, as shares
     of the picture that the model took (with ``crop="pad"`` its filled borders belong to it);
     ``confidence`` (1, limit), ``classes`` (1, limit) and ``count`` (1,). From ``count`` on all are
-    zero. Best first.
+    zero. Best first. Boxes and confidence are float32 in a float16 package as well, and so is what
+    decodes them, from the last layers on: coordinates beyond 256 are half pixels in float16.
 
     Attributes:
         labels: a text for each class.
@@ -114,6 +115,10 @@ class Detect(OutputTask):
             "classes": "number of the class of each box, from 0, in the order of the labels",
             "count": "how many boxes there are; the rest is zero",
         }
+
+    def exact(self) -> tuple[str, ...]:
+        """Boxes, of which float16 would move the far sides, and what they are ranked by."""
+        return ("boxes", "confidence")
 
     def judges(self) -> dict[str, Judge]:
         """Boxes by what they are around: one that is as good may stand in another place."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import lowering
 from frontend.ops import nms
+from lowering.contract import pictures
 from lowering.contract.tasks.base import Wanted
 from lowering.verification.boxes import matched, overlaps
 from tests.lowering.contract.shipping_models import LABELS
@@ -45,7 +46,7 @@ def packaged(tmp_path, model, task, precision="float32", target="iOS17", size=(8
     package = lowering.convert(folder, skip_model_load=True, pipeline=())
     found = lowering.verify(package, folder)
     assert found, found
-    picture = lowering.contract.pictures.telling_picture(*size)
+    picture = pictures.telling_picture(*size)
     return lowering.predict(package, {"x": picture})
 
 
@@ -128,6 +129,50 @@ def test_layouts_of_boxes(tmp_path):
         lowering.Detect(LABELS, layout="detr", limit=3),
     )
     assert found["count"].tolist() == [1] and found["classes"].tolist() == [[4, 0, 0]]
+
+
+class Far(nn.Module):
+    """A layer, and small boxes at the far end of a picture, as each layout has them."""
+
+    def __init__(self, layout):
+        super().__init__()
+        torch.manual_seed(2)
+        self.layout, self.layer = layout, nn.Conv2d(3, 10, 2, stride=2)
+        place = torch.arange(16.0)
+        self.register_buffer("places", torch.stack([430 + 13.3 * place, 635 - 7.7 * place], -1))
+
+    def forward(self, x):
+        found = self.layer(x).flatten(2).transpose(1, 2)
+        centres, sides = self.places + found[..., :2], found[..., 2:4].sigmoid() * 4 + 3
+        if self.layout == "detr":
+            boxes = torch.cat([centres, sides], -1) / 640
+            return {"logits": found[..., 4:] * 5, "pred_boxes": boxes}
+        scores = found[..., 4:9].sigmoid()
+        if self.layout == "yolov8":
+            return torch.cat([centres, sides, scores], -1).transpose(1, 2)
+        best, classes = scores.max(-1, keepdim=True)
+        corners = centres - sides / 2, centres + sides / 2
+        return torch.cat([*corners, best, classes.float()], -1)
+
+
+@pytest.mark.parametrize("precision", ["float16", "safe"])
+@pytest.mark.parametrize("layout", ["yolov8", "end2end", "detr"])
+def test_small_boxes_far_from_the_origin_keep_their_place_in_float16(layout, precision, tmp_path):
+    model, side = Far(layout).eval(), (8, 8)
+    task = lowering.Detect(LABELS, layout=layout, size=(640, 640), limit=20, confidence=0.05)
+    found = packaged(tmp_path, model, task, precision)
+    image = lowering.Image(side)
+    picture = pictures.telling_picture(*side)
+    seen = pictures.normalised(image, pictures.pixels(image, pictures.prepared(image, picture)))
+    with torch.no_grad():
+        made = model(seen)
+    want = task(made if isinstance(made, dict) else {"out": made}, {})
+    got = {name: torch.from_numpy(value) for name, value in found.items()}
+    assert int(want["count"]) >= 5
+    assert matched(got, want) == 1
+    pairs_of = overlaps(got["boxes"][0].double(), want["boxes"][0].double()).amax(0)
+    # In float16 steps of half a pixel leave 0.85 of such boxes.
+    assert pairs_of[: int(want["count"])].min() > 0.99
 
 
 def test_a_lost_box_is_not_forgiven():

@@ -58,3 +58,39 @@ def test_programs_without_boxes_are_float16_throughout():
     package = lowering.convert(model, (torch.randn(1, 3, 4, 4),), skip_model_load=True)
     kinds = {op.outputs[0].dtype for op in load(package).ops if op.type in ("conv", "sigmoid")}
     assert kinds == {FP16}
+
+
+class Coordinates(nn.Module):
+    """Layers, coordinates from them by ``decode``, and a value beside that is none."""
+
+    def __init__(self, decode):
+        super().__init__()
+        self.first, self.last, self.decode = nn.Linear(8, 32), nn.Linear(32, 4), decode
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        return {"place": self.decode(self.last(hidden)), "hidden": hidden.exp()}
+
+
+@pytest.mark.parametrize(
+    ("decode", "operators"),
+    [
+        (lambda x: x * 3.0 + 500.0, {"mul", "add"}),
+        (lambda x: x.sigmoid() * 640.0, {"sigmoid", "mul"}),
+        (lambda x: (x[..., :2] - x[..., 2:] * 7.0).exp(), {"slice_by_index", "mul", "sub", "exp"}),
+    ],
+)
+def test_outputs_that_are_exact_are_float32_from_the_last_layer_on(decode, operators):
+    model, x = Coordinates(decode).eval(), torch.randn(1, 5, 8)
+    package = lowering.convert(model, (x,), exact_outputs=["place"], skip_model_load=True)
+    loaded = load(package)
+    kinds = {name: feature.dtype for name, feature in loaded.outputs.items()}
+    assert kinds == {"place": FP32, "hidden": FP16}
+    wide = {op.type for op in loaded.ops if op.outputs and op.outputs[0].dtype is FP32}
+    assert wide - {"cast", "const"} == operators
+    assert lowering.verify(package, model, (x,))
+
+
+def test_exact_outputs_must_be_outputs():
+    with pytest.raises(lowering.LoweringError, match="does not return"):
+        lowering.convert(nn.Linear(2, 2), (torch.randn(1, 2),), exact_outputs=["boxes"])
