@@ -16,7 +16,7 @@ import click
 
 from frontend.errors import kind_and_line
 from frontend.model_call import ModelCall
-from lowering.contract.names import CONTRACT
+from lowering.contract.names import CONTRACT, PROGRAM
 from lowering.errors import ModelLoadError
 from lowering.support.model_files import described
 
@@ -93,6 +93,9 @@ def load_model_call(text: str, trust: bool = False) -> ModelCall:
     location, colon, function_name = text.rpartition(":")
     if not location and Path(text).exists():
         what, hint = described(Path(text))
+        if (Path(text) / PROGRAM).is_file():
+            what = f"a folder with {PROGRAM} and without {CONTRACT}"
+            hint = "write it again with `ane-passes export`, or give the program in it"
         raise ModelLoadError(
             f"MODEL is {what}, which cannot be captured", expected=_FORMS, found=text, hint=hint
         )

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lowering.contract.errors import PictureError
 from lowering.contract.image import BRIGHTEST, Image
+from lowering.support.picture_file import read_picture
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -102,7 +103,7 @@ def _label(picture: Picture) -> str:
 
 def _opened(picture: Picture) -> PIL.Image.Image:
     pillow = _pillow()
-    from PIL import ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
     if isinstance(picture, pillow.Image):
         return ImageOps.exif_transpose(picture)
@@ -116,10 +117,8 @@ def _opened(picture: Picture) -> PIL.Image.Image:
     if not path.is_file():
         raise PictureError("there is no such picture", found=str(path), hint="check the path")
     try:
-        with pillow.open(path) as opened:
-            opened.load()
-            return ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        return ImageOps.exif_transpose(read_picture(path))
+    except OSError as error:
         raise PictureError(
             "the picture cannot be read",
             expected="a PNG, JPEG or the like",

@@ -10,7 +10,7 @@ from typing import Any
 
 import coremltools as ct
 import torch
-from coremltools.converters.mil.mil import Builder, types
+from coremltools.converters.mil.mil import Builder, Var, types
 from coremltools.converters.mil.mil.block import InvalidBlockStateError
 from torch.export import ExportedProgram
 
@@ -343,7 +343,7 @@ def _float_type(compute_precision: object) -> FloatType:
 def _output(returned: set[int]) -> Lowering:
     """A lowering for outputs: a value that is an input, or returned already, gets a copy."""
 
-    def output(mb: MilBuilder, value: Any) -> Any:
+    def output(mb: MilBuilder, value: Var) -> Var:
         if value.op is None or id(value) in returned:
             value = mb.identity(x=value)
         returned.add(id(value))

@@ -12,6 +12,7 @@ from frontend.errors import InputError
 from lowering.reference.images import image_mode, new_image
 from lowering.reference.io import Feature
 from lowering.support.array_file import READ_ERRORS, read_array_file
+from lowering.support.picture_file import read_picture
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 _PIXEL_VALUES = 256
@@ -102,13 +103,10 @@ def _read_array(feature: Feature, path: Path) -> np.ndarray:
 
 def _read_image(feature: Feature, path: Path) -> object:
     try:
-        from PIL import Image, UnidentifiedImageError
+        image = read_picture(path)
     except ImportError as error:
         raise InputError("an image input needs Pillow", hint="pip install pillow") from error
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise InputError(f"cannot read input {feature.name!r}", found=f"{path}: {error}") from error
     if feature.image is None:
         raise InputError(f"input {feature.name!r} is no image", expected="a .npy file")

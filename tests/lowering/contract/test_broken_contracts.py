@@ -11,8 +11,10 @@ from torch import nn
 import lowering
 from frontend.errors import AnePassesError, ProgramFileError
 from lowering.cli import main
+from lowering.cli.load_model import load_model_call
 from lowering.contract.names import CONTRACT, PROGRAM
 from lowering.contract.reading import contract_of
+from lowering.errors import ModelLoadError
 from tests.lowering.contract.shipping_models import LABELS, classifier, exported
 
 IMAGE = ("inputs", 0, "image")
@@ -189,3 +191,9 @@ def test_models_of_other_kinds_are_refused_by_name(tmp_path):
         (tmp_path / "bad.pt2").write_bytes(b"")
         lowering.contract.folder.load_program(tmp_path / "bad.pt2")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["bad.pt2", "net.onnx", "net.pt"]
+
+
+def test_an_export_that_lost_its_contract_is_called_so(tmp_path):
+    (tmp_path / "model.pt2").write_bytes(b"")
+    with pytest.raises(ModelLoadError, match=r"without contract\.json"):
+        load_model_call(str(tmp_path))

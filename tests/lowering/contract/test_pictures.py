@@ -135,12 +135,22 @@ def test_images_that_make_no_sense(options, words):
         Image(**{"size": (4, 4), **options})
 
 
-def test_pictures_that_cannot_be_read(tmp_path):
+def test_pictures_that_cannot_be_read(tmp_path, monkeypatch):
     image = Image((4, 4), resize="none")
     (tmp_path / "no.png").write_bytes(b"no picture")
     (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 900)  # refused from twice as many on
+    PIL.Image.new("1", (60, 40)).save(tmp_path / "huge.png")
+    picture().save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-90])
+    picture().save(tmp_path / "whole.png")
+    chunk = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "chunk.png").write_bytes(chunk[:40] + b"\xff" * 30 + chunk[70:])
     for given, words in (
         (tmp_path / "no.png", "cannot be read"),
+        (tmp_path / "huge.png", "cannot be read"),
+        (tmp_path / "cut.jpg", "cannot be read"),
+        (tmp_path / "chunk.png", "cannot be read"),
         (tmp_path / "nowhere.png", "no such picture"),
         (torch.zeros(3, 4, 4), "no picture"),
         (picture(), "another size"),
