@@ -30,7 +30,8 @@ Rungs:
                          the Neural Engine
   sparse                 the smaller half becomes zero and is not stored; sparse75: three quarters
   joint                  sparse, and the rest in a table of 4 bits (iOS 18)
-  mixed                  as many bits as each weight needs under a --budget of bytes or error
+  mixed                  as many bits as each weight needs under a --budget of bytes, error or
+                         --metric
   w8a8                   int8, and integers for activations (iOS 17), calibrated on --inputs
 
 With --ladder and the model, every rung is made and compared: size, error, task metric, and the
@@ -60,12 +61,12 @@ Exit codes: 0 done, 2 the package or the call needs attention.
     type=click.Choice(METRIC_NAMES),
     default="cosine",
     show_default=True,
-    help="Of --ladder: how far both agree as the task sees it.",
+    help="Of --ladder and mixed: how far both agree as the task sees it.",
 )
 @click.option(
     "--budget",
     help="Of --ladder: 12MB takes the most exact rung of at most so many bytes; error=0.05 or "
-    "metric=0.99 the smallest that is so exact. Of mixed: 12MB or error=0.05.",
+    "metric=0.99 the smallest that is so exact. Of mixed likewise, against PACKAGE itself.",
 )
 @click.option("--chip", default="M4", show_default=True, help="Of --ladder: to predict for.")
 @click.option(
@@ -98,12 +99,22 @@ def compress(
     if climbs == (rung is not None):
         raise click.UsageError("Give --rung NAME, or --ladder with a MODEL.")
     if rung is not None:
-        refuse_given(("rungs", "metric", "chip"), "That is of --ladder")
+        refuse_given(("rungs", "chip"), "That is of --ladder")
+        of_metric = (budget or "").strip().lower().startswith("metric")
+        if not of_metric:
+            refuse_given(("metric",), "That is of --ladder, or of a --budget metric=0.99")
         calls = () if inputs is None else (read_arrays(inputs),)
         with step("Compressing and decoding"):
             from lowering.compression.compressing import compress as compress_package
 
-            small = compress_package(package, rung, output, budget=budget, inputs=calls)
+            small = compress_package(
+                package,
+                rung,
+                output,
+                budget=budget,
+                inputs=calls,
+                metric=metric if of_metric else None,
+            )
         if as_json:
             print_json(small.to_json())
         else:

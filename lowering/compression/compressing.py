@@ -33,6 +33,7 @@ from lowering.reference.stored_weights import is_compressed, stored_weights
 
 if TYPE_CHECKING:
     from lowering.compression.budget import Budget
+    from lowering.verification.metrics import Metric
 
 # What coremltools calls the weights file.
 _WEIGHTS_FILE = "weight.bin"
@@ -50,6 +51,7 @@ def compress(
     *,
     budget: str | int | Budget | None = None,
     inputs: Sequence[Mapping[str, object]] = (),
+    metric: str | Metric | None = None,
 ) -> Compression:
     """Write a package whose large weights are stored as ``rung`` says.
 
@@ -66,6 +68,7 @@ def compress(
         out: where the package goes; beside the original by default, as ``NAME-RUNG.mlpackage``.
         budget: of ``mixed``, see ``compress_mixed``.
         inputs: of ``mixed`` and ``w8a8``: calls by name that they are judged on, or calibrated.
+        metric: of ``mixed`` under a budget of the metric.
 
     Returns:
         Sizes, and the error of each weight. It may be given where its package's path may.
@@ -77,16 +80,16 @@ def compress(
         SaveError: it cannot be written.
         CompressionError: a weight does not decode to what it was.
     """
-    if budget is not None and rung != MIXED:
+    if (budget is not None or metric is not None) and rung != MIXED:
         raise InputError(
             f"a budget is of the rung {MIXED}",
-            found=f"rung {rung if isinstance(rung, str) else rung.name}, budget {budget}",
+            found=f"rung {rung if isinstance(rung, str) else rung.name}, budget {budget or metric}",
             hint=f"take {MIXED}, or let `ladder` choose among rungs",
         )
     if rung == MIXED:
         from lowering.compression.mixed import compress_mixed
 
-        return compress_mixed(package, budget, out, inputs=inputs)
+        return compress_mixed(package, budget, out, inputs=inputs, metric=metric)
     if rung == W8A8:
         from lowering.compression.activations import compress_activations
 

@@ -9,8 +9,8 @@ from torch import nn
 from frontend.errors import InputError
 from lowering import compress, convert, load, multifunction, predict, save
 from lowering.compression.activations import value_ranges
-from lowering.compression.mixed import WeightForm, _hull
 from lowering.compression.rungs import rung_of
+from lowering.compression.weight_bits import WeightForm, _hull
 from lowering.package.folder import stored_bytes
 
 
@@ -83,7 +83,7 @@ def test_bytes_are_kept_with_the_least_error(made, tmp_path, share):
     [
         (100, ["smaller than any mixture", "smallest that can be reached", "MB"]),
         ("error=1e-9", ["leaves every weight"]),
-        ("metric=0.9", ["no metric", "ladder"]),
+        ("metric=0.9", ["metric", "belong together"]),
         (None, ["need a budget"]),
         ("few", ["no budget"]),
     ],
@@ -155,3 +155,40 @@ def test_activations_need_ios17(made, tmp_path):
     with pytest.raises(InputError, match="iOS 17"):
         compress(packages["old"], "w8a8", tmp_path / "small.mlpackage", inputs=[inputs])
     assert not list(tmp_path.iterdir())
+
+
+def agreement(found, wanted):
+    """Falls with the error, fast enough to tell rungs apart."""
+    one, other = next(iter(found.values())), next(iter(wanted.values()))
+    return 1 - float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize(
+    ("least", "metric"), [(0.999, "cosine"), (0.97, agreement), (0.3, agreement)]
+)
+def test_a_metric_is_kept_with_few_bytes(made, tmp_path, least, metric):
+    inputs, packages = made
+    source = packages["new"]
+    out = tmp_path / "small.mlpackage"
+    found = compress(source, "mixed", out, budget=f"metric={least}", inputs=[inputs], metric=metric)
+    if metric is agreement:
+        assert 1 - error(found.package, source, inputs) >= least - 1e-3
+    smallest = compress(source, "pal2", tmp_path / "pal2.mlpackage")
+    assert found.ratio > 1.9 and list(tmp_path.glob("small*")) == [out]
+    if least < 0.5:
+        assert found.bytes_after == pytest.approx(smallest.bytes_after, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"budget": "metric=0.99"}, "belong together"),
+        ({"budget": "error=0.1", "metric": "cosine"}, "belong together"),
+        ({"budget": "metric=0.999999", "metric": agreement}, "within the budget"),
+    ],
+)
+def test_metrics_that_cannot_be_kept_are_refused(made, tmp_path, options, words):
+    inputs, packages = made
+    with pytest.raises(InputError, match=words):
+        compress(packages["new"], "mixed", tmp_path / "s.mlpackage", inputs=[inputs], **options)
+    assert not any(tmp_path.iterdir())
