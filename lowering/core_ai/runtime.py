@@ -79,13 +79,18 @@ def run_calls(
 
 
 def run_asset(
-    path: Path, inputs: Mapping[str, np.ndarray], *, timeout: float = TIMEOUT_SECONDS
+    path: Path,
+    inputs: Mapping[str, np.ndarray],
+    states: Mapping[str, np.ndarray] | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> Arrays:
-    """Call any stateless asset once, whoever made it.
+    """Call any asset once, whoever made it, for its outputs.
 
     Args:
         path: of the asset.
         inputs: by name, exactly as the asset declares them.
+        states: likewise, what they start from.
         timeout: seconds after which the runtime is taken to hang.
 
     Raises:
@@ -93,8 +98,10 @@ def run_asset(
     """
     with tempfile.TemporaryDirectory(prefix="ane-passes-") as folder:
         given = {f"0:{name}": value for name, value in inputs.items()}
+        given |= {f"state:{name}": value for name, value in (states or {}).items()}
         found = _in_child(path, given, Path(folder), timeout)
-    return {name.split(":", 1)[1]: value for name, value in found.items()}
+    outputs = {key: value for key, value in found.items() if not key.startswith("state:")}
+    return {key.split(":", 1)[1]: value for key, value in outputs.items()}
 
 
 def feed(ports: Sequence[Port], given: Mapping[str, object]) -> Arrays:

@@ -1,0 +1,64 @@
+"""Models of the zoo, one after the other: ``python -m benchmarks.core_ai.measure WAYS NAME...``.
+
+``WAYS`` is one of ``float32``, ``float16`` and ``native``, or several with commas. Prints one line of
+JSON for each model, as it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from benchmarks.core_ai.sides import plain, verdict, with_passes
+from benchmarks.zoo.catalog import entries
+from benchmarks.zoo.entry import calibrate_batch_norms
+from lowering.support.quiet import quiet_coremltools
+
+# Capture sees other inputs than the comparison, so values baked into the program show.
+WEIGHTS_SEED, CAPTURE_SEED, CHECK_SEED = 0, 1, 2
+WAYS = ("float32", "float16", "native")
+
+
+def measure(name: str, ways: list[str]) -> dict[str, Any]:
+    """Verdicts of one model, by way and side."""
+    entry = entries()[name][1]
+    torch.manual_seed(WEIGHTS_SEED)
+    with quiet_coremltools():
+        module = entry.build().eval()
+    torch.manual_seed(CAPTURE_SEED)
+    example = entry.draw(module)
+    calibrate_batch_norms(module, example)
+    torch.manual_seed(CHECK_SEED)
+    check = entry.draw(module)
+    given = module, example, check
+    found: dict[str, Any] = {}
+    for way in ways:
+        begun = time.monotonic()
+        if way == "native":
+            native = verdict(
+                lambda: with_passes(*given, precision="float32", attention="native"), "float32"
+            )
+            found[way] = {"ours": asdict(native)}
+        else:
+            found[way] = {
+                "ours": asdict(verdict(lambda w=way: with_passes(*given, precision=w), way)),
+                "plain": asdict(verdict(lambda w=way: plain(*given, precision=w), way)),
+            }
+        found[way]["seconds"] = round(time.monotonic() - begun, 1)
+    return found
+
+
+def main() -> None:
+    """See the module."""
+    ways = sys.argv[1].split(",")
+    for name in sys.argv[2:]:
+        print(json.dumps({"name": name, "found": measure(name, ways)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
