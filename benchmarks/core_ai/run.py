@@ -79,7 +79,7 @@ def kept(name: str) -> dict[str, Any]:
 
 
 def _in_a_process(ways: tuple[str, ...], names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Results as they arrive; the last is that of a model which ended the process or took too long."""
+    """Results as they arrive; what ended the process, or took too long, is the last."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.core_ai.measure", ",".join(ways)]
     with tempfile.TemporaryDirectory(prefix="ane-passes-core-ai-") as folder:

@@ -171,7 +171,8 @@ def verify(
     against: nn.Module | ExportedProgram | Original = loaded.model
     if package.suffix == ASSET_SUFFIX:
         refuse_given(("probes", "output", "function"), "Apple's runtime shows outputs alone")
-        say(package, _in_core_ai(package, loaded, inputs, threshold, steps or 1), as_json)
+        asset = _in_core_ai(package, loaded, inputs, threshold, steps or 1, not no_locate)
+        say(package, asset, as_json)
         return
     if is_decoder(package, against):
         others = ("inputs", "metric", "at_least", "probes")
@@ -220,7 +221,12 @@ def verify(
 
 
 def _in_core_ai(
-    package: Path, loaded: ModelCall, inputs: Path | None, threshold: float | None, steps: int
+    package: Path,
+    loaded: ModelCall,
+    inputs: Path | None,
+    threshold: float | None,
+    steps: int,
+    locate: bool,
 ) -> Verification:
     refuse_given(("precision", "metric", "at_least"), "Apple's runtime runs an asset as it is")
     with step("Running both"):
@@ -234,6 +240,7 @@ def _in_core_ai(
             thresholds=_thresholds(threshold),
             steps=steps,
             dynamic_shapes=loaded.dynamic_shapes,
+            locate=locate,
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -66,18 +67,42 @@ def convert_to_core_ai(
             expected=" or ".join(PRECISIONS),
             found=str(precision),
         )
-    torch_side = _coreai_torch()
     program = program_of(model, example_inputs, kwargs, dynamic_shapes)
     if not allow_wide_integers:
         check_integers(program)
-    prepared = prepare(program, fp16=precision == "float16")
-    known = frozenset(torch_side._aten_to_core._aten_to_core_resolver)
-    plain = to_core_ai_operators(prepared.program, known, half=precision == "float16")
-    if precision == "float16":
-        plain = in_float16(plain)
-    interface = _interface(plain, prepared)
-    lowered = _lowered(torch_side, plain, interface)
-    return CoreAIModel(lowered, interface, _metadata(model, precision))
+    apart = taken_apart(program, precision)
+    return CoreAIModel(lowered(apart), apart.interface, _metadata(model, precision))
+
+
+@dataclass(frozen=True)
+class TakenApart:
+    """A program in operators that Core AI has.
+
+    Attributes:
+        whole: it, in float32.
+        program: it, in the precision asked for; nodes have the same names.
+        interface: what it takes, returns and keeps.
+    """
+
+    whole: ExportedProgram
+    program: ExportedProgram
+    interface: Interface
+
+
+def taken_apart(program: ExportedProgram, precision: str) -> TakenApart:
+    """``program`` as coreai-torch is to convert it.
+
+    Raises:
+        CoreAIError: coreai-torch is not installed.
+        UnsupportedOpsError: operators that Core AI does not have, all of them at once.
+        LoweringError: the program cannot be a Core AI program.
+    """
+    half = precision == "float16"
+    prepared = prepare(program, fp16=half)
+    known = frozenset(_coreai_torch()._aten_to_core._aten_to_core_resolver)
+    whole = to_core_ai_operators(prepared.program, known, half=half)
+    given = in_float16(whole) if half else whole
+    return TakenApart(whole, given, _interface(given, prepared))
 
 
 def _interface(program: ExportedProgram, prepared: Prepared) -> Interface:
@@ -109,9 +134,20 @@ def _port(name: str, node: fx.Node) -> Port:
     return Port(name, sizes, dtype)
 
 
-def _lowered(torch_side: ModuleType, program: ExportedProgram, interface: Interface) -> AIProgram:
-    # The other mode writes the paths of source files into the asset (*measured*).
-    maker = torch_side.TorchConverter(mode=torch_side.TorchConverter.Mode.RELEASE)
+def lowered(apart: TakenApart, *, named: bool = False) -> AIProgram:
+    """A Core AI program.
+
+    Args:
+        apart: what to convert.
+        named: each operator keeps the names of the nodes that it comes from, and with them the
+            paths of source files: not to be given away.
+
+    Raises:
+        LoweringError: coreai-torch cannot convert it.
+    """
+    torch_side, program, interface = _coreai_torch(), apart.program, apart.interface
+    modes = torch_side.TorchConverter.Mode
+    maker = torch_side.TorchConverter(mode=modes.DEBUG if named else modes.RELEASE)
     said = io.StringIO()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(said):

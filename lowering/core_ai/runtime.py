@@ -83,6 +83,7 @@ def run_asset(
     inputs: Mapping[str, np.ndarray],
     states: Mapping[str, np.ndarray] | None = None,
     *,
+    keep_states: bool = False,
     timeout: float = TIMEOUT_SECONDS,
 ) -> Arrays:
     """Call any asset once, whoever made it, for its outputs.
@@ -91,6 +92,7 @@ def run_asset(
         path: of the asset.
         inputs: by name, exactly as the asset declares them.
         states: likewise, what they start from.
+        keep_states: return the states after the call too, as ``state:NAME``.
         timeout: seconds after which the runtime is taken to hang.
 
     Raises:
@@ -100,8 +102,9 @@ def run_asset(
         given = {f"0:{name}": value for name, value in inputs.items()}
         given |= {f"state:{name}": value for name, value in (states or {}).items()}
         found = _in_child(path, given, Path(folder), timeout)
-    outputs = {key: value for key, value in found.items() if not key.startswith("state:")}
-    return {key.split(":", 1)[1]: value for key, value in outputs.items()}
+    outputs = {key.split(":", 1)[1]: v for key, v in found.items() if key.startswith("0:")}
+    after = {key: value for key, value in found.items() if key.startswith("state:")}
+    return outputs | after if keep_states else outputs
 
 
 def feed(ports: Sequence[Port], given: Mapping[str, object]) -> Arrays:
@@ -153,6 +156,11 @@ def not_installed(found: str) -> CoreAIError:
     return CoreAIError(
         "Core AI is not installed", found=found, hint='pip install "ane-passes[coreai]"'
     )
+
+
+def starts(asset: Path) -> Arrays:
+    """The states of ``asset`` before the first call, by name."""
+    return {port.name: _zeros(port) for port in read_interface(asset)[0].states}
 
 
 def _zeros(port: Port) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lowering.core_ai.asset import PREFIX, CoreAIModel, read_interface
-from lowering.core_ai.runtime import run_calls
+from lowering.core_ai.locating import Call, located
+from lowering.core_ai.runtime import run_calls, starts
 from lowering.errors import CoreAIError
 from lowering.verification.original import Original, VerificationError
 from lowering.verification.parity import Parity, Thresholds, parity, rel_l2
@@ -31,6 +33,7 @@ def verify_core_ai(
     thresholds: Thresholds | None = None,
     steps: int = 1,
     dynamic_shapes: object = None,
+    locate: bool = True,
 ) -> Verification:
     """Run an asset in Apple's runtime and hold its outputs against the original's.
 
@@ -42,16 +45,18 @@ def verify_core_ai(
         thresholds: what is close enough, as for packages.
         steps: how many calls to make one after the other.
         dynamic_shapes: as for ``capture``.
+        locate: on failure, look for the operator and the pass at fault: see
+            :mod:`lowering.core_ai.locating`.
 
     Returns:
-        Errors of each output, of the worst of all steps. It is true when the asset passed.
+        Errors of each output, of the worst of all steps up to the first that failed. It is true
+        when the asset passed.
 
     Raises:
         VerificationError: asset and original do not belong together.
         CoreAIError: Core AI is not installed.
     """
     thresholds = thresholds or Thresholds()
-    path = model if isinstance(model, CoreAIModel) else Path(model)
     metadata = model.metadata if isinstance(model, CoreAIModel) else read_interface(Path(model))[1]
     original = Original.of(
         against, inputs, kwargs, metadata=metadata, dynamic_shapes=dynamic_shapes
@@ -64,12 +69,34 @@ def verify_core_ai(
         expected.append(exact.call(step))
         halves.append(half.call(step) if half is not None else None)
     precision = "float16" if is_fp16 else "float32"
+    with tempfile.TemporaryDirectory(prefix="ane-passes-") as folder:
+        path = model.save(Path(folder) / "model") if isinstance(model, CoreAIModel) else Path(model)
+        feeds = [step.inputs() for step in rounds]
+        found = _held(path, feeds, expected, halves, thresholds, precision)
+        if found.passed or not locate:
+            return found
+        before = run_calls(path, feeds[: found.step - 1]).states if found.step > 1 else starts(path)
+        return located(found, Call(path, rounds[found.step - 1], before, precision))
+
+
+def _held(
+    path: Path,
+    feeds: Sequence[Mapping[str, Tensor]],
+    expected: Sequence[Sequence[Tensor] | None],
+    halves: Sequence[Sequence[Tensor] | None],
+    thresholds: Thresholds,
+    precision: str,
+) -> Verification:
+    """The asset's outputs, step after step, beside the original's."""
+    is_fp16 = precision == "float16"
     try:
-        ran = run_calls(path, [step.inputs() for step in rounds])
+        ran = run_calls(path, feeds)
     except CoreAIError as error:
-        return Verification((), precision, str(error), steps=len(rounds))
+        return Verification((), precision, str(error), steps=len(feeds))
     worst: dict[str, Parity] = {}
-    for found, wanted, halved in zip(ran.outputs, expected, halves, strict=True):
+    for step, (found, wanted, halved) in enumerate(
+        zip(ran.outputs, expected, halves, strict=True), 1
+    ):
         assert wanted is not None
         if len(found) != len(wanted):
             raise VerificationError(
@@ -87,7 +114,10 @@ def verify_core_ai(
             entry = replace(entry, loose=loose)
             if name not in worst or entry.rel_l2 > worst[name].rel_l2:
                 worst[name] = entry
-    return Verification(tuple(worst.values()), precision, step=len(rounds), steps=len(rounds))
+        result = Verification(tuple(worst.values()), precision, step=step, steps=len(feeds))
+        if not result.passed:
+            break
+    return result
 
 
 def _tensor(value: np.ndarray) -> Tensor:

@@ -9,6 +9,7 @@ torch, spoils them is the one named.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,14 @@ from lowering.reference import LoadedModel
 from lowering.reference.program import Value
 from lowering.verification import fx_values
 from lowering.verification.original import Original
-from lowering.verification.package_values import PackageRun, in_form_of, matches, merge, segment
+from lowering.verification.package_values import (
+    PackageRun,
+    in_form_of,
+    matches,
+    merge,
+    part_of,
+    segment,
+)
 from lowering.verification.parity import rel_l2
 from lowering.verification.result import Divergence
 
@@ -39,26 +47,50 @@ GROWTH = 12
 _MOVES = frozenset({"cast", "expand_dims", "identity", "reshape", "squeeze", "transpose"})
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What computes a value.
+
+    Attributes:
+        op, op_type: name and type of the op that is named for it.
+        between: all ops that compute it from values that were compared, in order.
+    """
+
+    op: str
+    op_type: str
+    between: tuple[str, ...]
+
+
 @dataclass
-class Walk:
-    """Finds the op at fault in one run of a package.
+class Walk(ABC):
+    """Finds the op at fault in one run of a program that some converter made.
 
     Args:
-        model: the package.
         original: what it is held against.
-        run: what the package computed.
-        rounded: whether the package stores float constants as fp16.
+        run: what the converted program computed.
+        rounded: whether it stores float constants as fp16.
         threshold: the relative error of an output that counts.
     """
 
-    model: LoadedModel
     original: Original
     run: PackageRun
     rounded: bool
     threshold: float
 
+    @abstractmethod
+    def _matches(self) -> Mapping[str, str]:
+        """FX node name to the name of the value that holds the node's result, in program order."""
+
+    @abstractmethod
+    def _computed(self, value: str) -> Computed:
+        """What computes ``value``."""
+
+    @abstractmethod
+    def _broken_op(self) -> Divergence:
+        """The op that could not be executed, when all before it is right."""
+
     def __post_init__(self) -> None:
-        found = matches(self.model, self.original.program)
+        found = self._matches()
         self.matched = {node: name for node, name in found.items() if name in self.run.values}
         self._clean = self._values({})
         self._nodes = {node.name: node for node in self.original.program.graph.nodes}
@@ -192,19 +224,17 @@ class Walk:
 
     def _described(self, node: str, effect: float) -> Divergence:
         name = self.matched[node]
-        ops = segment(self.model, name, set(self.matched.values()))
-        named = next(
-            (op for op in reversed(ops) if op.type not in _MOVES), ops[-1] if ops else None
-        )
-        fx_node = self._nodes[node]
+        computed = self._computed(name)
+        part = part_of(self._nodes[node])
+        fx_node = part[0] if part is not None else self._nodes[node]
         return Divergence(
-            op=named.name if named is not None else name,
-            op_type=named.type if named is not None else "const",
+            op=computed.op,
+            op_type=computed.op_type,
             value=name,
-            node=node,
+            node=fx_node.name,
             target=str(fx_node.target),
             source=source_of(fx_node),
-            between=tuple(op.name for op in ops),
+            between=computed.between,
             own_error=self._own[node],
             effect=effect,
             growth=tuple(self._growth(node)),
@@ -231,8 +261,29 @@ class Walk:
             for n in path
         ]
 
+
+@dataclass
+class PackageWalk(Walk):
+    """Finds the op at fault in one run of a package.
+
+    Args:
+        model: the package; the others as for :class:`Walk`.
+    """
+
+    model: LoadedModel
+
+    def _matches(self) -> Mapping[str, str]:
+        return matches(self.model, self.original.program)
+
+    def _computed(self, value: str) -> Computed:
+        ops = segment(self.model, value, set(self.matched.values()))
+        named = next(
+            (op for op in reversed(ops) if op.type not in _MOVES), ops[-1] if ops else None
+        )
+        between = tuple(op.name for op in ops)
+        return Computed(named.name, named.type, between) if named else Computed(value, "const", ())
+
     def _broken_op(self) -> Divergence:
-        """The op that could not be executed, when all before it is right."""
         assert self.run.error is not None
         op = next(op for op in self.model.ops if not self._ran(op.outputs))
         table = SourceTable.from_metadata(self.model.metadata)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowering.reference import LoadedModel, ModelLike, Precision, load
 from lowering.verification import package_values
-from lowering.verification.divergence import Walk
+from lowering.verification.divergence import PackageWalk
 from lowering.verification.original import Original
 from lowering.verification.package_values import PackageRun, declares_fp16, feed_of
 from lowering.verification.parity import Thresholds
@@ -51,10 +51,10 @@ def located(
             state[name] = before.states[name]
         exact_run = package_values.run(exact, feed_of(exact, original), state)
     rounded = declares_fp16(model)
-    walk = Walk(exact, original, exact_run, rounded, threshold)
+    walk = PackageWalk(original, exact_run, rounded, threshold, exact)
     kind = "logic"
     if not walk.is_wrong() and pass_fault is None:
         kind = "rounding"
-        walk = Walk(model, original, run, rounded, threshold)
+        walk = PackageWalk(original, run, rounded, threshold, model)
     divergence = walk.first() if walk.is_wrong() else None
     return replace(found, divergence=divergence, pass_fault=pass_fault, kind=kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,7 +153,11 @@ def matches(model: LoadedModel, program: ExportedProgram) -> dict[str, str]:
     transpose. Ops that coremltools named after their type are told by their source.
     """
     nodes = {node.name: node for node in program.graph.nodes if fx_values.is_tensor(node)}
-    parts = {(source.name, index): node for node in nodes.values() for source, index in _item(node)}
+    parts = {
+        (part[0].name, part[1]): node
+        for node in nodes.values()
+        if (part := part_of(node)) is not None
+    }
     found: dict[str, str] = {}
     unnamed: list[tuple[Op, Value]] = []
     for op in model.ops:
@@ -262,11 +266,13 @@ def check_outputs(names: Sequence[str], expected: Sequence[object]) -> None:
         )
 
 
-def _item(node: fx.Node) -> Iterator[tuple[fx.Node, int]]:
+def part_of(node: fx.Node) -> tuple[fx.Node, int] | None:
+    """The node with several results that ``node`` takes one of, and which; ``None`` for others."""
     if node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem":
         source, index = node.args[0], node.args[1]
         if isinstance(source, fx.Node) and isinstance(index, int):
-            yield source, index
+            return source, index
+    return None
 
 
 def _part(name: str, parts: Mapping[tuple[str, int], fx.Node]) -> fx.Node | None:

@@ -124,6 +124,7 @@ class Verification:
             model that holds their values: what these are, and what they cost.
         pictures: what both sides made of each picture, to look at.
         functions: the function that each step called, of a package with several; may be empty.
+        unlocated: why no operator could be looked for; ``""`` otherwise.
         kind: ``logic`` when the package is wrong without any rounding too, ``rounding`` when
             only its fp16 values make it wrong, ``None`` when it passed or was not located.
     """
@@ -142,6 +143,7 @@ class Verification:
     pictures: tuple[PictureLook, ...] = ()
     compression: Compressed | None = None
     functions: tuple[str, ...] = ()
+    unlocated: str = ""
 
     @property
     def passed(self) -> bool:
@@ -175,6 +177,7 @@ class Verification:
             "compression": self.compression.to_json() if self.compression else None,
             "pictures": [finite(look.to_json()) for look in self.pictures],
             "functions": list(self.functions),
+            "unlocated": self.unlocated,
             "loosened": [place.to_json() for place in self.loosened],
             "pass_fault": self.pass_fault.to_json() if self.pass_fault else None,
         }
@@ -251,7 +254,7 @@ class Verification:
         if not all(item.passed for item in self.outputs) and not (
             self.divergence or self.pass_fault
         ):
-            lines.append("no single op or pass explains the difference")
+            lines.append(self.unlocated or "no single op or pass explains the difference")
         if self.kind == "rounding":
             lines.append("computed without fp16 rounding the package passes")
         return lines
