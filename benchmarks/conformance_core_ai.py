@@ -88,7 +88,12 @@ class _Functions(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, image: Tensor) -> tuple[Tensor, ...]:
         """The result of each."""
-        return tuple(function(x, y, image) for function in self.chosen)
+        return tuple(_first(function(x, y, image)) for function in self.chosen)
+
+
+def _first(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """What a function returns, or the first of what it returns: values, without their places."""
+    return result if isinstance(result, Tensor) else result[0]
 
 
 def inputs() -> dict[str, Tensor]:
@@ -119,7 +124,7 @@ def _group(chosen: Sequence[tuple[str, Function]]) -> list[Case]:
     found = {end: _results(run, chosen, given) for end, run in _RUNS.items()}
     cases = []
     for number, (name, function) in enumerate(chosen):
-        expected = function(*given.values())
+        expected = _first(function(*given.values()))
         case = _case(name, expected, {end: values[number] for end, values in found.items()})
         if len(chosen) > 1 and any(_is_difference(what) for what in case.found.values()):
             (case,) = _group([(name, function)])

@@ -96,7 +96,7 @@ _NAMED: Mapping[str, Function] = {
     "cross": lambda x, y, image: torch.linalg.cross(x[..., :3], y[..., :3]),
     "attention": lambda x, y, image: F.scaled_dot_product_attention(x, y, y),
     "linear": lambda x, y, image: F.linear(x, y[0]),
-    "conv1d": lambda x, y, image: F.conv1d(x.mT, y),
+    "conv1d": lambda x, y, image: F.conv1d(x, y),
     "conv2d": lambda x, y, image: F.conv2d(image, image[:, :, :3, :3]),
     "conv_transpose2d": lambda x, y, image: F.conv_transpose2d(image, x.mT[0, :, None, :, None]),
     "avg_pool2d": lambda x, y, image: F.avg_pool2d(image, 2),

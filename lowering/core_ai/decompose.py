@@ -24,13 +24,13 @@ from frontend.decompositions import as_strided
 from frontend.ops import PLAIN, layer_norm
 from frontend.source import source_of
 from lowering.core_ai.images import of_images
+from lowering.core_ai.pointwise import of_numbers
+from lowering.core_ai.scans import of_scans
 from lowering.errors import Unsupported, UnsupportedOpsError
 
 _aten = torch.ops.aten
 # References that end in operators of ATen.
-_REFERENCES = frozenset(
-    getattr(_aten, name).default for name in ("isnan", "hypot", "erfc", "unfold")
-)
+_REFERENCES = frozenset({_aten.unfold.default})
 # Decompositions hold operators that need another one; each round takes one level apart.
 _MOST_ROUNDS = 4
 _HALF = torch.finfo(torch.float16)
@@ -96,6 +96,8 @@ def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
         _aten._embedding_bag.default: _embedding_bag,
         _aten._embedding_bag_forward_only.default: _embedding_bag,
         **of_images(),
+        **of_numbers(),
+        **of_scans(),
     }
 
 

@@ -10,6 +10,7 @@ to int16 what is squeezed or gathered, whatever its values; here only indices ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 from coremltools.converters.mil.mil import Operation, Var
@@ -60,12 +61,18 @@ def precision_guards(positions: Positions) -> tuple[Guard, ...]:
     )
 
 
-def _is_no_coordinate(theirs: Callable[..., bool], self: object, op: Operation, name: str) -> bool:
-    return not is_coordinate(op, name) and bool(theirs(self, op, name))
+# Whether coremltools casts an operand: a boolean, and from 9.1 on the type, or ``None``.
+_Cast: TypeAlias = bool | str | None
 
 
-def _is_no_data(theirs: Callable[..., bool], self: object, op: Operation, name: str) -> bool:
-    return name != "x" and bool(theirs(self, op, name))
+def _is_no_coordinate(
+    theirs: Callable[..., _Cast], self: object, op: Operation, name: str
+) -> _Cast:
+    return None if is_coordinate(op, name) else theirs(self, op, name)
+
+
+def _is_no_data(theirs: Callable[..., _Cast], self: object, op: Operation, name: str) -> _Cast:
+    return None if name == "x" else theirs(self, op, name)
 
 
 def _scales_up(op: Operation, given: bool, large: bool) -> bool:

@@ -14,18 +14,18 @@ aten = torch.ops.aten
 
 # *Documented*: M. Giles, "Approximating the erfinv function", GPU Computing Gems 2 (2011), the
 # polynomials of single precision, highest power first: in w - 2.5, and in sqrt(w) - 3.
-_MIDDLE = (
+MIDDLE = (
     2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 2.1858087e-04,
     -1.25372503e-03, -4.17768164e-03, 2.46640727e-01, 1.50140941,
 )  # fmt: skip
-_TAILS = (
+TAILS = (
     -2.00214257e-04, 1.00950558e-04, 1.34934322e-03, -3.67342844e-03, 5.73950773e-03,
     -7.6224613e-03, 9.43887047e-03, 1.00167406, 2.83297682,
 )  # fmt: skip
-_TAILS_FROM = 5.0
+TAILS_FROM = 5.0
 # Beyond any w of a number below 1 in float32, whose largest is 16.6; of 1 itself w is infinite,
 # and infinity minus infinity is no number.
-_LARGEST = 110.0
+LARGEST = 110.0
 
 
 def _erfinv(mb: MilBuilder, x: Var) -> Var:
@@ -46,10 +46,10 @@ def _ndtri(mb: MilBuilder, p: Var) -> Var:
 def _inverse(mb: MilBuilder, x: Var, rest: Var) -> Var:
     """The inverse error function of ``x``, ``rest`` being ``1 - x²``."""
     w = mb.sub(x=0.0, y=mb.log(x=rest, epsilon=0.0))
-    held = mb.minimum(x=w, y=_LARGEST)
-    middle = _polynomial(mb, mb.sub(x=held, y=2.5), _MIDDLE)
-    tails = _polynomial(mb, mb.sub(x=mb.sqrt(x=mb.maximum(x=held, y=0.0)), y=3.0), _TAILS)
-    factor = mb.select(cond=mb.less(x=held, y=_TAILS_FROM), a=middle, b=tails)
+    held = mb.minimum(x=w, y=LARGEST)
+    middle = _polynomial(mb, mb.sub(x=held, y=2.5), MIDDLE)
+    tails = _polynomial(mb, mb.sub(x=mb.sqrt(x=mb.maximum(x=held, y=0.0)), y=3.0), TAILS)
+    factor = mb.select(cond=mb.less(x=held, y=TAILS_FROM), a=middle, b=tails)
     found = mb.mul(x=x, y=factor)
     return mb.select(cond=mb.equal(x=rest, y=0.0), a=mb.mul(x=mb.sign(x=x), y=w), b=found)
 
