@@ -14,7 +14,7 @@ WORKERS ?= 2
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TESTS ?= tests
 
-.PHONY: help demo test versions smoke_torch smoke_toy parity_full lint conformance zoo ablation benchmarks hostile readme clean
+.PHONY: help demo test versions smoke_torch smoke_toy parity_full lint conformance conformance-coreai zoo ablation benchmarks hostile readme clean
 
 help:
 	@echo "make demo         optimise and convert a real MiniLM, and compare it with the original"
@@ -25,6 +25,7 @@ help:
 	@echo "make parity_full  every recipe from raw pictures, and trained weights; nothing is skipped"
 	@echo "make lint         ruff, formatting, types"
 	@echo "make conformance  coremltools' own op tests against our interpreter and lowerings"
+	@echo "make conformance-coreai  small functions through torch, our package and Core AI"
 	@echo "make zoo          many architectures through the whole tool, stock coremltools beside"
 	@echo "make ablation     what each pass does to five models: tables and reports in out/ablation"
 	@echo "make hostile      damaged packages, hostile files and models through the command line"
@@ -58,6 +59,9 @@ lint: .venv/test.stamp
 
 conformance: .venv/test.stamp
 	$(BIN)/python -m benchmarks.conformance
+
+conformance-coreai: .venv/test.stamp
+	$(SINGLE) $(BIN)/python -m benchmarks.conformance_core_ai
 
 zoo: .venv/zoo.stamp
 	$(BIN)/python -m benchmarks.zoo --jobs $(WORKERS)

@@ -132,6 +132,12 @@ def _folder_kind(path: Path) -> Kind:
             "give the .mlpackage that it was compiled from; compiled models run on Apple's systems "
             "only",
         )
+    if path.suffix == ".aimodel":
+        return Kind(
+            "a Core AI asset",
+            "`predict` and `verify` take assets; where Core AI runs one and how fast is not known "
+            "here: convert the model to a .mlpackage for a plan or a report",
+        )
     packages = sorted(path.glob("*.mlpackage"))
     if packages:
         return Kind("a folder that holds one", f"give the package: {packages[0]}")

@@ -246,3 +246,32 @@ def test_what_an_asset_says_is_read_back():
     assert Interface.from_text(whole.to_text()) == whole
     with pytest.raises(Exception, match="no Core AI asset"):
         read_interface(Path("nowhere.aimodel"))
+
+
+def test_a_run_that_ends_by_chance_is_made_again(monkeypatch):
+    made = convert(nn.ReLU(), (torch.ones(1, 4),), format="aimodel")
+    name, run, calls = made.interface.inputs[0].name, runtime.subprocess.run, []
+
+    def ends(times):
+        def ending(command, **options):
+            calls.append(command)
+            if len(calls) > times:
+                return run(command, **options)
+            return runtime.subprocess.CompletedProcess(command, -6, "", runtime._PASSING)
+
+        calls.clear()
+        monkeypatch.setattr(runtime.subprocess, "run", ending)
+
+    ends(1)
+    assert predict(made, {name: torch.ones(1, 4)}) and len(calls) == 2
+    ends(100)
+    with pytest.raises(CoreAIError, match="SIGABRT"):
+        predict(made, {name: torch.ones(1, 4)})
+    assert len(calls) == runtime._ATTEMPTS
+
+
+def test_verbs_of_packages_say_what_an_asset_is(tmp_path):
+    asset = save(convert(nn.ReLU(), (torch.ones(1, 4),), format="aimodel"), tmp_path / "r.aimodel")
+    for verb in ("plan", "report"):
+        ran = CliRunner().invoke(main, [verb, str(asset)])
+        assert ran.exit_code == 2 and "a Core AI asset" in ran.output and "verify" in ran.output
