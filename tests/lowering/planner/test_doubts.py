@@ -91,6 +91,10 @@ OPERATORS = {
     ),
     "op.reshape_like": (_op("reshape_like", X, X, X), [_op("reshape", X, X)]),
     "op.crop_resize": (_op("crop_resize", X, X), [_op("resize_bilinear", X, X)]),
+    "op.gru_reset_after": (
+        _op("gru", X, X, reset_after=True),
+        [_op("gru", X, X), _op("gru", X, X, reset_after=False), _op("lstm", X, X)],
+    ),
     "cast.int8": (_op("cast", TensorFacts(X, "int8"), X), [_op("cast", X, X)]),
     "gather.zeros": (_op("gather_nd", (-1, 8), X), [_op("gather_nd", (4, 8), X)]),
     "quant.int8_palettes": (_conv(integer_palette=True), [_conv()]),
