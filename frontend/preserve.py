@@ -51,6 +51,7 @@ PRESERVED: Mapping[str, str] = {
     "split.Tensor": "one MIL op; decomposed it becomes a slice per part",
     "unbind.int": "one MIL op; decomposed it becomes a select per part",
     "stack.default": "one MIL op",
+    "select_scatter.default": "writes one place; decomposed it chooses over the whole tensor",
     "lstm.input": "one MIL op per layer; decomposed it unrolls over time",
     "gru.input": "one MIL op per layer; decomposed it unrolls over time",
     "rnn_tanh.input": "one MIL op per layer; decomposed it unrolls over time",

@@ -11,10 +11,12 @@ from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 
 from frontend import ops
+from lowering.conversion.box_writes import write_box
 from lowering.conversion.builder import MilBuilder
 from lowering.conversion.composites import Composite, composite
 from lowering.conversion.state_chains import IN_PLACE
 from lowering.conversion.torch_ops import activations
+from lowering.conversion.torch_ops.indexing import broadcast, from_front
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -69,6 +71,51 @@ def rms_norm(mb: MilBuilder, x: Var, axes: Sequence[int], weight: Var | None, ep
 )
 def slice_update(mb: MilBuilder, x: Var, update: Var, begin: Var, end: Var) -> Var:
     """One MIL op; on a state, where the program allows it, the write to the state as well."""
+    return _updated(mb, x, update, begin, end)
+
+
+@composite(
+    write_box,
+    samples=[
+        (_random(3, 2, 8, 4), _random(2, 8, 4), [1, 0, 0, 0], [1, 2, 8, 4], [1, 2, 3],
+         [None] * 4, [0] * 4),
+        (_random(3, 2, 8, 4), _random(2, 1, 4), [2, 0, 0, 0], [1, 2, 1, 4], [1, 2, 3],
+         [None, None, torch.tensor([5]), None], [0, 0, 8, 0]),
+        (_random(3, 2, 8, 4), _random(4), [0, 0, 1, 0], [3, 2, 2, 4], [0, 1, 2, 3],
+         [None, None, torch.tensor(-3), None], [0, 0, 8, 0]),
+        (_random(6, 5), torch.tensor(0.5), [4, 2], [1, 1], [], [None, None], [0, 0]),
+    ],
+)  # fmt: skip
+def box(
+    mb: MilBuilder,
+    x: Var,
+    update: Var,
+    begin: Sequence[int],
+    sizes: Sequence[int],
+    axes: Sequence[int],
+    moving: Sequence[Var | None],
+    wraps: Sequence[int],
+) -> Var:
+    """As ``slice_update``, what is written widened to the box and its place computed."""
+    update = broadcast(mb, update, [sizes[axis] for axis in axes])
+    missing = [axis for axis in range(x.rank) if axis not in axes]
+    update = mb.expand_dims(x=update, axes=missing) if missing else update
+    if all(place is None for place in moving):
+        first = np.array(begin, np.int32)
+        return _updated(mb, x, update, first, first + np.array(sizes, np.int32))
+    zero = np.zeros(1, np.int32)
+    places = [
+        zero if place is None else mb.reshape(x=from_front(mb, place, wrap), shape=[1])
+        for place, wrap in zip(moving, wraps, strict=True)
+    ]
+    start = mb.concat(values=places, axis=0)
+    start = mb.add(x=start, y=np.array(begin, np.int32)) if any(begin) else start
+    return _updated(mb, x, update, start, mb.add(x=start, y=np.array(sizes, np.int32)))
+
+
+def _updated(
+    mb: MilBuilder, x: Var, update: Var, begin: Var | np.ndarray, end: Var | np.ndarray
+) -> Var:
     state = _state_behind(x) if mb.node.meta.get(IN_PLACE) else None
     if state is None:
         return mb.slice_update(x=x, update=update, begin=begin, end=end)
@@ -133,4 +180,4 @@ def nms(
     return mb.mul(x=kept_boxes, y=mask), mb.mul(x=kept_scores, y=mask), chosen
 
 
-ANE_COMPOSITES: tuple[Composite, ...] = (layer_norm, rms_norm, slice_update, nms)
+ANE_COMPOSITES: tuple[Composite, ...] = (layer_norm, rms_norm, slice_update, box, nms)

@@ -152,7 +152,12 @@ def convert(
     _warn_of_written_inputs(program)
     table = lowering_table(composites)
     is_fp16 = _is_fp16(compute_precision)
-    prepared = prepare(program, fp16=is_fp16, states_given=[state.name for state in states])
+    prepared = prepare(
+        program,
+        fp16=is_fp16,
+        states_given=[state.name for state in states],
+        boxes=minimum_deployment_target >= ct.target.iOS18,
+    )
     if not allow_wide_integers:
         check_integers(program)
     _warn_of_starts(prepared.stored)

@@ -22,6 +22,7 @@ from torch.export.graph_signature import (
 
 from frontend.fp16 import MASKED as FP16_MASKED
 from frontend.fp16 import MAX as FP16_MAX
+from lowering.conversion.box_writes import write_boxes
 from lowering.conversion.exact_inputs import exact_inputs, small_inputs
 from lowering.conversion.softmax_masks import idle_bounds, is_large, saturating
 from lowering.conversion.state_chains import mark_state_chains
@@ -73,7 +74,11 @@ class Prepared:
 
 
 def prepare(
-    program: ExportedProgram, *, fp16: bool = False, states_given: Collection[str] = ()
+    program: ExportedProgram,
+    *,
+    fp16: bool = False,
+    states_given: Collection[str] = (),
+    boxes: bool = False,
 ) -> Prepared:
     """Copy ``program``; drop constant inputs and outputs; give each output a node of its own.
 
@@ -84,8 +89,8 @@ def prepare(
         fp16: floats will be rounded to fp16 where they fit. Numbers beyond its range that only
             tell a softmax what to leave out become its largest number: as infinities they would
             turn zeros into NaN, as in ``(1 - mask) * torch.finfo(torch.float32).min``.
-
         states_given: buffers that the caller has given a state type, see ``stored_states``.
+        boxes: the target has ``slice_update``: writes of one box become that, see ``box_writes``.
 
     Raises:
         LoweringError: an input or output is neither a tensor nor a constant, there is no output,
@@ -122,6 +127,10 @@ def prepare(
             hint="return a tensor, such as the new value of a buffer that the model writes",
         )
     graph.output(tuple(returned))
+    exact = exact_inputs(graph, inputs)
+    if boxes:
+        write_boxes(graph, _constants(program))
+        returned = list(cast(tuple[fx.Node, ...], graph.output_node().args[0]))
     output_specs = [
         OutputSpec(spec.kind, TensorArgument(node.name), spec.target)
         for spec, node in zip(kept, returned, strict=True)
@@ -135,7 +144,7 @@ def prepare(
         output_nodes=tuple(node.name for node in returned[len(returned) - len(outputs) :]),
         handles=_number(graph),
         stored=stored,
-        exact=exact_inputs(graph, inputs),
+        exact=exact,
         small=small_inputs(program.graph, inputs),
     )
 

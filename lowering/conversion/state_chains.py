@@ -12,13 +12,16 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from frontend.ops import slice_update
+from lowering.conversion.box_writes import write_box
+
+_WRITES = (slice_update, write_box)
 
 IN_PLACE = "ane_writes_state"
 """Key in a node's ``meta``: the state may be written as soon as the node is computed."""
 
 
 def mark_state_chains(program: ExportedProgram) -> None:
-    """Marks the writes of every buffer whose stored value is a chain of ``slice_update`` on it.
+    """Marks the writes of every buffer whose stored value is a chain of slice updates on it.
 
     The last write of a chain stays unmarked: it is the one that the program stores.
     """
@@ -43,7 +46,7 @@ def _chain(last: fx.Node, buffer: fx.Node) -> list[fx.Node]:
     chain: list[fx.Node] = []
     node = last
     while node is not buffer:
-        source = node.args[0] if node.target is slice_update else None
+        source = node.args[0] if node.target in _WRITES else None
         if not isinstance(source, fx.Node):
             return []
         if any(later.args[0] is not node for later in chain[-1:]):
@@ -55,5 +58,5 @@ def _chain(last: fx.Node, buffer: fx.Node) -> list[fx.Node]:
 
 def _is_written_once(node: fx.Node, chain: list[fx.Node]) -> bool:
     """True if no second chain starts at ``node``: it would need the value as it was."""
-    writers = [user for user in node.users if user.target is slice_update and user.args[0] is node]
+    writers = [user for user in node.users if user.target in _WRITES and user.args[0] is node]
     return all(writer in chain for writer in writers)

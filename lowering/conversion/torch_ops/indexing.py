@@ -43,7 +43,7 @@ def _index_put(
     rest = [axis for axis in range(x.rank) if axis not in given]
     where = mb.stack(
         values=[
-            _broadcast(mb, _from_front(mb, index, int(x.shape[axis])), shape)
+            broadcast(mb, from_front(mb, index, int(x.shape[axis])), shape)
             for axis, index in zip(given, chosen, strict=True)
         ],
         axis=len(shape),
@@ -53,7 +53,7 @@ def _index_put(
     front = [axis for axis in rest if axis < given[0]] if together else []
     back = [axis for axis in rest if axis not in front]
     block = [int(x.shape[axis]) for axis in front]
-    updates = _broadcast(
+    updates = broadcast(
         mb, _number_like(mb, values, x), (*block, *shape, *(int(x.shape[axis]) for axis in back))
     )
     order = [
@@ -89,7 +89,7 @@ def _number_like(mb: MilBuilder, value: Var, x: Var) -> Var:
     return value if same else mb.cast(x=value, dtype=kind)
 
 
-def _from_front(mb: MilBuilder, index: Var, size: int) -> Var:
+def from_front(mb: MilBuilder, index: Var, size: int) -> Var:
     """Negative positions count from the end."""
     index = cast(mb, index, torch.int32)
     if index.val is not None:
@@ -97,7 +97,8 @@ def _from_front(mb: MilBuilder, index: Var, size: int) -> Var:
     return mb.select(cond=mb.less(x=index, y=0), a=mb.add(x=index, y=size), b=index)
 
 
-def _broadcast(mb: MilBuilder, value: Var, shape: Sequence[int]) -> Var:
+def broadcast(mb: MilBuilder, value: Var, shape: Sequence[int]) -> Var:
+    """``value`` repeated to ``shape``."""
     if tuple(value.shape) == tuple(shape):
         return value
     zeros = np.zeros(shape, dtype=types.nptype_from_builtin(value.dtype))
@@ -112,7 +113,7 @@ def _coordinates(mb: MilBuilder, x: Var, dim: int, index: Var) -> Var:
     """Coordinates in ``x`` of each element of ``index``: its own, but ``index`` along ``dim``."""
     grids = np.indices([int(size) for size in index.shape], dtype=np.int32)
     columns = [mb.const(val=grid) for grid in grids]
-    columns[dim] = _from_front(mb, index, int(x.shape[dim]))
+    columns[dim] = from_front(mb, index, int(x.shape[dim]))
     return mb.stack(values=columns, axis=index.rank)
 
 
@@ -142,7 +143,7 @@ def _scattered(mb: MilBuilder, x: Var, dim: int, index: Var, source: Operand, mo
             updates = mb.slice_by_size(x=updates, begin=[0] * index.rank, size=list(index.shape))
     else:
         value = source if isinstance(source, Var) else cast(mb, source, mb.result.dtype)
-        updates = _broadcast(mb, _number_like(mb, value, x), tuple(index.shape))
+        updates = broadcast(mb, _number_like(mb, value, x), tuple(index.shape))
     return mb.scatter_nd(
         data=_number_like(mb, x, x),
         indices=_coordinates(mb, x, dim, index),
@@ -200,7 +201,7 @@ def _index_reduce(
         return NotImplemented
     dim = axis_of(dim, x.rank)
     shape = [-1 if axis == dim else 1 for axis in range(x.rank)]
-    whole = _broadcast(mb, mb.reshape(x=index, shape=shape), tuple(map(int, source.shape)))
+    whole = broadcast(mb, mb.reshape(x=index, shape=shape), tuple(map(int, source.shape)))
     return _scatter_reduce(mb, x, dim, whole, source, reduce, include_self=include_self)
 
 
@@ -209,7 +210,7 @@ def _put(mb: MilBuilder, x: Var, index: Var, source: Var, accumulate: bool = Fal
     if not _known(x):
         return NotImplemented
     count = int(np.prod(x.shape))
-    where = mb.reshape(x=_from_front(mb, index, count), shape=[-1, 1])
+    where = mb.reshape(x=from_front(mb, index, count), shape=[-1, 1])
     written = mb.scatter_nd(
         data=mb.reshape(x=_number_like(mb, x, x), shape=[-1]),
         indices=where,
@@ -224,14 +225,14 @@ def _masked_scatter(mb: MilBuilder, x: Var, mask: Var, source: Var) -> Lowered:
     shape = tuple(int(size) for size in mb.result.shape) if _known(x) and _known(mask) else ()
     if not shape:
         return NotImplemented
-    chosen = _broadcast(mb, mb.cast(x=mask, dtype="int32"), shape)
+    chosen = broadcast(mb, mb.cast(x=mask, dtype="int32"), shape)
     number = mb.cumsum(x=mb.reshape(x=chosen, shape=[-1]), axis=0)
     place = mb.maximum(x=mb.sub(x=number, y=np.int32(1)), y=np.int32(0))
     # Places that are not chosen read something too; it must exist.
     place = mb.minimum(x=place, y=np.int32(int(np.prod(source.shape)) - 1))
     values = mb.reshape(x=_number_like(mb, source, x), shape=[-1])
     taken = mb.reshape(x=mb.gather(x=values, indices=place, axis=0), shape=shape)
-    old = _broadcast(mb, _number_like(mb, x, x), shape)
+    old = broadcast(mb, _number_like(mb, x, x), shape)
     return mb.select(cond=mb.cast(x=chosen, dtype="bool"), a=taken, b=old)
 
 

@@ -168,6 +168,14 @@ SAMPLES = {
     aten.put.default: [(X, ROW, rand(2)), (X, torch.tensor([[-1, 5]]), rand(1, 2), True)],
     aten.masked_scatter.default: [(X, B, Y), (X, B[0, 0], Y), (N, B, J)],
     aten.diagonal.default: [(X, 1, 1, 2), (X, -1, 0, -1), (rand(4, 3),), (B, 0, -2, -1)],
+    aten.select_scatter.default: [(X, Y[:, 1], 1, -1), (X, X[0], 0, 1), (N, N[..., 0], -1, 3)],
+    aten.slice_scatter.default: [
+        (X, X[:, :2], 1, 1, 3),
+        (X, X[..., :2], -1, -3, -1),
+        (N, N[:1], 0, 1),
+        (X, X[..., :2], -1, 0, None, 2),
+        (X, Y, 0),
+    ],
     aten.diagonal_scatter.default: [
         (X, torch.zeros(2, 3), 0, 1, 2),
         (X, rand(4, 2), -1, 1, 0),
