@@ -14,9 +14,9 @@ as torch has it; a run of several from there must not go through zero, which tor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -68,7 +68,10 @@ _READS = {
     _aten.slice_scatter.default: _aten.slice.Tensor,
 }
 
-Constant = Callable[[fx.Node], torch.Tensor | None]
+_Number: TypeAlias = int | fx.Node
+"""A place as a graph has it; a node where it is computed."""
+
+Constant: TypeAlias = Callable[[fx.Node], torch.Tensor | None]
 """Gives the tensor behind a placeholder, ``None`` for what is no constant."""
 
 
@@ -179,7 +182,7 @@ def _is_same(one: fx.Node, other: fx.Node) -> bool:
     return _place(one) == _place(other) and _is_same(_node(one.args[0]), _node(other.args[0]))
 
 
-def _place(node: fx.Node) -> tuple[Any, ...]:
+def _place(node: fx.Node) -> tuple[object, ...]:
     """Axis and numbers of a select, a slice, or a write of one; counted from the front."""
     given = arguments(node)
     sizes = _node(node.args[0]).meta["val"].shape
@@ -190,15 +193,16 @@ def _place(node: fx.Node) -> tuple[Any, ...]:
     return dim, start, end, given["step"]
 
 
-def _counted(index: Any, size: Any) -> Any:
+def _counted(index: _Number, size: int) -> _Number:
     return index + size if isinstance(index, int) and index < 0 else index
 
 
-def _ends(given: dict[str, Any], size: Any) -> tuple[Any, Any]:
+def _ends(given: Mapping[str, _Number | None], size: int) -> tuple[_Number, _Number]:
     """Start and end of a slice: numbers within the axis, or nodes."""
     ends = []
     for name, default in (("start", 0), ("end", size)):
-        value = default if given[name] is None else _counted(given[name], size)
+        found = given[name]
+        value = default if found is None else _counted(found, size)
         ends.append(min(max(value, 0), size) if isinstance(value, int) else value)
     return ends[0], ends[1]
 
@@ -225,13 +229,14 @@ def _part(node: fx.Node, constant: Constant) -> _Part | None:
             return None
         dim, index = pairs[0]
         return _indexed_part(dim, index, sizes, constant, index.meta["val"].dim() == 0)
-    dim, *place = _place(node)
+    axis, *place = _place(node)
+    assert isinstance(axis, int)
     if node.target is _aten.select_scatter.default:
-        (index,) = place
-        return _Part(dim, _Span(index, 1), True) if isinstance(index, int) else None
+        (at,) = place
+        return _Part(axis, _Span(at, 1), True) if isinstance(at, int) else None
     start, end, step = place
     if isinstance(start, int) and isinstance(end, int) and step == 1 and start < end:
-        return _Part(dim, _Span(start, end - start), False)
+        return _Part(axis, _Span(start, end - start), False)
     return None
 
 
@@ -245,7 +250,7 @@ def _indexed_part(
     if begin is None:
         return None
     number, moving = begin
-    number = _counted(number, sizes[dim]) if moving is None else number
+    number += sizes[dim] if moving is None and number < 0 else 0
     return _Part(dim, _Span(number, places.numel(), moving, sizes[dim]), dropped)
 
 
