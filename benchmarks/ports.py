@@ -95,6 +95,24 @@ def qwen3() -> Built:
     return Qwen3Model(config).eval(), _ids(config.vocab_size, 64)
 
 
+class _Encoder(nn.Module):
+    """``nn.TransformerEncoder`` on an image (1, C, 1, S), which Apple's reference takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+        """Tokens (1, S, C), alone in a tuple."""
+        return (self.encoder(image.squeeze(2).transpose(1, 2)),)
+
+
+def torch_encoder() -> Built:
+    """PyTorch's own encoder with 4 layers, 128 tokens: queries, keys and values are packed."""
+    return _Encoder().eval(), lambda: {"image": torch.randn(1, 512, 1, 128)}
+
+
 def _ids(vocabulary: int, tokens: int) -> Callable[[], Inputs]:
     return lambda: {"input_ids": torch.randint(vocabulary, (1, tokens))}
 
@@ -150,6 +168,13 @@ PORTS: dict[str, Port] = {
         whisper_tiny_encoder,
         _chunked(IMAGE, 256),
         at_most={"ops": 700},
+    ),
+    "torch-encoder": Port(
+        "Apple: a transpose of the keys in each layer, no reshape, none of rank ≠ 4",
+        torch_encoder,
+        IMAGE,
+        at_most={"transpose": 4},
+        exactly={"reshape": 0, "rank≠4": 0},
     ),
     "gpt2": Port(
         "smpanaro: 6 transposes, 30 reshapes", gpt2, at_most={"transpose": 6, "reshape": 30}

@@ -37,6 +37,7 @@ from passes.stable_logs import StableLogs
 from passes.stable_roots import StableRoots
 from passes.to_inference import ToInference
 from passes.topk_of_logits import TopkOfLogits
+from passes.unpack_projections import UnpackProjections
 
 __all__ = [
     "CAREFUL_PASSES",
@@ -78,6 +79,7 @@ __all__ = [
     "StableRoots",
     "ToInference",
     "TopkOfLogits",
+    "UnpackProjections",
     "default_pipeline",
     "optimize_for_ane",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from torch import fx
 from torch.fx.node import Argument
 
 from frontend.schema import arguments
-from frontend.sizes import same_sizes
+from frontend.sizes import Size, same_sizes
 from passes.base import Pass
 from passes.patterns.einsum import EinsumLinear, read_einsum
 from passes.patterns.nodes import (
@@ -213,13 +214,16 @@ def _absorb_bias(rw: Rewriter, node: fx.Node) -> None:
 
 
 def _unflatten(rw: Rewriter, node: fx.Node) -> None:
-    """``reshape(linear(reshape(x, [B*S, I])), [B, S, ...])`` without the first reshape."""
+    """``reshape(linear(reshape(x, [B*S, I])), [B, S, ...])`` without the first reshape.
+
+    Of heads (B, S, H, D) it is left with the one to (B, S, I).
+    """
     flat = input_of(node)
     if not is_call(flat, aten.reshape.default):
         return
     x, flat_sizes = arguments(flat).values()
-    rows = shape(x)[:-1]
-    if len(shape(x)) <= len(shape(flat)) or not same_sizes(shape(x)[-1:], shape(flat)[-1:]):
+    rows = _rows(shape(x), shape(flat)[-1])
+    if rows is None or len(rows) < len(shape(flat)):
         return
     back = [
         user
@@ -229,6 +233,8 @@ def _unflatten(rw: Rewriter, node: fx.Node) -> None:
     if not back:
         return
     with rw.at(node):
+        if len(rows) + 1 < len(shape(x)):
+            x = rw.emit(aten.reshape.default, x, [*shape(x)[: len(rows)], shape(flat)[-1]])
         new = rw.emit(aten.linear.default, x, *node.args[1:], **node.kwargs)
     for user in back:
         with rw.at(user):
@@ -241,3 +247,13 @@ def _unflatten(rw: Rewriter, node: fx.Node) -> None:
             # The rows of the flat result are spelled as they were.
             spelled = [*flat_sizes[:-1], shape(node)[-1]]
             rw.replace(node, rw.emit(aten.reshape.default, new, spelled), counted=False)
+
+
+def _rows(sizes: tuple[Size, ...], channels: Size) -> tuple[Size, ...] | None:
+    """The axes in front of those that hold ``channels``, several only where all is static."""
+    if same_sizes(sizes[-1:], [channels]):
+        return sizes[:-1]
+    if not all(isinstance(n, int) for n in sizes):
+        return None
+    fitting = [k for k in range(len(sizes)) if math.prod(map(int, sizes[k:])) == channels]
+    return sizes[: fitting[-1]] if fitting else None

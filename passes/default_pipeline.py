@@ -38,6 +38,7 @@ from passes.tabulate_positions import TabulatePositions
 from passes.tile_linear import TileLinear
 from passes.to_inference import ToInference
 from passes.topk_of_logits import TopkOfLogits
+from passes.unpack_projections import UnpackProjections
 
 
 def default_pipeline(
@@ -66,6 +67,7 @@ def default_pipeline(
         StableLogs(),
         TopkOfLogits(),
         CanonicalLinear(),
+        UnpackProjections(),
         FoldBatchNorm(),
         FuseRmsNorm(),
         FuseAttention(),
@@ -124,4 +126,5 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     SwapLastAxes,
     TabulatePositions,
     TileLinear,
+    UnpackProjections,
 )

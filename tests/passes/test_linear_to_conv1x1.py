@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import passes
 from passes.fold_constants import FoldConstants
 from passes.linear_to_conv1x1 import LinearToConv1x1
 from tests.passes.util import (
@@ -171,3 +172,28 @@ def test_new_operators_say_where_they_come_from():
     (conv,) = [n for n in after.graph.nodes if n.target is CONV]
     assert conv.meta["rewritten_by"] == ("linear_to_conv1x1",)
     assert "1" in next(reversed(conv.meta["nn_module_stack"].values()))[0]
+
+
+def encoder(*, batch_first: bool) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=batch_first)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+@pytest.mark.parametrize(
+    ("batch_first", "shape"),
+    [(True, (1, 12, 32)), (True, (2, 12, 32)), (False, (12, 1, 32)), (False, (12, 3, 32))],
+    ids=str,
+)
+def test_tokens_in_front_of_the_batch_lie_in_a_row(batch_first, shape):
+    torch.manual_seed(0)
+    model, x = encoder(batch_first=batch_first).eval(), torch.randn(shape)
+    optimized = passes.optimize_for_ane(model, (x,))
+    batch, tokens = shape[:2] if batch_first else (shape[1], shape[0])
+    nodes = list(optimized.program.graph.nodes)
+    convolved = [n for n in nodes if n.target is CONV]
+    assert len(convolved) == 2 * 6
+    assert {tuple(n.meta["val"].shape[i] for i in (0, 2, 3)) for n in convolved} == {
+        (batch, 1, tokens)
+    }
+    fresh = torch.randn(shape)
+    torch.testing.assert_close(optimized(fresh), model(fresh), rtol=1e-5, atol=1e-6)
