@@ -12,7 +12,7 @@ from torch.fx.node import Argument
 from frontend.schema import arguments
 from frontend.sizes import same_sizes
 from passes.base import Pass
-from passes.patterns.nodes import aten, dtype, is_tensor, shape
+from passes.patterns.nodes import argument, aten, dtype, input_of, is_tensor, shape
 from passes.rewriter import Rewriter
 
 # operator -> the constant operand that leaves the other one as it is, on either side.
@@ -38,7 +38,8 @@ class SimplifyAlgebra(Pass):
     """Drops additions of 0, products with 1, conjunctions with an all-true mask, and the like.
 
     Before: ``bitwise_and(all_true (1, 1, S, 1), mask (B, 1, 1, S))``; after:
-    ``expand(mask, (B, 1, S, S))``. Also ``where`` on a constant condition. Exact, signed zeros
+    ``expand(mask, (B, 1, S, S))``. Also ``where`` on a constant condition, and padding by nothing,
+    which models do that pad to whole windows. Exact, signed zeros
     aside (``-0.0 + 0`` is ``0.0``).
     """
 
@@ -47,6 +48,9 @@ class SimplifyAlgebra(Pass):
 
     def apply(self, rw: Rewriter) -> None:
         """Rewrites operators whose result is one of their operands, broadcast."""
+        for node in rw.find(aten.pad.default, aten.constant_pad_nd.default):
+            if not any(argument(node, "pad")) and not rw.is_constant(node):
+                rw.replace(node, input_of(node))
         for node in rw.find(*_NEUTRAL, *_NEUTRAL_SECOND, aten.where.self):
             if rw.is_constant(node) or node.kwargs.get("alpha", 1) != 1:
                 continue

@@ -9,6 +9,7 @@ from torch import fx
 
 from frontend.sizes import same_sizes
 from passes.base import Pass
+from passes.layout.placement import blocks
 from passes.patterns.nodes import aten, axis, is_call, is_static, shape
 from passes.patterns.operators import RESHAPES
 from passes.rewriter import Rewriter
@@ -18,7 +19,8 @@ from passes.rewriter import Rewriter
 class SimplifyViews(Pass):
     """Composes neighbouring permutations and neighbouring reshapes.
 
-    ``permute(permute(x))`` becomes one permutation or nothing; a permutation that moves axes of
+    ``permute(permute(x))`` becomes one permutation or nothing, also with a reshape between them
+    that leaves whole what the second moves; a permutation that moves axes of
     size one alone becomes a reshape; a chain of ``reshape``, ``squeeze`` and ``unsqueeze``
     becomes its last shape, or nothing where that is the first. Exact.
     """
@@ -54,8 +56,44 @@ def _permutation(rw: Rewriter, node: fx.Node) -> fx.Node | None:
     if moved == sorted(moved) and is_static(source):
         return _to_shape(rw, source, [shape(source)[a] for a in order])
     if source is node.args[0]:
-        return None
+        return _in_front_of_reshape(rw, node)
     return rw.emit(aten.permute.default, source, order)
+
+
+def _in_front_of_reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:
+    """``permute(reshape(permute(x)))`` as ``reshape(permute(x))``.
+
+    It is so where what the reshape joins or takes apart is moved as a whole, as in the windows of
+    an image that then become channels first.
+    """
+    reshape: Any = node.args[0]
+    if not is_call(reshape, *RESHAPES) or not is_static(node):
+        return None
+    inner: Any = reshape.args[0]
+    if not is_call(inner, aten.permute.default) or len(inner.users) > 1:
+        return None
+    pairs = blocks(shape(inner), shape(reshape))
+    if pairs is None:
+        return None
+    sizes, first = shape(reshape), {new[0]: (old, new) for old, new in pairs}
+    wanted = [a for a in _order(node) if sizes[a] != 1]
+    moved: list[int] = []
+    while wanted:
+        old, new = first.get(wanted[0], ((), ()))
+        if not new or tuple(wanted[: len(new)]) != new:
+            return None
+        moved.extend(old)
+        wanted = wanted[len(new) :]
+    ones = [a for a in range(len(shape(inner))) if a not in moved]
+    before = _order(inner)
+    order = [before[a] for a in (*ones, *moved)]
+    source = inner.args[0]
+    if order == sorted(order):
+        while is_call(source, *RESHAPES):
+            source = source.args[0]
+    else:
+        source = rw.emit(aten.permute.default, source, order)
+    return _to_shape(rw, source, list(shape(node)))
 
 
 def _order(node: fx.Node) -> list[int]:

@@ -365,8 +365,8 @@ def _mask_by_key(
     with rw.after(mask):
         if chunked and shape(mask)[2] != 1:
             mask = rw.emit(aten.slice.Tensor, mask, 2, start, start + length)
-        by_head = _parts(rw, mask, [1] * shape(mask)[1], 1)
-        return [rw.emit(aten.permute.default, part, [0, 3, 1, 2]) for part in by_head]
+        by_key = rw.emit(aten.permute.default, mask, [0, 3, 1, 2])
+        return _parts(rw, by_key, [1] * shape(mask)[1], 2)
 
 
 def _parts(rw: Rewriter, x: fx.Node, lengths: list[int], where: int) -> list[fx.Node]:

@@ -31,7 +31,11 @@ from passes.layout.placement import Placement, convert
 from passes.layout.plan import LayoutPlan, plain_placement, sizes
 from passes.layout.rules import is_image_native, plan, pull
 from passes.patterns.nodes import aten, is_call, is_tensor
+from passes.patterns.operators import RESHAPES
 from passes.rewriter import Rewriter
+
+# A move that is joined with the one in front of it is charged this part.
+_JOINED_MOVES = 2
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,11 @@ class _Layout:
             if node in self.plans or (is_tensor(node) and is_image_native(node)):
                 continue
             found = plan(node, self.placements, self.placements.get(node))
-            if found is None or (node in self.placements and self.placements[node] != found.output):
+            if found is None:
+                continue
+            asked = self.placements.get(node, found.output)
+            # What differs by a reshape at most serves as well.
+            if asked.order != found.output.order:
                 continue
             self.plans[node] = found
             self.placements[node] = found.output
@@ -228,8 +236,21 @@ class _Layout:
         if shared:
             to_plain = conversion_cost(driver, own, spelled)
             to_image = conversion_cost(driver, spelled, own)
+            if self._is_moved(driver):
+                to_image //= _JOINED_MOVES
             terms.append(Use(driver, tuple(shared), to_plain, to_image))
         return terms
+
+    def _is_moved(self, driver: fx.Node) -> bool:
+        """True for a reshape that runs plainly on what lies as an image.
+
+        Two moves around it are one in the end, as where windows become an image again: see
+        ``simplify_views``.
+        """
+        if driver in self.plans or not is_call(driver, *RESHAPES):
+            return False
+        source = cast(fx.Node, driver.args[0])
+        return source in self.plans and self.plans[source].output != plain_placement(source)
 
     def write(self, image: set[fx.Node]) -> None:
         """Emits the chosen operators; the plain ones take converted inputs."""

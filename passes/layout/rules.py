@@ -62,6 +62,8 @@ def pull(node: fx.Node, placement: Placement) -> list[tuple[fx.Node, Placement]]
     if is_call(node, aten.permute.default):
         order = _order(node)
         return [(input_of(node), placement.renamed(lambda a: order[a]))]
+    if is_call(node, *split_and_concat.LENGTH_CHANGES):
+        return split_and_concat.pull(node, placement)
     if is_call(node, *RESHAPES):
         x = input_of(node)
         back = through_reshape(placement, sizes(node), sizes(x))
@@ -242,6 +244,8 @@ _RULES: Mapping[Any, Callable[[fx.Node, Placements, Placement | None], LayoutPla
     aten.permute.default: _permute,
     aten.expand.default: _expand,
     aten.slice.Tensor: split_and_concat.narrow,
+    aten.pad.default: split_and_concat.pad,
+    aten.constant_pad_nd.default: split_and_concat.pad,
     aten.select.int: split_and_concat.select,
     aten.cat.default: split_and_concat.cat,
     **dict.fromkeys(PARTS, split_and_concat.split),

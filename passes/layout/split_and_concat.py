@@ -7,22 +7,84 @@ from collections.abc import Sequence
 
 from torch import fx
 
+from frontend.schema import arguments
 from passes.layout.placement import Placement, isolated
 from passes.layout.plan import MAX_RANK, LayoutPlan, Placements, sizes
-from passes.patterns.nodes import argument, aten, axis, input_of, shape
+from passes.patterns.nodes import argument, aten, axis, input_of, is_call, shape
 from passes.rewriter import Rewriter
+
+# Operators that make axes longer or shorter and move nothing.
+LENGTH_CHANGES = (
+    aten.slice.Tensor,
+    aten.pad.default,
+    aten.constant_pad_nd.default,
+    aten.cat.default,
+)
+
+
+def pull(node: fx.Node, placement: Placement) -> list[tuple[fx.Node, Placement]]:
+    """The placements from which one of ``LENGTH_CHANGES`` yields ``placement``."""
+    rank = len(shape(node))
+    given = argument(node, "tensors") if is_call(node, aten.cat.default) else [input_of(node)]
+    fitting = [x for x in given if len(shape(x)) == rank]
+    # An axis that only the result has no length along stands nowhere in its placement.
+    return [
+        (x, _without_ones(placement, x))
+        for x in fitting
+        if all(sizes(x)[a] == 1 for a in range(rank) if sizes(node)[a] == 1)
+    ]
 
 
 def narrow(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
-    """``slice.Tensor`` of step one."""
+    """``slice.Tensor``; one of a larger step wants its axis apart."""
     x, where = input_of(node), _where(node)
     size, bounds = sizes(x)[where], (argument(node, "start"), argument(node, "end"))
-    if argument(node, "step") != 1 or not isinstance(size, int):
-        return None
-    if not all(b is None or isinstance(b, int) for b in bounds):
+    step = argument(node, "step")
+    if not isinstance(size, int) or not all(b is None or isinstance(b, int) for b in bounds):
         return None
     start, stop, _ = slice(*bounds).indices(size)
-    return _piece(node, x, where, start, stop, placements, drop=False)
+    if step == 1:
+        return _piece(node, x, where, start, stop, placements, drop=False)
+    placement = _apart(x, [where], placements)
+    if placement is None:
+        return None
+
+    def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
+        return rw.emit(aten.slice.Tensor, inputs[0], placement.place(where), start, stop, step)
+
+    length = len(range(start, stop, step))
+    return LayoutPlan(((x, placement),), _part_placement(placement, where, length, False), emit)
+
+
+def pad(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:
+    """Padding by a constant; each axis that it makes longer lies apart."""
+    x, rank = input_of(node), len(shape(node))
+    if "mode" in arguments(node) and argument(node, "mode") != "constant":
+        return None
+    amounts = list(argument(node, "pad"))
+    pairs = {rank - 1 - i: amounts[2 * i : 2 * i + 2] for i in range(len(amounts) // 2)}
+    pairs = {where: pair for where, pair in pairs.items() if pair != [0, 0]}
+    placement = _apart(x, list(pairs), placements)
+    if placement is None:
+        return None
+    moved = [0] * (2 * placement.rank)
+    for where, pair in pairs.items():
+        place = placement.place(where)
+        assert place is not None
+        start = 2 * (placement.rank - 1 - place)
+        moved[start : start + 2] = pair
+
+    def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:
+        return rw.emit(node.target, inputs[0], moved, *node.args[2:], **node.kwargs)
+
+    return LayoutPlan(((x, placement),), placement, emit)
+
+
+def _apart(x: fx.Node, where: list[int], placements: Placements) -> Placement | None:
+    """The placement of ``x`` with some axes alone, none of which has size one."""
+    if x not in placements or any(sizes(x)[a] == 1 for a in where):
+        return None
+    return isolated(placements[x], where, MAX_RANK)
 
 
 def _where(node: fx.Node) -> int:
