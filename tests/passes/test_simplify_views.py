@@ -28,6 +28,28 @@ CASES = {
     "squeeze_reshape": (lambda m, x: x.unsqueeze(0).reshape(2, 12, 5), 2, 1),
     "axes_of_size_one": (lambda m, x: x[:, :1].sum(2, True).permute(0, 2, 1, 3), 1, 0),
     "axis_of_size_one_moves": (lambda m, x: x[:, :1].permute(0, 2, 1, 3), 1, 1),
+    "moves_around_a_reshape_cancel": (
+        lambda m, x: x.permute(0, 2, 3, 1).reshape(2, 20, 3).permute(0, 2, 1),
+        3,
+        1,
+    ),
+    "moves_around_a_reshape_join": (
+        lambda m, x: x.permute(0, 2, 3, 1).reshape(2, 4, 15).permute(2, 0, 1),
+        3,
+        2,
+    ),
+    "windows": (
+        lambda m, x: (
+            x.reshape(2, 3, 2, 2, 5).permute(0, 2, 1, 3, 4).reshape(4, 3, 2, 5).permute(0, 3, 1, 2)
+        ),
+        4,
+        3,
+    ),
+    "a_reshape_that_mixes_what_is_moved": (
+        lambda m, x: x.permute(0, 2, 3, 1).reshape(2, 10, 2, 3).permute(0, 2, 1, 3),
+        3,
+        3,
+    ),
     "three": (lambda m, x: x.flatten(2).unflatten(2, (4, 5)).flatten(1), 3, 1),
 }
 
