@@ -87,7 +87,7 @@ def _in_front_of_reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:
     ones = [a for a in range(len(shape(inner))) if a not in moved]
     before = _order(inner)
     order = [before[a] for a in (*ones, *moved)]
-    source = inner.args[0]
+    source: Any = inner.args[0]
     if order == sorted(order):
         while is_call(source, *RESHAPES):
             source = source.args[0]
