@@ -56,7 +56,7 @@ class UnpackProjections(Pass):
             node = pending.pop(0)
             if not rw.is_constant(input_of(node, 1)) or len(shape(input_of(node, 1))) != 2:
                 continue
-            parts = _parts(node, list(_cuts(node, _stand_in(node))))
+            parts = _parts(rw, node, list(_cuts(node, _stand_in(node))))
             if isinstance(parts, str):
                 rw.decline(node, parts)
                 continue
@@ -187,7 +187,7 @@ def _of_parts(node: fx.Node, value: torch.Tensor, place: int) -> Iterator[_Cut]:
         yield _Cut(part, value.narrow(place, sum(lengths[:index]), lengths[index]))
 
 
-def _parts(node: fx.Node, cuts: list[_Cut]) -> list[_Part] | str:
+def _parts(rw: Rewriter, node: fx.Node, cuts: list[_Cut]) -> list[_Part] | str:
     """What each cut holds, or why the linear stays; nothing where it is no packed projection."""
     channels = int(shape(node)[-1])
     rows = math.prod(_number(n) for n in shape(node)[:-1])
@@ -201,7 +201,9 @@ def _parts(node: fx.Node, cuts: list[_Cut]) -> list[_Part] | str:
         return []
     if sum(part.count for part in parts) > channels:
         return "parts of its result overlap, and would be computed twice"
-    if any(not is_call(user, aten.linear.default) for user in input_of(node, 1).users):
+    # Constants are parts of it, of another call of the same layer.
+    others = [user for user in input_of(node, 1).users if not rw.is_constant(user)]
+    if any(not is_call(user, aten.linear.default) for user in others):
         return "its weight is used elsewhere as well, and would be stored twice"
     if any(_picks(channels, part) is None for part in parts):
         return "the channels of a part are no regular choice of all"

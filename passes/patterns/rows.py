@@ -84,7 +84,7 @@ def _keeps_rows(node: fx.Node) -> bool:
 
 
 def _stands_in_front(linear: fx.Node) -> bool:
-    """True if a permutation brings axis 0 of (S, B, I) there, or takes it away.
+    """True if a permutation swaps the first two axes of (S, B, I), or has swapped them.
 
     Either may be separated from the linear by reshapes, to and from heads.
     """
@@ -93,12 +93,17 @@ def _stands_in_front(linear: fx.Node) -> bool:
     above: fx.Node | None = input_of(linear)
     while is_call(above, *RESHAPES):
         above = input_of(above)
-    if is_call(above, aten.permute.default) and _order(above)[0] != 0:
-        return True
+    if is_call(above, aten.permute.default):
+        first, second = _order(above)[:2]
+        if first > second:
+            return True
     below = only_user(linear)
     while is_call(below, *RESHAPES):
         below = only_user(below)
-    return is_call(below, aten.permute.default) and _order(below)[0] != 0
+    if not is_call(below, aten.permute.default):
+        return False
+    order = _order(below)
+    return order.index(0) > order.index(1)
 
 
 def _order(permute: fx.Node) -> list[int]:

@@ -111,6 +111,27 @@ def test_neighbouring_rows_are_views_of_the_weight() -> None:
     assert stored == {t.untyped_storage().data_ptr() for t in model.linear.parameters()}
 
 
+class Twice(nn.Module):
+    """A packed layer that is called two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(C, 3 * C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            q, k, v = self.linear(x).chunk(3, -1)
+            x = q * k + v
+        return x
+
+
+def test_a_layer_that_is_called_twice_stores_its_rows_once() -> None:
+    model = Twice()
+    optimized = passes.optimize_for_ane(model, (torch.randn(B, S, C),), pipeline=PIPELINE)
+    assert count(optimized.program, aten.linear.default) == 6
+    assert len([*optimized.program.state_dict, *optimized.program.constants]) == 6
+
+
 def test_tokens_may_be_of_any_number() -> None:
     model = Packed(lambda y: list(y.unflatten(-1, (3, H, D)).permute(2, 0, 3, 1, 4).unbind(0)))
     tokens = torch.export.Dim("tokens", min=2, max=64)
