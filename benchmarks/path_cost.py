@@ -121,11 +121,30 @@ def resnet50() -> tuple[Any, tuple[Any, ...]]:
     return Logits().eval(), (torch.randn(1, 3, 224, 224),)
 
 
+def yolov8n() -> tuple[Any, tuple[Any, ...]]:
+    """YOLOv8n, 640 x 640 pixels, without suppression, and its input."""
+    import torch
+
+    from benchmarks.recipes import BoxesAlone
+    from benchmarks.zoo.torchvision_python import importable_torchvision
+
+    with importable_torchvision():
+        from ultralytics.nn.tasks import DetectionModel
+
+        model = DetectionModel("yolov8n.yaml", verbose=False)
+    pixels = torch.rand(1, 3, 640, 640)
+    boxes = BoxesAlone(model).eval()
+    with torch.no_grad():
+        boxes(pixels)  # the anchors of this size, which it makes once
+    return boxes, (pixels,)
+
+
 PATHS: dict[str, tuple[Callable[[], tuple[Any, tuple[Any, ...]]], float]] = {
     "DistilBERT, 6 layers": (distilbert, 0.6),
     "ViT-base, 12 layers": (vit_base, 0.8),
     "DistilBERT, 24 layers, 96 wide": (lambda: distilbert(24, **NARROW), 1.2),
     "ResNet-50": (resnet50, 0.8),
+    "YOLOv8n": (yolov8n, 0.8),
 }
 MEMORY_TARGET, CHECK_TARGET, VERIFY_TARGET = 1.2, 0.8, 1.5
 IMPORTS = {"predict": 2.0, "plan": 0.5}  # seconds

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from frontend.decompositions import copy
 from frontend.errors import AnePassesError, CaptureError, DataDependentError, SizeError, message_of
 from frontend.source import quoted_lines, raising_line, spelled
+from frontend.taking_apart import taken_apart
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
@@ -72,8 +73,9 @@ def decomposed(
     Raises:
         CaptureError: torch cannot take it apart; names the source line where torch's text does.
     """
+    whole = {torch.ops.aten.copy.default: copy, **table}
     try:
-        return program.run_decompositions({torch.ops.aten.copy.default: copy, **table})
+        return taken_apart(program, lambda part: part.run_decompositions(whole))
     except AnePassesError:
         raise
     except Exception as error:

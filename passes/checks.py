@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from frontend.fake_calls import FakeCalls
 from frontend.program import Draft
@@ -55,13 +54,17 @@ def check_signature(before: Interface, after: Interface, step: Pass) -> None:
             )
 
 
-def check_fakes(emitted: list[fx.Node], step: Pass, mode: FakeTensorMode | None) -> None:
+def check_fakes(emitted: list[fx.Node], step: Pass, fake_call: FakeCalls) -> None:
     """Stored shapes and dtypes of the nodes that a pass emitted are what they compute now.
+
+    Args:
+        emitted: the nodes.
+        step: the pass.
+        fake_call: may know calls of the same shapes, such as those that the pass emitted.
 
     Raises:
         InvariantError: one of them is stale.
     """
-    fake_call = FakeCalls(mode)
     for node in emitted:
         if not node.users:
             continue

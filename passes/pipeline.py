@@ -116,7 +116,7 @@ def run(
                 draft.tidy()
             after = _Standing.of(draft)
             check_signature(before.interface, after.interface, step)
-            check_fakes(rewriter.emitted, step, draft.fake_mode)
+            check_fakes(rewriter.emitted, step, rewriter.fake_calls)
             if closes_each:
                 with _named(step):
                     program = draft.close()

@@ -52,6 +52,7 @@ class Rewriter:
         declined: every refusal, in order.
         notes: sentences for the user that are no refusals (warnings of changed behaviour).
         emitted: every new operator, in the order they were made.
+        fake_calls: shapes and dtypes of calls, with those that are known.
         failed_at: where the pass was at work when it raised something, if that was anywhere.
     """
 
@@ -61,7 +62,7 @@ class Rewriter:
         self._anchor: fx.Node | None = None
         self._constant: dict[fx.Node, bool] = {}
         self._values: dict[fx.Node, torch.Tensor] = {}
-        self._fake_calls = FakeCalls(draft.fake_mode)
+        self.fake_calls = FakeCalls(draft.fake_mode)
         self._has_data_sizes = has_data_sizes(draft.graph)
         self._sites: Callable[[str], bool] | None = None
         self._graph = draft.graph
@@ -154,7 +155,7 @@ class Rewriter:
         if self._anchor is None:
             raise InvariantError("emit was called outside Rewriter.at", op=str(target))
         try:
-            value = self._fake_calls(target, args, kwargs)
+            value = self.fake_calls(target, args, kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InvariantError(
                 f"pass {self._step.name} emitted an operator that does not fit its arguments",

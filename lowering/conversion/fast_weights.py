@@ -20,6 +20,8 @@ from lowering.support.halves import to_float16
 
 # coremltools looks for numbers that vanish in fp16 in constants of fewer elements.
 _LOOKED_THROUGH = 400
+# Far above what it takes for vanished, the smallest number of fp16: six times ten to the minus 8.
+_MAY_VANISH = 1e-6
 
 
 def without_copies() -> list[Replacement]:
@@ -47,8 +49,11 @@ def _cast_by_torch(cls: type[Cast], input_var: Var, dtype_val: str) -> object:
 
 
 def _check_small(self: FP16ComputePrecision, new_var: Var, var: Var) -> None:
-    """coremltools flattens a constant, which copies it, to ask for its length."""
-    if np.size(var.val) < _LOOKED_THROUGH:
+    """coremltools copies a constant to ask for its length, and looks at zeros one by one."""
+    if np.size(var.val) >= _LOOKED_THROUGH or new_var.val is None:
+        return
+    is_small = np.abs(np.asarray(new_var.val)) < _MAY_VANISH
+    if (is_small & (np.asarray(var.val) != 0)).any():
         _check(self, new_var, var)
 
 

@@ -1,0 +1,344 @@
+"""Takes operators apart once for each kind of call, and not once for each call.
+
+torch's ``run_decompositions`` runs the whole program three times over, though a model of many
+layers says the same few things again and again: 24 layers of a DistilBERT are 700 calls of 20
+kinds. It was a fifth of the whole path (*measured*, torch 2.13). Here torch takes apart a program
+of one call of each kind, and the pieces go where the calls were, under the names that torch gives.
+
+That is the same where a program is a plain sequence of calls: sizes are numbers, nothing holds a
+graph of its own, and nothing is written but what nobody else sees. Any other program is torch's.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import ExportedProgram
+from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.utils import _pytree as pytree
+
+# What run_decompositions does, with its table.
+TakeApart = Callable[[ExportedProgram], ExportedProgram]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What one kind of call is taken apart into.
+
+    Attributes:
+        given: placeholders of the tensors that the call reads, each once, in order.
+        steps: the operators, in order.
+        results: what the call returns, one for each tensor: of ``steps`` or ``given``.
+    """
+
+    given: tuple[fx.Node, ...]
+    steps: tuple[fx.Node, ...]
+    results: tuple[fx.Node, ...]
+
+
+def taken_apart(program: ExportedProgram, take_apart: TakeApart) -> ExportedProgram:
+    """``take_apart(program)``, asked of each kind of call once where that is the same."""
+    calls = _calls(program)
+    pieces = None if calls is None else _pieces(program, calls, take_apart)
+    if calls is None or pieces is None:
+        return take_apart(program)
+    return _joined(program, calls, pieces)
+
+
+def _calls(program: ExportedProgram) -> dict[fx.Node, tuple[Any, Hashable]] | None:
+    """Functional operator and kind of each call; ``None`` for a program that is no plain sequence.
+
+    Calls without a result, which are checks of the trace, and those that pick one of several
+    results are left out.
+    """
+    signature = program.graph_signature
+    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in signature.output_specs) or any(
+        spec.kind is InputKind.TOKEN for spec in signature.input_specs
+    ):
+        return None
+    calls: dict[fx.Node, tuple[Any, Hashable]] = {}
+    for node in program.graph.nodes:
+        if node.op == "output":
+            continue
+        value = node.meta.get("val")
+        if node.op == "placeholder":
+            if isinstance(value, torch.Tensor | torch.SymInt) and not _is_static(value):
+                return None
+            continue
+        if node.op != "call_function" or not all(_is_static(v) for v in _tensors(value)):
+            return None
+        if node.target is operator.getitem:
+            if node.args[0] not in calls:
+                return None
+            continue
+        target = _functional(node)
+        if target is None:
+            return None
+        if value is None:
+            continue
+        try:
+            calls[node] = (target, (target, _kind(node, (node.args, node.kwargs))))
+        except _UnknownKindError:
+            return None
+    return calls
+
+
+def _functional(node: fx.Node) -> Any:
+    """The operator without its writing to what nobody else sees; ``None`` where it writes."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    if not target._schema.is_mutable:
+        return target
+    written = node.args[0] if node.args else None
+    is_own = isinstance(written, fx.Node) and len(written.users) == 1 and _is_fresh(written)
+    packet, _, overload = target._schema.name.partition("::")[2].rpartition("_")
+    if not is_own or overload or target.namespace != "aten":
+        return None
+    found = getattr(getattr(torch.ops.aten, packet, None), target._overloadname, None)
+    if found is None or found._schema.is_mutable:
+        return None
+    names = [argument.name for argument in target._schema.arguments]
+    return found if [a.name for a in found._schema.arguments] == names else None
+
+
+# Composites whose result has memory of its own. Others may return an argument, or a view of one,
+# and their schemas do not say so (``dropout``, ``type_as``, ``einsum``).
+_FRESH_COMPOSITES = (
+    *("linear", "matmul", "conv1d", "conv2d", "conv3d"),
+    *("batch_norm", "layer_norm", "group_norm", "instance_norm"),
+)
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """True for a tensor of its own memory: nothing else can see what is written to it."""
+    target = node.target
+    return (
+        isinstance(target, torch._ops.OpOverload)
+        and isinstance(node.meta.get("val"), torch.Tensor)
+        and all(result.alias_info is None for result in target._schema.returns)
+        and (target._opname in _FRESH_COMPOSITES or not target._can_decompose())
+    )
+
+
+class _UnknownKindError(Exception):
+    """An argument of a call is neither a tensor nor a plain value."""
+
+
+def _kind(call: fx.Node, value: object) -> Hashable:
+    """What decides how a call is taken apart: which tensors are one, their layouts, numbers.
+
+    Raises:
+        _UnknownKindError: there is more to it.
+    """
+    if isinstance(value, fx.Node):
+        tensor = value.meta.get("val")
+        if not isinstance(tensor, torch.Tensor):
+            raise _UnknownKindError
+        position = call.all_input_nodes.index(value)
+        layout = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+        return position, layout, tensor.dtype, tensor.device
+    if isinstance(value, list | tuple):
+        return (type(value), *(_kind(call, part) for part in value))
+    if isinstance(value, dict):
+        return tuple((name, _kind(call, part)) for name, part in sorted(value.items()))
+    if isinstance(value, float):
+        return float, value.hex()  # zero has a sign
+    if value is None or isinstance(
+        value, bool | int | str | torch.dtype | torch.device | torch.layout | torch.memory_format
+    ):
+        return type(value), value
+    raise _UnknownKindError
+
+
+def _pieces(
+    program: ExportedProgram, calls: dict[fx.Node, tuple[Any, Hashable]], take_apart: TakeApart
+) -> dict[Hashable, _Piece] | None:
+    """What each kind of call is taken apart into; ``None`` where torch makes more than pieces."""
+    examples = {kind: node for node, (_, kind) in reversed(calls.items())}
+    if not examples:
+        return None
+    graph, results = fx.Graph(), dict[Hashable, list[fx.Node]]()
+    given: dict[Hashable, list[fx.Node]] = {}
+    for number, (kind, node) in enumerate(examples.items()):
+        stand_ins: dict[fx.Node, fx.Node] = {}
+        for position, argument in enumerate(node.all_input_nodes):
+            stand_ins[argument] = graph.placeholder(f"given_{number}_{position}")
+            stand_ins[argument].meta["val"] = argument.meta["val"].detach()
+        given[kind] = list(stand_ins.values())
+    for kind, node in examples.items():
+        stand_in = dict(zip(node.all_input_nodes, given[kind], strict=True))
+        args, kwargs = fx.map_arg((node.args, node.kwargs), stand_in.__getitem__)
+        call = graph.call_function(calls[node][0], args, kwargs)
+        call.meta = dict(node.meta)
+        results[kind] = [call] if isinstance(node.meta["val"], torch.Tensor) else _parts(call)
+    graph.output(tuple(result for parts in results.values() for result in parts))
+    apart = take_apart(_program(program, graph))
+    nodes = list(apart.graph.nodes)
+    arguments = [node for node in nodes if node.op == "placeholder"]
+    returned = cast(tuple[Any, ...], apart.graph.output_node().args[0])
+    counts = sum(map(len, given.values())), sum(map(len, results.values()))
+    if (len(arguments), len(returned)) != counts or any(
+        node.op not in ("placeholder", "call_function", "output") for node in nodes
+    ):
+        return None  # a constant of its own, for instance
+    places, found = {node: place for place, node in enumerate(nodes)}, {}
+    for kind, node in examples.items():
+        own, arguments = arguments[: len(given[kind])], arguments[len(given[kind]) :]
+        last, returned = returned[: len(results[kind])], returned[len(results[kind]) :]
+        if not all(isinstance(result, fx.Node) for result in last):
+            return None
+        if not _is_like(node, last):
+            return None
+        steps = sorted(_behind(last), key=places.__getitem__)
+        found[kind] = _Piece(tuple(own), tuple(steps), tuple(last))
+    return found
+
+
+def _is_like(node: fx.Node, results: Iterable[fx.Node]) -> bool:
+    """Whether results are what the call gave: a write in place casts to what it writes to."""
+    return all(
+        was.shape == now.meta["val"].shape and was.dtype is now.meta["val"].dtype
+        for was, now in zip(_tensors(node.meta["val"]), results, strict=True)
+    )
+
+
+def _behind(results: Iterable[fx.Node]) -> set[fx.Node]:
+    """Every operator that ``results`` come from."""
+    pending, found = list(results), set[fx.Node]()
+    while pending:
+        node = pending.pop()
+        if node.op == "call_function" and node not in found:
+            found.add(node)
+            pending.extend(node.all_input_nodes)
+    return found
+
+
+def _program(program: ExportedProgram, graph: fx.Graph) -> ExportedProgram:
+    """``graph``, whose placeholders are all arguments, as a program of the same dialect."""
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    outputs = cast(tuple[fx.Node, ...], graph.output_node().args[0])
+    call = ModuleCallSignature(
+        inputs=[],
+        outputs=[],
+        in_spec=pytree.tree_structure((tuple(range(len(inputs))), {})),
+        out_spec=pytree.tree_structure(tuple(range(len(outputs)))),
+    )
+    return ExportedProgram(
+        root={},
+        graph=graph,
+        graph_signature=ExportGraphSignature(
+            [InputSpec(InputKind.USER_INPUT, TensorArgument(n.name), None) for n in inputs],
+            [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in outputs],
+        ),
+        state_dict={},
+        range_constraints={},
+        module_call_graph=[ModuleCallEntry("", call)],
+        example_inputs=None,
+        constants={},
+        verifiers=program.verifiers,
+    )
+
+
+def _joined(
+    program: ExportedProgram,
+    calls: dict[fx.Node, tuple[Any, Hashable]],
+    pieces: dict[Hashable, _Piece],
+) -> ExportedProgram:
+    """``program`` with the pieces in the place of its calls."""
+    graph, now, parts = fx.Graph(), dict[fx.Node, fx.Node](), dict[fx.Node, list[fx.Node]]()
+    for node in program.graph.nodes:
+        if node.op == "output":
+            graph.output(fx.map_arg(node.args[0], now.__getitem__))
+        elif node.target is operator.getitem:
+            now[node] = parts[node.args[0]][node.args[1]]
+        elif node not in calls:
+            now[node] = graph.node_copy(node, now.__getitem__)
+            now[node].meta = dict(node.meta)
+            if node.op == "placeholder":
+                now[node].name = node.name  # fx renames what looks like a builtin
+        else:
+            piece = pieces[calls[node][1]]
+            given = [now[argument] for argument in node.all_input_nodes]
+            parts[node] = _laid(graph, piece, given, node)
+            now[node] = parts[node][0]
+    graph.eliminate_dead_code()
+    signature = program.graph_signature
+    outputs = [
+        replace(spec, arg=replace(spec.arg, name=result.name))
+        if isinstance(result, fx.Node)
+        else spec
+        for spec, result in zip(
+            signature.output_specs, cast(Sequence[Any], graph.output_node().args[0]), strict=True
+        )
+    ]
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=graph,
+        graph_signature=ExportGraphSignature(list(signature.input_specs), outputs),
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph[:1],
+        example_inputs=program.example_inputs,
+        constants=program.constants,
+    )
+
+
+def _laid(
+    graph: fx.Graph, piece: _Piece, given: Iterable[fx.Node], origin: fx.Node
+) -> list[fx.Node]:
+    """Adds the steps of ``piece`` to ``graph``; what it returns there."""
+    now = dict(zip(piece.given, given, strict=True))
+    for step in piece.steps:
+        if step in now:  # one of several results
+            continue
+        args, kwargs = fx.map_arg((step.args, step.kwargs), now.__getitem__)
+        target = cast(Any, step.target)
+        packet = getattr(target, "overloadpacket", target)  # torch names a step after it
+        name = graph._target_to_str(packet.__name__)
+        now[step] = graph.create_node("call_function", target, args, kwargs, name)
+        now[step].meta = {**origin.meta, "val": step.meta["val"]}
+        if not isinstance(step.meta["val"], torch.Tensor):
+            # torch names the results that nobody reads as well.
+            taken = {user.args[1]: user for user in step.users}
+            for place, part in enumerate(_parts(now[step])):
+                part.meta = {**origin.meta, **part.meta}
+                if place in taken:
+                    now[taken[place]] = part
+    return [now[result] for result in piece.results]
+
+
+def _parts(call: fx.Node) -> list[fx.Node]:
+    """A ``getitem`` behind ``call``, the last node of its graph, for each of its results."""
+    found = []
+    for place, value in enumerate(call.meta["val"]):
+        part = call.graph.call_function(operator.getitem, (call, place))
+        part.meta = {**call.meta, "val": value}
+        found.append(part)
+    return found
+
+
+def _tensors(value: object) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_static(value: object) -> bool:
+    return isinstance(value, FakeTensor) and all(
+        isinstance(size, int) for size in (*value.shape, *value.stride(), value.storage_offset())
+    )
