@@ -65,7 +65,29 @@ class Alike(nn.Module):
         return *(part.sum() for part in (*halves, *shapes)), *signs
 
 
+class Transposed(nn.Module):
+    """Transposes of which some cancel, one is returned and one must stay."""
+
+    def forward(self, x):
+        turned = x.transpose(1, 2)
+        back = (turned.relu() + 1.0).transpose(1, 2)
+        return back, turned.softmax(-1), back.transpose(0, 1).reshape(5, 16).sum(-1)
+
+
+class Small(nn.Module):
+    """Zeros of both signs and numbers that vanish in fp16, few enough to be looked at."""
+
+    def __init__(self):
+        super().__init__()
+        self.few = nn.Buffer(torch.tensor([0.0, -0.0, 1e-9, -1e-9, 6e-8, 1e-6, 3.0, -3.0]))
+
+    def forward(self, x):
+        return (x * self.few + 1e-12).log(), x / (x.abs() + 1e-10)
+
+
 CASES = {
+    "transposed": (Transposed, (1, 5, 16), {}),
+    "small": (Small, (1, 3, 8), {}),
     "attention": (Attention, (1, 5, 16), {}),
     "float32": (Attention, (1, 5, 16), {"compute_precision": ct.precision.FLOAT32}),
     "iOS18": (Attention, (1, 5, 16), {"minimum_deployment_target": ct.target.iOS18}),
