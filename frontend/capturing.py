@@ -39,7 +39,7 @@ from frontend.program import Draft
 from frontend.quantized_modules import with_dense_weights
 from frontend.quantized_operators import settle_quantized
 from frontend.releases import warn_of_untried
-from frontend.signature_tables import quick_signatures
+from frontend.signature_tables import composites_listed_once, quick_signatures
 from frontend.size_guards import check_guards, deferring, warn_of_narrowed
 from frontend.spelling import is_free_in_code, with_spellable_names
 from frontend.structure import Flat, Structure, flatten
@@ -282,7 +282,8 @@ def _normalise(
     with plain_torch(), warnings.catch_warnings():
         # torch's own pytree code warns of itself.
         warnings.filterwarnings("ignore", category=FutureWarning)
-        program = decomposed(program, decomposition_table())
+        with composites_listed_once():
+            program = decomposed(program, decomposition_table())
         if program.graph_signature.input_tokens:
             # They keep run-time checks in order, and a package checks nothing.
             program = _remove_effect_tokens(program)

@@ -15,7 +15,6 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from frontend.decompositions import copy
 from frontend.errors import AnePassesError, CaptureError, DataDependentError, SizeError, message_of
-from frontend.signature_tables import composites_listed_once
 from frontend.source import quoted_lines, raising_line, spelled
 from frontend.taking_apart import taken_apart
 
@@ -76,8 +75,7 @@ def decomposed(
     """
     whole = {torch.ops.aten.copy.default: copy, **table}
     try:
-        with composites_listed_once():
-            return taken_apart(program, lambda part: part.run_decompositions(whole))
+        return taken_apart(program, lambda part: part.run_decompositions(whole))
     except AnePassesError:
         raise
     except Exception as error:

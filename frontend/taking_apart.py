@@ -14,10 +14,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
@@ -32,7 +33,9 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 
 # What run_decompositions does, with its table.
-TakeApart = Callable[[ExportedProgram], ExportedProgram]
+TakeApart: TypeAlias = Callable[[ExportedProgram], ExportedProgram]
+# Functional operator and kind of each call.
+_Calls: TypeAlias = dict[fx.Node, tuple[OpOverload, Hashable]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def taken_apart(program: ExportedProgram, take_apart: TakeApart) -> ExportedProg
     return _joined(program, calls, pieces)
 
 
-def _calls(program: ExportedProgram) -> dict[fx.Node, tuple[Any, Hashable]] | None:
+def _calls(program: ExportedProgram) -> _Calls | None:
     """Functional operator and kind of each call; ``None`` for a program that is no plain sequence.
 
     Calls without a result, which are checks of the trace, and those that pick one of several
@@ -70,7 +73,7 @@ def _calls(program: ExportedProgram) -> dict[fx.Node, tuple[Any, Hashable]] | No
         spec.kind is InputKind.TOKEN for spec in signature.input_specs
     ):
         return None
-    calls: dict[fx.Node, tuple[Any, Hashable]] = {}
+    calls: _Calls = {}
     for node in program.graph.nodes:
         if node.op == "output":
             continue
@@ -97,10 +100,10 @@ def _calls(program: ExportedProgram) -> dict[fx.Node, tuple[Any, Hashable]] | No
     return calls
 
 
-def _functional(node: fx.Node) -> Any:
+def _functional(node: fx.Node) -> OpOverload | None:
     """The operator without its writing to what nobody else sees; ``None`` where it writes."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return None
     if not target._schema.is_mutable:
         return target
@@ -110,7 +113,7 @@ def _functional(node: fx.Node) -> Any:
     if not is_own or overload or target.namespace != "aten":
         return None
     found = getattr(getattr(torch.ops.aten, packet, None), target._overloadname, None)
-    if found is None or found._schema.is_mutable:
+    if not isinstance(found, OpOverload) or found._schema.is_mutable:
         return None
     names = [argument.name for argument in target._schema.arguments]
     return found if [a.name for a in found._schema.arguments] == names else None
@@ -128,7 +131,7 @@ def _is_fresh(node: fx.Node) -> bool:
     """True for a tensor of its own memory: nothing else can see what is written to it."""
     target = node.target
     return (
-        isinstance(target, torch._ops.OpOverload)
+        isinstance(target, OpOverload)
         and isinstance(node.meta.get("val"), torch.Tensor)
         and all(result.alias_info is None for result in target._schema.returns)
         and (target._opname in _FRESH_COMPOSITES or not target._can_decompose())
@@ -166,7 +169,7 @@ def _kind(call: fx.Node, value: object) -> Hashable:
 
 
 def _pieces(
-    program: ExportedProgram, calls: dict[fx.Node, tuple[Any, Hashable]], take_apart: TakeApart
+    program: ExportedProgram, calls: _Calls, take_apart: TakeApart
 ) -> dict[Hashable, _Piece] | None:
     """What each kind of call is taken apart into; ``None`` where torch makes more than pieces."""
     examples = {kind: node for node, (_, kind) in reversed(calls.items())}
@@ -256,7 +259,7 @@ def _program(program: ExportedProgram, graph: fx.Graph) -> ExportedProgram:
 
 def _joined(
     program: ExportedProgram,
-    calls: dict[fx.Node, tuple[Any, Hashable]],
+    calls: _Calls,
     pieces: dict[Hashable, _Piece],
 ) -> ExportedProgram:
     """``program`` with the pieces in the place of its calls."""
@@ -332,10 +335,10 @@ def _parts(call: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _tensors(value: object) -> list[Any]:
+def _tensors(value: object) -> list[torch.Tensor]:
     if value is None:
         return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    return cast(list[torch.Tensor], list(value) if isinstance(value, list | tuple) else [value])
 
 
 def _is_static(value: object) -> bool:

@@ -7,7 +7,7 @@ memory fell from 1.6 to 1.2 times the fp16 weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from coremltools.converters.mil.backend.mil import helper
@@ -57,13 +57,19 @@ def _check_small(self: FP16ComputePrecision, new_var: Var, var: Var) -> None:
         _check(self, new_var, var)
 
 
-def _write(output_var: Var, blob_writer: Any) -> int:
+class _BlobWriter(Protocol):
+    """coremltools' writer of weights."""
+
+    def write_fp16_data(self, bits: np.ndarray) -> int:
+        """Where ``bits``, uint16 (N,), are in the file."""
+
+
+def _write(output_var: Var, blob_writer: _BlobWriter) -> int:
     """coremltools copies an fp16 constant twice before it writes it."""
     value = output_var.val
     if isinstance(value, np.ndarray) and value.dtype == np.float16:
         bits = np.ascontiguousarray(value).reshape(-1).view(np.uint16)
-        offset: int = blob_writer.write_fp16_data(bits)
-        return offset
+        return blob_writer.write_fp16_data(bits)
     return _write_copy(output_var, blob_writer)
 
 

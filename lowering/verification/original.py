@@ -214,10 +214,22 @@ def passes_of(
 def private_copy(module: nn.Module, *, half: bool = False) -> nn.Module:
     """A copy of ``module`` for inference on the CPU; calls leave the user's buffers alone."""
     with torch.no_grad():  # coremltools' pruner lets a module compute its weights to be copied
-        copied = copy.deepcopy(module).float().cpu()
+        copied = copy.deepcopy(module, _in_other_dtype(module, half)).float().cpu()
     for inner in copied.modules():
         inner.training = False  # not eval(): models override it with effects of their own
     return copied.half() if half else copied
+
+
+def _in_other_dtype(module: nn.Module, half: bool) -> dict[int, object]:
+    """Copies by identity, as deepcopy keeps them, of weights that are not copied as they are."""
+    found: dict[int, object] = {}
+    for weight in module.parameters():
+        if type(weight) is nn.Parameter and weight.is_floating_point():
+            cast = weight.detach().float()
+            cast = cast.half() if half else cast
+            if cast.dtype is not weight.dtype:
+                found[id(weight)] = nn.Parameter(cast, weight.requires_grad)
+    return found
 
 
 def tensor_outputs(
