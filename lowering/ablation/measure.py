@@ -21,8 +21,9 @@ from lowering.planner.mil_stats import mil_stats, weight_bytes
 from lowering.planner.placement import plan
 from lowering.reference import load
 from lowering.support.peak_memory import PeakMemory
+from lowering.verification.metrics import metric_of
 from lowering.verification.original import Original
-from lowering.verification.package_values import feed_of, returned
+from lowering.verification.package_values import feed_of, output_values, returned
 from lowering.verification.parity import parity, rel_l2
 from passes.optimized_model import OptimizedModel
 
@@ -40,6 +41,7 @@ def figures_of(
     composites: Sequence[Composite] = (),
     deployment_target: str = "iOS17",
     targets: Sequence[str] = ("M4",),
+    metric: str | None = None,
 ) -> Figures:
     """Converts ``program``, runs it in the interpreter and in torch, and plans it.
 
@@ -50,6 +52,7 @@ def figures_of(
         composites: lowerings of custom operators.
         deployment_target: such as ``iOS17``.
         targets: chips.
+        metric: name of one by which the outputs are judged as well, see ``verify``.
 
     Raises:
         AnePassesError: it cannot be converted, run or planned.
@@ -64,7 +67,7 @@ def figures_of(
         )
         seconds = time.perf_counter() - start
         try:
-            error = _error(mlmodel, original, expected)
+            *error, agreement = _compared(mlmodel, original, expected, metric)
             plans = [plan(mlmodel, chip=target) for target in targets]
             stats, weights = mil_stats(read_program(mlmodel)), weight_bytes(mlmodel)
         finally:
@@ -76,22 +79,32 @@ def figures_of(
         *error,
         tuple(Predicted.of(entry) for entry in plans),
         Observed(seconds, _cpu_ms(program), peak.added_bytes),
+        agreement,
     )
 
 
-def _error(
-    mlmodel: ct.models.MLModel, original: Original, expected: Sequence[Tensor]
-) -> tuple[float, float]:
-    """Largest relative L2 and largest absolute error of the outputs."""
+def _compared(
+    mlmodel: ct.models.MLModel,
+    original: Original,
+    expected: Sequence[Tensor],
+    metric: str | None,
+) -> tuple[float, float, float | None]:
+    """Largest relative L2 and largest absolute error of the outputs, and what the metric says."""
     model = load(mlmodel)
     outputs = model(feed_of(model, original), model.make_state())
+    values = returned(model, original.program, outputs)
     found = [
-        parity("", value, want, math.inf)
-        for value, want in zip(returned(model, original.program, outputs), expected, strict=True)
+        parity("", value, want, math.inf) for value, want in zip(values, expected, strict=True)
     ]
+    agreement = None
+    if metric is not None:
+        names = [name for name, _ in output_values(model, original.program)]
+        both = (dict(zip(names, side, strict=True)) for side in (values, expected))
+        agreement = metric_of(metric)(*both)
     return (
         max((entry.rel_l2 for entry in found), default=0.0),
         max((entry.max_abs for entry in found), default=0.0),
+        agreement,
     )
 
 

@@ -103,6 +103,7 @@ class Figures:
         max_abs: largest absolute difference of any output.
         predicted: one entry for each chip.
         observed: times and memory on the machine that measured.
+        agreement: what the metric that was asked for says, from 0 to 1; ``None`` without one.
     """
 
     mil: MilStats
@@ -111,6 +112,7 @@ class Figures:
     max_abs: float
     predicted: tuple[Predicted, ...]
     observed: Observed
+    agreement: float | None = None
 
     def on(self, target: str) -> Predicted:
         """The prediction for one chip."""
@@ -125,6 +127,7 @@ class Figures:
             "weight_bytes": self.weight_bytes,
             "rel_l2": finite(self.rel_l2),
             "max_abs": finite(self.max_abs),
+            "agreement": self.agreement,
             "predicted": [entry.to_json() for entry in self.predicted],
             "observed": {"kind": "observed", **vars(self.observed)},
         }
@@ -140,6 +143,7 @@ class Figures:
             float(raw["max_abs"]),
             tuple(Predicted.from_json(entry) for entry in raw["predicted"]),
             Observed(**observed),
+            raw.get("agreement"),
         )
 
 

@@ -45,6 +45,7 @@ class Settings:
         engine: where the work is done; this process by default.
         cache: finished work; none is kept by default.
         progress: called after each piece of work.
+        metric: name of one by which each package is judged as well, see ``verify``.
     """
 
     chips: Sequence[str] = ("M4",)
@@ -54,6 +55,7 @@ class Settings:
     engine: Engine | None = None
     cache: Cache | None = None
     progress: Progress | None = None
+    metric: str | None = None
 
     @property
     def chip_names(self) -> tuple[str, ...]:
@@ -139,6 +141,7 @@ class Sweep:
                     *(case.source, state.variant.pipeline, state.digest),
                     *(settings.deployment_target, self.chips),
                     label=f"{case.name}: {state.variant.name}",
+                    metric=settings.metric,
                 )
                 for state in states
                 if not state.failure

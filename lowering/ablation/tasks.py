@@ -128,6 +128,7 @@ class Measure:
         rewritten: digest of the program that it gives.
         deployment_target: such as ``iOS17``.
         targets: chips.
+        metric: name of one by which outputs are judged as well.
     """
 
     source: StoredProgram
@@ -136,6 +137,7 @@ class Measure:
     deployment_target: str
     targets: tuple[str, ...]
     label: str
+    metric: str | None = None
 
     @property
     def key(self) -> str:
@@ -143,6 +145,7 @@ class Measure:
         return text_digest(
             *("measure", code_digest(), self.source.digest, self.rewritten),
             *(self.source.composites_digest, self.deployment_target, *self.targets),
+            self.metric or "",
         )
 
     def run(self, subject: Subject) -> dict[str, Any]:
@@ -155,6 +158,7 @@ class Measure:
             composites=subject.composites,
             deployment_target=self.deployment_target,
             targets=self.targets,
+            metric=self.metric,
         )
         return figures.to_json()
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from frontend.errors import AnePassesError
 from frontend.model_call import ModelCall
-from lowering.ablation.result import Ablation, VariantResult
+from lowering.ablation.result import Ablation, Figures, VariantResult
 from lowering.ablation.sites import sites_of
 from lowering.ablation.sweep import Settings, Sweep
 from lowering.ablation.variants import Variant, choices_of, variant_with
+from lowering.verification.metrics import AT_LEAST, metric_of
 from lowering.verification.parity import Thresholds
 from passes.base import Pass
 from passes.default_pipeline import DEFAULT_PIPELINE
@@ -45,6 +46,7 @@ class Tuning:
         target: the chip it was chosen for.
         by: what was minimised.
         bound: largest relative L2 error of the fp16 package that was allowed.
+        at_least: what the metric had to reach; ``None`` where none was asked for.
         chosen: name of the variant.
         pipeline: its passes.
         reasons: why, in sentences.
@@ -57,6 +59,7 @@ class Tuning:
     chosen: str
     pipeline: tuple[Pass, ...]
     reasons: tuple[str, ...]
+    at_least: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -66,6 +69,7 @@ class Tuning:
             "target": self.target,
             "by": self.by,
             "bound": self.bound,
+            "at_least": self.at_least,
             "pipeline": to_text(self.pipeline),
             "reasons": list(self.reasons),
             "ablation": self.ablation.to_json(),
@@ -74,15 +78,24 @@ class Tuning:
 
 @dataclass(frozen=True)
 class _Rule:
-    """What is minimised, on which chip, under which bound."""
+    """What is minimised, on which chip, under which bounds."""
 
     chip: str
     by: By
     bound: float
+    at_least: float | None = None
+
+    def allows(self, figures: Figures) -> bool:
+        """Whether a variant is exact enough."""
+        if not figures.rel_l2 <= self.bound:
+            return False
+        if self.at_least is None:
+            return True
+        return figures.agreement is not None and figures.agreement >= self.at_least
 
     def cost(self, variant: VariantResult) -> float | None:
         """Milliseconds; ``None`` when unknown or when the variant is not exact enough."""
-        if variant.figures is None or not variant.figures.rel_l2 <= self.bound:
+        if variant.figures is None or not self.allows(variant.figures):
             return None
         predicted = variant.figures.on(self.chip)
         return predicted.dispatch_ms if self.by == "price" else predicted.latency_ms
@@ -114,6 +127,7 @@ def tune_model(
     pipeline: Sequence[Pass] = DEFAULT_PIPELINE,
     by: By = "price",
     bound: float | None = None,
+    at_least: float | None = None,
 ) -> Tuning:
     """Chooses the forms of the passes for one model, by what is *predicted* for one chip.
 
@@ -128,12 +142,16 @@ def tune_model(
         pipeline: the passes to start from, the default of the choice.
         by: minimise the dispatcher's price, or the predicted latency.
         bound: largest relative L2 error of the package; by default what ``verify`` allows.
+        at_least: what the metric of ``settings`` must reach; 0.99 by default.
 
     Raises:
-        TuneError: no variant can be measured, keeps the bound, or has what is minimised.
+        VerificationError: there is no such metric, or it needs other outputs.
+        TuneError: no variant can be measured, keeps the bounds, or has what is minimised, or there
+            is no metric that could reach ``at_least``.
         CaptureError, CompositeError, UnknownChipError: see ``ablate``.
     """
     settings, steps = settings or Settings(), tuple(pipeline)
+    least = _least(settings.metric, at_least)
     tried: dict[str, Variant] = {}
     best = variant_with(steps, {})
     with Sweep([model], settings) as sweep:
@@ -146,7 +164,7 @@ def tune_model(
             for variant in (best, *changes[0](best)):
                 tried.setdefault(variant.name, variant)
             (found,) = sweep.run([list(tried.values())])
-            rule = _Rule(sweep.chips[0], by, _bound(found, bound))
+            rule = _Rule(sweep.chips[0], by, _bound(found, bound), least)
             better = rule.best(found)
             if better is None:
                 raise _nothing(found, rule)
@@ -166,6 +184,7 @@ def tune_model(
         chosen.name,
         tried[chosen.name].pipeline,
         tuple(_reasons(found, rule, chosen, sites)),
+        least,
     )
 
 
@@ -190,6 +209,19 @@ def _site_changes(
             yield variant_with(pipeline, settings, sites)
 
 
+def _least(metric: str | None, at_least: float | None) -> float | None:
+    if metric is None:
+        if at_least is not None:
+            raise TuneError(
+                "nothing is measured that could reach at_least",
+                expected="the name of a metric beside it",
+                found=f"at_least={at_least}",
+            )
+        return None
+    metric_of(metric)
+    return AT_LEAST if at_least is None else at_least
+
+
 def _bound(found: Ablation, bound: float | None) -> float:
     return Thresholds().allowed(True, found.half_error) if bound is None else bound
 
@@ -204,6 +236,13 @@ def _nothing(found: Ablation, rule: _Rule) -> TuneError:
             expected=f"relative L2 error of at most {rule.bound:.1e}",
             found=f"{figures.rel_l2:.1e} with the default passes",
             hint="give a larger --bound, or look for the operator at fault with `verify`",
+        )
+    if not rule.allows(figures):
+        return TuneError(
+            "no variant agrees with the model as the metric asks",
+            expected=f"{rule.at_least}, of 1",
+            found=f"{figures.agreement} with the default passes",
+            hint="ask for less with --at-least, or look for the operator at fault with `verify`",
         )
     return TuneError(
         f"no variant has a {rule.by}",
@@ -222,10 +261,13 @@ def _reasons(found: Ablation, rule: _Rule, chosen: VariantResult, sites: Sites) 
         yield "no sites in modules of their own differ in size: one form for all"
     measures: tuple[By, ...] = ("price", "latency")
     for by in measures:
-        yield _winner(found, _Rule(rule.chip, by, rule.bound))
+        yield _winner(found, replace(rule, by=by))
     bad = [v.name for v in found.variants if v.figures and not v.figures.rel_l2 <= rule.bound]
     if bad:
         yield f"left out, since their error is above {rule.bound:.1e}: {'; '.join(bad)}"
+    off = [v.name for v in found.variants if v.figures and not rule.allows(v.figures)]
+    if off := [name for name in off if name not in bad]:
+        yield f"left out, since the metric is below {rule.at_least}: {'; '.join(off)}"
     failed = [variant.name for variant in found.variants if variant.failure]
     if failed:
         yield f"could not be measured: {'; '.join(failed)}"

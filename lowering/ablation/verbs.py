@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -59,6 +60,8 @@ def tune(
     settings: Settings | None = None,
     by: By = "price",
     bound: float | None = None,
+    metric: str | None = None,
+    at_least: float | None = None,
 ) -> Tuning:
     """The forms of the passes that are *predicted* to suit a model best on one chip.
 
@@ -72,10 +75,14 @@ def tune(
         by: ``price``, the estimate that Core ML's dispatcher decides by, or ``latency``, the time
             that our model predicts.
         bound: largest relative L2 error of the fp16 package; by default what ``verify`` allows.
+        metric: name of one by which variants are judged as well, see ``verify``.
+        at_least: what it must reach; 0.99 by default.
 
     Raises:
         CaptureError, CompositeError, UnknownChipError: as for :func:`ablate`.
         TuneError: no variant can be chosen.
     """
     call = ModelCall(type(model).__name__, model, example_inputs, kwargs or {}, dynamic_shapes)
-    return tune_model(call, settings, pipeline=pipeline, by=by, bound=bound)
+    if metric is not None:
+        settings = replace(settings or Settings(), metric=metric)
+    return tune_model(call, settings, pipeline=pipeline, by=by, bound=bound, at_least=at_least)

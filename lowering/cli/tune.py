@@ -21,6 +21,7 @@ from lowering.cli.pipeline import (
     write_pipeline,
 )
 from lowering.cli.sweep import sweep_options, sweeping
+from lowering.cli.verify import METRIC_NAMES
 from lowering.errors import SaveError
 
 if TYPE_CHECKING:
@@ -63,6 +64,16 @@ Exit codes: 0 done, 2 the model or the call needs attention.
     help="Largest relative L2 error of the package. Default: what `verify` allows.",
 )
 @click.option(
+    "--metric",
+    type=click.Choice(METRIC_NAMES),
+    help="How far both agree as the task sees it; variants that agree less are left out.",
+)
+@click.option(
+    "--at-least",
+    type=click.FloatRange(0, 1),
+    help="What the metric must reach; 0.99 by default.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -80,6 +91,8 @@ def tune(
     trust: bool,
     by: By,
     bound: float | None,
+    metric: str | None,
+    at_least: float | None,
     output: Path | None,
     pipeline: Path | None,
     own_passes: tuple[str, ...],
@@ -99,8 +112,8 @@ def tune(
     steps = chosen_passes(None, pipeline, own_passes=own_passes)
     (call,) = calls_of((model_spec,), trust)
     with sweeping(**where) as options:
-        settings = Settings(chips, deployment_target, **lowerings, **options)
-        found = tune_model(call, settings, pipeline=steps, by=by, bound=bound)
+        settings = Settings(chips, deployment_target, metric=metric, **lowerings, **options)
+        found = tune_model(call, settings, pipeline=steps, by=by, bound=bound, at_least=at_least)
     saved = None if output is None else _save(found, call, settings, output)
     if as_json:
         print_json({**found.to_json(), "saved": None if saved is None else str(saved)})

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+import torch
 from torch.export import ExportedProgram
 
 import passes
+from frontend.capturing import capture
 from frontend.model_call import ModelCall
 from lowering.ablation import tune as tuning
-from lowering.ablation.result import Ablation, VariantResult
+from lowering.ablation.measure import figures_of
+from lowering.ablation.result import Ablation, Figures, VariantResult
 from lowering.ablation.sweep import Settings, Sweep
 from lowering.ablation.tune import TuneError, tune_model
+from lowering.verification import Original, VerificationError
 from passes.at_sites import AtSites
 from passes.split_attention import SplitAttention
 from tests.lowering.ablation.ablation_models import attention_layer
@@ -25,6 +29,7 @@ class Priced(Sweep):
     prices: dict[str, float]
     latencies: dict[str, float | None]
     errors: dict[str, float]
+    agreements: dict[str, float]
     asked: list[str]
 
     def __enter__(self) -> Sweep:
@@ -45,6 +50,7 @@ class Priced(Sweep):
                 found.weight_bytes,
                 self.errors.get(variant.name, 1e-3),
                 *(found.max_abs, found.predicted, found.observed),
+                agreement=self.agreements.get(variant.name),
             )
             results.append(
                 VariantResult(variant.name, variant.kind, (), variant.settings, figures=found)
@@ -55,13 +61,14 @@ class Priced(Sweep):
 @pytest.fixture
 def priced(monkeypatch):
     monkeypatch.setattr(tuning, "Sweep", Priced)
-    Priced.latencies, Priced.errors = {}, {}
+    Priced.latencies, Priced.errors, Priced.agreements = {}, {}, {}
 
-    def tuned(prices, *, sites=None, **options):
+    def tuned(prices, *, sites=None, metric=None, **options):
         monkeypatch.setattr(tuning, "sites_of", lambda program, pipeline: sites or {})
         Priced.prices = prices
         model = ModelCall("tiny", None)
-        return tune_model(model, Settings(deployment_target="iOS18"), **options)
+        settings = Settings(deployment_target="iOS18", metric=metric)
+        return tune_model(model, settings, **options)
 
     return tuned
 
@@ -126,6 +133,37 @@ def test_an_inexact_variant_is_left_out(priced):
     assert priced(prices, bound=0.05).chosen == "attention=native"
     with pytest.raises(TuneError, match="keeps the bound"):
         priced(prices, bound=1e-6)
+
+
+def test_variants_below_the_metric_are_left_out(priced):
+    Priced.agreements = {"attention=native": 0.9, "default": 1.0, "attention=batched": 0.99}
+    prices = {"default": 4.0, "attention=native": 1.0, "attention=batched": 3.0}
+    found = priced(prices, metric="top1")
+    assert found.chosen == "attention=batched" and found.at_least == 0.99
+    assert any("below 0.99: " in why and "attention=native" in why for why in found.reasons)
+    assert priced(prices, metric="top1", at_least=0.8).chosen == "attention=native"
+    assert priced(prices).chosen == "attention=native"
+    Priced.agreements = dict.fromkeys(prices, 0.5)
+    with pytest.raises(TuneError, match="as the metric asks"):
+        priced(prices, metric="top1")
+    with pytest.raises(VerificationError, match="no metric 'accuracy'"):
+        priced(prices, metric="accuracy")
+    with pytest.raises(TuneError, match="at_least"):
+        priced(prices, at_least=0.9)
+
+
+@pytest.mark.parametrize(("metric", "low"), [("top1", 1.0), ("cosine", 0.999), ("mask", 0.0)])
+def test_packages_are_judged_by_the_metric(metric, low):
+    class Scores(torch.nn.Module):
+        def forward(self, x):
+            return (x * 3.0).softmax(-1)
+
+    model, x = Scores(), torch.randn(6, 9)
+    original = Original.of(capture(model, (x,)))
+    expected = original.expected()[1]
+    found = figures_of(original.program, original, expected, metric=metric)
+    assert low <= found.agreement <= 1
+    assert Figures.from_json(found.to_json()).agreement == found.agreement
 
 
 def test_by_latency(priced):
