@@ -65,7 +65,7 @@ class EncodeStep(nn.Module):
         places = Places(torch.zeros(1, dtype=torch.int32), 1, rooms.rings)
         keys = PackedStore(states["key_cache"], rooms.keys, places, "position")
         values = PackedStore(states["value_cache"], rooms.values, places, "position")
-        for at, (key, value) in enumerate(crossed_in(cache), start=len(rooms.lengths)):
+        for at, (key, value) in enumerate(crossed_in(cache), start=rooms.own):
             keys.put(at, key)
             values.put(at, value)
         new = {"key_cache": keys.tensor, "value_cache": values.tensor}

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from frontend.decoder.probing import Layer
@@ -20,6 +21,7 @@ def step_cache(
     lengths: Sequence[int],
     carried: Mapping[tuple[int, str, int], Tensor],
     crossed: Sequence[tuple[Tensor, Tensor]] = (),
+    held: range | None = None,
 ) -> object:
     """A ``transformers.Cache`` for one step.
 
@@ -30,22 +32,44 @@ def step_cache(
         lengths: tokens that each attention layer has room for, in order.
         carried: (layer, kind, index) to the state that a recurrent layer continues from.
         crossed: keys and values of what an encoder said, for each layer.
+        held: the layers that run, all by default. Of the others the model may ask how long they
+            are; the stores have no slot for them.
     """
     known = _classes()
-    attention = 0
-    index_at = len(lengths) + len(crossed)
+    attention = slots = 0
+    own = sum(layer.attention is not None for layer in _held(layers, held))
+    index_at = own + len(crossed)
     made = []
     for index, layer in enumerate(layers):
         slot = window = None
-        if layer.attention is not None and keys is not None and values is not None:
-            slot = _LayerSlot(keys, values, places, attention, lengths[attention], index_at)
-            index_at += layer.attention.index_width is not None
+        is_held = held is None or index in held
+        if layer.attention is not None:
+            stores = (keys, values) if is_held else (None, None)
+            slot = _LayerSlot(*stores, places, slots, lengths[attention], index_at)
+            index_at += is_held and layer.attention.index_width is not None
             window = layer.attention.window
             attention += 1
+            slots += is_held
         states = {key[1:]: state for key, state in carried.items() if key[0] == index}
+        if not is_held:
+            states = _empty(layer)
         made.append(known.make(slot, window, states))
     cache = known.Cache(made)
     return known.with_encoded(cache, crossed) if crossed else cache
+
+
+def _held(layers: Sequence[Layer], held: range | None) -> Sequence[Layer]:
+    return layers if held is None else layers[held.start : held.stop]
+
+
+def _empty(layer: Layer) -> dict[tuple[str, int], Tensor]:
+    """Recurrent states that nothing reads."""
+    kinds = {"conv_states": layer.convolution, "recurrent_states": layer.recurrence}
+    return {
+        (kind, at): torch.zeros(shape)
+        for kind, states in kinds.items()
+        for at, shape in (states or {}).items()
+    }
 
 
 def cache_to_encode() -> Any:
@@ -81,8 +105,8 @@ class _LayerSlot:
 
     def __init__(
         self,
-        keys: PackedStore,
-        values: PackedStore,
+        keys: PackedStore | None,
+        values: PackedStore | None,
         places: Places,
         at: int,
         length: int,
@@ -92,9 +116,11 @@ class _LayerSlot:
         self.at, self.length, self.index_at = at, length, index_at
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None, "a layer that does not run"
         return self.keys.write(self.at, keys), self.values.write(self.at, values)
 
     def update_index(self, rows: Tensor) -> Tensor:
+        assert self.keys is not None, "a layer that does not run"
         return self.keys.write(self.index_at, rows.unsqueeze(1)).squeeze(1)
 
 
@@ -123,7 +149,7 @@ class _Known:
 
             def update(
                 self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
-            ) -> Any:
+            ) -> tuple[Tensor, Tensor]:
                 self.keys, self.values = self.slot.update(key_states, value_states)
                 return self.keys, self.values
 
@@ -131,7 +157,7 @@ class _Known:
                 """(1, new tokens, width) to those of all tokens."""
                 return self.slot.update_index(rows)
 
-            def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
+            def get_mask_sizes(self, query_length: int) -> tuple[int, Tensor | int]:
                 return self.slot.length, self.slot.places.turned(self.slot.length)
 
             def get_seq_length(self) -> Tensor | int:

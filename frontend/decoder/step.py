@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from frontend.decoder.embedding import ROWS, Embedding, given_rows
 from frontend.decoder.hf_cache import carried_by, encoded_as, step_cache
 from frontend.decoder.moving_ranges import moving_ranges
 from frontend.decoder.packing import CacheSlot, Extent, Packing, aligned, pack
+from frontend.decoder.part import HIDDEN, DecoderPart, running
 from frontend.decoder.probing import Decoder, logits_of
 from frontend.decoder.source import LENGTH
 from frontend.decoder.store import PackedStore, Places, Write
@@ -55,8 +58,10 @@ class Rooms:
         keys, values: the packed tensors; ``None`` without attention.
         carried: name of a packed state to the recurrent states in its rows.
         shapes: shape of every packed tensor, by name.
-        crossed: how many slots of keys and values, behind those of ``lengths``, are for what an
-            encoder said. Further ones of the keys are for what layers choose tokens by.
+        crossed: how many slots of keys and values, behind the ``own``, are for what an encoder
+            said. Further ones of the keys are for what layers choose tokens by.
+        held: the layers that the tensors have room for, ``None`` for all.
+        own: how many slots of keys and values are the layers' own.
     """
 
     context: int
@@ -67,10 +72,12 @@ class Rooms:
     carried: Mapping[str, tuple[Key, ...]]
     shapes: Mapping[str, tuple[int, ...]]
     crossed: int = 0
+    held: range | None = None
+    own: int = 0
 
     def moving(self, packing: Packing) -> tuple[CacheSlot, ...]:
         """The slots to which steps add tokens."""
-        own = len(self.lengths)
+        own = self.own
         return (*packing.slots[:own], *packing.slots[own + self.crossed :])
 
     def limited(self, context: int) -> Rooms:
@@ -99,7 +106,14 @@ class Rooms:
         )
 
 
-def rooms(decoder: Decoder, context: int, most_tokens: int, *, ring: bool = True) -> Rooms:
+def rooms(
+    decoder: Decoder,
+    context: int,
+    most_tokens: int,
+    *,
+    ring: bool = True,
+    held: range | None = None,
+) -> Rooms:
     """Room for ``context`` tokens.
 
     Layers with a window get a ring of the window and one step's tokens, where that is less.
@@ -109,11 +123,12 @@ def rooms(decoder: Decoder, context: int, most_tokens: int, *, ring: bool = True
         context: tokens that fit.
         most_tokens: of any step that uses the cache.
         ring: without, windows get the whole context too.
+        held: the layers that get room, all by default.
     """
     whole = aligned(context)
     lengths, key_extents, value_extents = [], [], []
     rings = set()
-    for layer in decoder.layers:
+    for index, layer in enumerate(decoder.layers):
         if (attention := layer.attention) is None:
             continue
         length = whole
@@ -123,22 +138,25 @@ def rooms(decoder: Decoder, context: int, most_tokens: int, *, ring: bool = True
         if length < whole:
             rings.add(length)
         lengths.append(length)
+        if held is not None and index not in held:
+            continue
         key_extents.append(Extent(attention.heads, length, attention.key_width))
         value_extents.append(Extent(attention.heads, length, attention.value_width))
+    own = len(key_extents)
     crosses = [layer.cross for layer in decoder.layers if layer.cross is not None]
     if decoder.source is not None:
         for cross in crosses:
             key_extents.append(Extent(cross.heads, decoder.source.length, cross.key_width))
             value_extents.append(Extent(cross.heads, decoder.source.length, cross.value_width))
-    for layer in decoder.layers:
+    for layer in decoder.layers if held is None else decoder.layers[held.start : held.stop]:
         if layer.attention is not None and layer.attention.index_width is not None:
             key_extents.append(Extent(1, whole, layer.attention.index_width))
-    keys = pack(key_extents) if lengths else None
-    values = pack(value_extents) if lengths else None
+    keys = pack(key_extents) if key_extents else None
+    values = pack(value_extents) if value_extents else None
     shapes: dict[str, tuple[int, ...]] = {}
     if keys is not None and values is not None:
         shapes = {"key_cache": keys.shape, "value_cache": values.shape}
-    carried = _carried(decoder, shapes)
+    carried = _carried(decoder, shapes, held)
     return Rooms(
         context=context,
         lengths=tuple(lengths),
@@ -148,13 +166,19 @@ def rooms(decoder: Decoder, context: int, most_tokens: int, *, ring: bool = True
         carried=carried,
         shapes=shapes,
         crossed=len(crosses),
+        held=held,
+        own=own,
     )
 
 
-def _carried(decoder: Decoder, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[Key, ...]]:
+def _carried(
+    decoder: Decoder, shapes: dict[str, tuple[int, ...]], held: range | None
+) -> dict[str, tuple[Key, ...]]:
     """Recurrent states of one kind and shape, packed by row; adds to ``shapes``."""
     groups: dict[tuple[str, tuple[int, ...]], list[Key]] = {}
     for index, layer in enumerate(decoder.layers):
+        if held is not None and index not in held:
+            continue
         kinds = (("conv_states", layer.convolution), ("recurrent_states", layer.recurrence))
         for kind, states in kinds:
             for at, shape in (states or {}).items():
@@ -176,7 +200,8 @@ class DecoderStep(nn.Module):
     ``forward(input_ids, position[, last])``: ``input_ids`` (1, T) int, ``position`` (1,) int, the
     number of tokens in the cache, and ``last`` (1,) int, the place among the T whose logits are
     wanted; without it the logits of all T are returned, (1, T, vocabulary). In the form ``io``
-    the packed tensors follow as keywords, and come back named with ``NEW``.
+    the packed tensors follow as keywords, and come back named with ``NEW``. With ``embedding``,
+    ``inputs_embeds`` (1, T, width) stands in the place of ``input_ids``.
 
     Args:
         model: shared, not copied.
@@ -187,6 +212,10 @@ class DecoderStep(nn.Module):
         call: what the model is given beside.
         best: how many of the likeliest tokens to return as ``tokens`` (1, T, best) int, with their
             logits where there are several, in the place of all logits.
+        embedding: the module whose rows come in from outside; ``None`` where the ids do.
+        part: the layers that run, see ``DecoderPart``; all by default. One behind the first takes
+            ``hidden`` (1, T, width) in the place of ids, and one without the head returns
+            ``hidden_new`` in the place of logits.
     """
 
     def __init__(
@@ -198,10 +227,13 @@ class DecoderStep(nn.Module):
         form: CacheForm,
         call: CallForm,
         best: int | None = None,
+        embedding: Embedding | None = None,
+        part: DecoderPart | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self._decoder, self._rooms, self._call = decoder, rooms, call
+        self._embedding, self._part = embedding, part
         self._tokens, self._form, self._best = tokens, form, best
         if form != "io":
             for name, shape in rooms.shapes.items():
@@ -211,6 +243,11 @@ class DecoderStep(nn.Module):
         """Keyword inputs to capture with."""
         ids = torch.arange(self._tokens).remainder(self._decoder.vocabulary).unsqueeze(0)
         inputs = {"input_ids": ids.to(torch.int32), "position": torch.tensor([0]).int()}
+        if self._part is not None and not self._part.is_first:
+            hidden = torch.zeros(1, self._tokens, self._part.layers.width)
+            inputs = {HIDDEN: hidden, "position": inputs["position"]}
+        elif self._embedding is not None:
+            inputs = {ROWS: self._embedding.rows(ids), "position": inputs["position"]}
         if last:
             inputs["last"] = torch.tensor([self._tokens - 1]).int()
         source = self._decoder.source
@@ -222,18 +259,21 @@ class DecoderStep(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
-        position: Tensor,
+        input_ids: Tensor | None = None,
+        position: Tensor | None = None,
         last: Tensor | None = None,
         source_length: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        hidden: Tensor | None = None,
         **states: Tensor,
     ) -> dict[str, Tensor]:
         """See the class."""
+        assert position is not None
         if self._form != "io":
             states = {name: getattr(self, name) for name in self._rooms.shapes}
         rooms = self._rooms
         full = max(rooms.lengths, default=rooms.context)
-        slots = [
+        written = [
             slot
             for packing in (rooms.keys, rooms.values)
             if packing is not None
@@ -241,7 +281,7 @@ class DecoderStep(nn.Module):
             if slot.extent.length != self._tokens
         ]
         looks_full = full if self._call.looks_full else None
-        places = Places(position, self._tokens, rooms.rings, slots, looks_full)
+        places = Places(position, self._tokens, rooms.rings, written, looks_full)
         write: Write = "blend" if self._form == "state-blend" else "position"
         keys = values = None
         if rooms.keys is not None and rooms.values is not None:
@@ -249,21 +289,37 @@ class DecoderStep(nn.Module):
             values = PackedStore(states["value_cache"], rooms.values, places, write)
         crossed = []
         if keys is not None and values is not None:
-            first = len(rooms.lengths)
-            crossed = [(keys.read(i), values.read(i)) for i in range(first, first + rooms.crossed)]
+            slots = range(rooms.own, rooms.own + rooms.crossed)
+            crossed = [(keys.read(slot), values.read(slot)) for slot in slots]
         cache = step_cache(
-            self._decoder.layers, keys, values, places, rooms.lengths, self._rows(states), crossed
+            self._decoder.layers,
+            keys,
+            values,
+            places,
+            rooms.lengths,
+            self._rows(states),
+            crossed,
+            rooms.held,
         )
-        with moving_ranges(self._tokens):
+        taken: list[Tensor] = []
+        with moving_ranges(self._tokens), ExitStack() as given:
+            if self._part is not None:
+                taken = given.enter_context(running(self.model, self._part, hidden))
+            if hidden is not None and self._embedding is not None:
+                inputs_embeds = torch.zeros(1, self._tokens, self._embedding.width)
+            if inputs_embeds is not None and self._embedding is not None:
+                given.enter_context(given_rows(self.model, self._embedding.name, inputs_embeds))
+                # Read by nothing but the embedding, or the logits would not be the model's.
+                input_ids = torch.zeros(1, self._tokens, dtype=torch.int32)
             result = self.model(
                 use_cache=True,
                 **{self._decoder.named("input_ids"): input_ids, self._decoder.cache_name: cache},
                 **self._extras(places),
                 **self._encoded(source_length),
             )
-        logits = logits_of(result)
-        if last is not None:
-            logits = torch.index_select(logits, 1, last)
+        said = {HIDDEN + NEW: taken[-1]} if taken else {}
+        if self._part is None or self._part.has_head:
+            said = self._said(logits_of(result), last)
         new: dict[str, Tensor] = {}
         if keys is not None and values is not None:
             new = {"key_cache": keys.tensor, "value_cache": values.tensor}
@@ -273,15 +329,16 @@ class DecoderStep(nn.Module):
             new[name] = states[name]
             for row, key in enumerate(rows):
                 new[name] = _put(new[name], carried[key], row)
-        said = self._said(logits)
         if self._form == "io":
             return {**said, **{name + NEW: value for name, value in new.items()}}
         for name, value in new.items():
             getattr(self, name).copy_(value)
         return said
 
-    def _said(self, logits: Tensor) -> dict[str, Tensor]:
+    def _said(self, logits: Tensor, last: Tensor | None) -> dict[str, Tensor]:
         """What is returned of (1, T, vocabulary) logits."""
+        if last is not None:
+            logits = torch.index_select(logits, 1, last)
         if self._best is None:
             return {"logits": logits}
         if self._best == 1:

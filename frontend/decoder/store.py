@@ -122,12 +122,14 @@ class Places:
         return torch.index_select(rows, _TOKENS, self._orders[length])
 
     def chosen(self, length: int) -> Tensor:
-        """(tokens, length), true where a new token goes."""
+        """(1, 1, length, tokens), true where a new token goes: in this shape no use reshapes it."""
         if length not in self._choices:
-            rows = self.start(length) + torch.arange(self._tokens)
-            if length in self._rings:
+            rows = self.start(length)
+            if self._tokens > 1:
+                rows = rows + torch.arange(self._tokens)
+            if length in self._rings and self._tokens > 1:
                 rows = torch.remainder(rows, length)
-            self._choices[length] = rows.unsqueeze(1) == torch.arange(length)
+            self._choices[length] = rows == torch.arange(length).reshape(1, 1, length, 1)
         return self._choices[length]
 
 
@@ -183,11 +185,11 @@ class PackedStore:
 
 
 def _blended(old: Tensor, new: Tensor, chosen: Tensor) -> Tensor:
-    """``old`` (1, H, S, D) with the rows of ``new`` (1, H, T, D) where ``chosen`` (T, S) is set."""
-    if chosen.shape[0] == 1:
-        return torch.where(chosen.reshape(1, 1, -1, 1), new, old)
-    spread = torch.matmul(chosen.to(new.dtype).transpose(0, 1), new)
-    return torch.where(chosen.any(0).reshape(1, 1, -1, 1), spread, old)
+    """``old`` (1, H, S, D) with the rows of ``new`` (1, H, T, D) where ``Places.chosen`` is set."""
+    if chosen.shape[-1] == 1:
+        return torch.where(chosen, new, old)
+    spread = torch.matmul(chosen.to(new.dtype), new)
+    return torch.where(chosen.any(-1, keepdim=True), spread, old)
 
 
 def states_of(stores: Mapping[str, PackedStore]) -> dict[str, Tensor]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
+from frontend.decoder.embedding import ROWS
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import load_decoder, trust_option
 
@@ -27,6 +28,7 @@ Examples:
   ane-passes export-llm model.py:tiny -o tiny.mlpackage --context 2048
   ane-passes export-llm ./Qwen3-0.6B -o qwen.mlpackage --context 512,2048 --prefill 16,128
   ane-passes export-llm model.py:tiny -o tiny.mlpackage --context 256 --cache io --no-swift
+  ane-passes export-llm ./Qwen3-4B -o qwen.mlpackage --context 2048 --chunk-bytes iOS
   ane-passes export-llm model.py:whisper -o whisper.mlpackage --context 448 --source 80,3000
 
 Exit codes: 0 exported, 2 the model or the call needs attention.
@@ -90,6 +92,13 @@ class _Numbers(click.ParamType):
     "without the batch (80,3000 of a Whisper).",
 )
 @click.option(
+    "--embeddings",
+    type=click.Choice(("inside", "apart")),
+    default="inside",
+    show_default=True,
+    help="The table in the package, or in NAME.embeddings.npy beside it; rows are then an input.",
+)
+@click.option(
     "--logits",
     default="needed",
     show_default=True,
@@ -113,6 +122,12 @@ class _Numbers(click.ParamType):
 @click.option(
     "--compress", metavar="RUNG", help="Weights in fewer bits, as for compress: int8, ..."
 )
+@click.option(
+    "--chunk-bytes",
+    metavar="N|iOS|macOS",
+    help="Cut the decoder into packages of at most so many bytes, or of the system's limit, in a "
+    "folder NAME.chunks.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a package that stands there.")
 @click.option("--swift/--no-swift", default=True, show_default=True, help="Write the Swift file.")
 @json_option
@@ -127,10 +142,12 @@ def export_llm(
     cache: Any,
     window: Any,
     source: tuple[int, ...] | None,
+    embeddings: Literal["inside", "apart"],
     logits: str,
     head: int | None,
     precision: Any,
     compress: str | None,
+    chunk_bytes: str | None,
     overwrite: bool,
     swift: bool,
     as_json: bool,
@@ -140,6 +157,7 @@ def export_llm(
         model = cast("nn.Module", load_decoder(model_spec, trust).model)
         from lowering.generation.export import export_decoder
         from lowering.generation.swift import write_swift
+        from lowering.package.folder import stored_bytes
     with step("Exporting"):
         report = export_decoder(
             model,
@@ -150,10 +168,14 @@ def export_llm(
             cache=cache,
             window=window,
             source=_source(source),
+            embeddings=embeddings,
             logits=logits,
             head=head,
             precision=precision,
             compress=compress,
+            chunk_bytes=int(chunk_bytes)
+            if chunk_bytes and chunk_bytes.isdecimal()
+            else chunk_bytes,
             overwrite=overwrite,
         )
         snippet = write_swift(report.path, report.contract) if swift else None
@@ -173,6 +195,11 @@ def export_llm(
     console.print(table)
     for name, shape in report.contract.states.items():
         console.print(f"{name} {' × '.join(map(str, shape))}, {report.contract.form}")
+    if (apart := report.contract.table) is not None:
+        console.print(f"{ROWS} {apart.width}, rows of {escape(apart.file)}")
+    for part in report.contract.parts:
+        size = stored_bytes(report.path / part.file)
+        console.print(f"{escape(part.file)}, {size / 1e6:.1f} MB")
     console.print(f"saved {escape(str(report.path))}, {report.size / 1e6:.1f} MB")
     if snippet is not None:
         console.print(f"      {escape(str(snippet))} (not compiled here)")

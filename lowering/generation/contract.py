@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,8 +35,10 @@ __all__ = [
     "NEW",
     "PREFILL",
     "Contract",
+    "PartContract",
     "SourceContract",
     "StepContract",
+    "TableContract",
 ]
 
 
@@ -80,6 +83,36 @@ class SourceContract:
 
 
 @dataclass(frozen=True)
+class TableContract:
+    """Rows of embeddings that are kept beside the package.
+
+    Attributes:
+        file: name of the ``.npy`` file (vocabulary, width), in the folder of the package.
+        width: of a row.
+        dtype: of the numbers, ``float16`` or ``float32``.
+        digest: of some rows, by which a file of another package is told.
+    """
+
+    file: str
+    width: int
+    dtype: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class PartContract:
+    """One of several packages that a decoder was cut into.
+
+    Attributes:
+        file: name of the package, in the folder of all.
+        states: shapes of its packed tensors by name.
+    """
+
+    file: str
+    states: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class Contract:
     """How a package is driven.
 
@@ -92,6 +125,12 @@ class Contract:
         states: shapes of the packed tensors by name.
         steps: function name to step.
         source: what the encoder reads, ``None`` for a decoder alone.
+        table: where the rows of ``inputs_embeds`` come from, which the functions then take in the
+            place of ``input_ids``; ``None`` where the embedding is in the package.
+        parts: packages that run one after the other, each on the ``hidden`` of the one before;
+            empty where one package is all.
+        embedder: what the names of the last part's functions begin with that make rows of tokens,
+            as ``embed_1`` for a step of one; ``None`` where no table is shared by both ends.
     """
 
     context: int
@@ -101,6 +140,9 @@ class Contract:
     states: Mapping[str, tuple[int, ...]]
     steps: Mapping[str, StepContract]
     source: SourceContract | None = None
+    table: TableContract | None = None
+    parts: tuple[PartContract, ...] = ()
+    embedder: str | None = None
 
     def to_metadata(self) -> str:
         """JSON, to be stored under ``CONTRACT_KEY``."""
@@ -129,7 +171,7 @@ class Contract:
                     found=label,
                     hint="export it again",
                 )
-            source = raw.get("source")
+            source, table = raw.get("source"), raw.get("table")
             return cls(
                 context=raw["context"],
                 vocabulary=raw["vocabulary"],
@@ -140,7 +182,38 @@ class Contract:
                 source=None
                 if source is None
                 else SourceContract(source["function"], tuple(source["shape"]), source["is_text"]),
+                table=None if table is None else TableContract(**table),
+                parts=tuple(
+                    PartContract(
+                        part["file"], {k: tuple(shape) for k, shape in part["states"].items()}
+                    )
+                    for part in raw.get("parts", ())
+                ),
+                embedder=raw.get("embedder"),
             )
+
+
+CHAIN = "chain.json"
+"""The file that says how packages of one folder are driven one after the other."""
+
+
+def is_chain(package: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds the parts of one decoder."""
+    return (Path(package).expanduser() / CHAIN).is_file()
+
+
+def contract_of(package: str | os.PathLike[str]) -> Contract:
+    """What a package, or a folder of parts, says about how it is driven.
+
+    Raises:
+        GenerationError: it does not.
+        PackageError: there is no package.
+    """
+    if is_chain(package):
+        text = (Path(package).expanduser() / CHAIN).read_text(encoding="utf-8")
+        return Contract.from_metadata({CONTRACT_KEY: text}, os.fspath(package))
+    opened = open_package(os.fspath(package))
+    return Contract.from_metadata(opened.metadata, opened.label)
 
 
 def is_decoder(package: ModelLike, against: object) -> bool:
@@ -151,4 +224,6 @@ def is_decoder(package: ModelLike, against: object) -> bool:
     if not isinstance(package, str | Path) or not isinstance(against, nn.Module):
         return False
     is_step = isinstance(getattr(against, "program", None), ExportedProgram)
+    if is_chain(package):
+        return not is_step
     return not is_step and CONTRACT_KEY in open_package(package).metadata

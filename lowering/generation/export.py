@@ -5,59 +5,55 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import coremltools as ct
 import torch
 from torch import nn
 
+from frontend.decoder.embedding import embedding_of
 from frontend.decoder.hf_cache import is_available
 from frontend.decoder.probing import probe
 from frontend.decoder.step import CacheForm, rooms
-from lowering.compression.compressing import compress as compress_package
 from lowering.compression.rungs import Rung, rung_of
+from lowering.generation.chunks import Asked, check_chain_path, chunk_limit, export_chain
 from lowering.generation.contract import (
     CONTRACT_KEY,
     ENCODE,
     Contract,
     SourceContract,
-    StepContract,
 )
 from lowering.generation.errors import GenerationError
 from lowering.generation.overflows import Overflow, warn
+from lowering.generation.recipe import Recipe
 from lowering.generation.settings import (
     check_best,
     check_context,
+    check_embeddings,
     check_form,
     check_memory,
     check_model,
     check_path,
     functions,
 )
-from lowering.generation.stepping import Call, Stepper
-from lowering.multifunction import merge
-from lowering.package.saving import save
-from lowering.precision.safe import SAFE, convert_in
-from lowering.verification.original import Original
+from lowering.generation.stepping import Stepper
+from lowering.generation.table import placed, table_path, write_table
+from lowering.package.folder import stored_bytes
 from passes.base import Pass
 from passes.default_pipeline import default_pipeline
 from passes.drop_leading_axes import DropLeadingAxes
 from passes.fold_constants import FoldConstants
 from passes.fold_rotation_sign import FoldRotationSign
 from passes.join_heads import JoinHeads
-from passes.optimized_model import OptimizedModel
 from passes.reshape_before_split import ReshapeBeforeSplit
 from passes.select_early import SelectEarly
 from passes.simplify_views import SimplifyViews
 from passes.swap_last_axes import SwapLastAxes
 from passes.tabulate_positions import TabulatePositions
 from passes.tile_linear import TileLinear
-
-# What the precisions of an export are called by a conversion.
-_PRECISIONS: Mapping[str, str] = {"fp16": "float16", "fp32": "float32", SAFE: SAFE}
 
 
 @dataclass(frozen=True)
@@ -93,10 +89,12 @@ def export_decoder(
     cache: CacheForm = "state",
     window: Literal["ring", "full"] = "ring",
     source: int | torch.Tensor | None = None,
+    embeddings: Literal["inside", "apart"] = "inside",
     logits: str = "needed",
     head: int | None = None,
     precision: Literal["fp16", "fp32", "safe"] = "fp16",
     compress: str | Rung | None = None,
+    chunk_bytes: int | str | None = None,
     pipeline: Sequence[Pass] | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -129,6 +127,10 @@ def export_decoder(
             of every cross-attention in the cache, once for a source; sources of text are padded,
             and all functions take their ``source_length`` (1,), int32.
         window: ``ring`` keeps no more tokens than a layer's window can see; ``full`` all.
+        embeddings: ``apart`` keeps the table of token embeddings out of the package, in a file
+            ``NAME.embeddings.npy`` beside it, (vocabulary, width) in the precision of the weights;
+            functions then take the rows of their tokens, ``inputs_embeds`` (1, tokens, width), in
+            the place of ``input_ids``. A head that shares the table stays in the package.
         logits: whose the functions return: ``needed`` as above, ``all`` of every token in
             ``prefill`` as well, ``last`` of one token always; ``argmax`` gives the likeliest
             token, ``topk:N`` the N likeliest and their logits, chosen inside the program, in the
@@ -141,6 +143,12 @@ def export_decoder(
         compress: how weights are stored, a rung of ``lowering.compress`` such as ``int8``; all
             functions share them still. What it costs, ``verify`` does not say: compare with the
             package without.
+        chunk_bytes: the largest package, in bytes: the decoder is then cut between layers into
+            packages ``part_1`` and so on, in a folder that ends with ``.chunks`` in the place of
+            ``.mlpackage``. Each hands ``hidden`` (1, tokens, width) to the next, which say the same
+            bits as one package would. ``iOS`` and ``macOS`` stand for their limits, see
+            ``LIMITS``. A table that embedding and head share lies in the last part, which makes the
+            rows of the tokens in functions of its own.
         pipeline: passes for every function; by default those that suit one token.
         overwrite: whether a package at ``path`` may be replaced.
         progress: called with a sentence for each step done.
@@ -157,9 +165,11 @@ def export_decoder(
         SaveError: the package cannot be written. Nothing half-written is left in any case.
     """
     begun = time.monotonic()
-    target = check_path(path, overwrite)
+    limit = None if chunk_bytes is None else chunk_limit(chunk_bytes)
+    target = check_path(path, overwrite) if limit is None else check_chain_path(path, overwrite)
     rung = None if compress is None else rung_of(compress)
     check_form(cache)
+    check_embeddings(embeddings)
     wanted = functions(context, prefill, decode, logits)
     if not is_available():
         raise GenerationError(
@@ -175,50 +185,46 @@ def export_decoder(
     longest = max(function.tokens for function in wanted)
     place = rooms(decoder, largest, longest, ring=window == "ring")
     passes = pipeline or decode_pipeline(largest, head)
-    stepper = Stepper(model, decoder, place, cache, passes, largest, longest)
-    made: dict[str, Path] = {}
-    steps: dict[str, StepContract] = {}
-    overflows: list[Overflow] = []
+    apart = embedding_of(model, decoder) if embeddings == "apart" else None
+    recipe = Recipe(cache, passes, precision, rung, progress)
+    if limit is not None:
+        ask = Asked(model, decoder, place, wanted, window == "ring", apart is not None)
+        contract, overflows = export_chain(ask, recipe, target, limit)
+        return _report(target, contract, begun, precision, overflows)
+    beside = None if apart is None else table_path(target, overwrite)
+    stepper = Stepper(
+        model,
+        decoder,
+        rooms=place,
+        form=cache,
+        pipeline=passes,
+        context=largest,
+        longest=longest,
+        embedding=apart,
+    )
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        for function in wanted:
-            program = stepper.program(function)
-            overflows += program.overflows
-            made[function.name] = save(
-                _converted(program.model, precision, program.calls), Path(folder) / function.name
-            )
-            steps[function.name] = StepContract(
-                function.tokens,
-                function.context,
-                function.last,
-                program.padded,
-                program.from_start,
-                function.best,
-            )
-            if progress is not None:
-                progress(f"{function.name}: {len(program.model.reports)} passes, converted")
+        made, steps, overflows = recipe.functions(stepper, wanted, Path(folder))
         read = None
         if decoder.source is not None:
-            made[ENCODE] = save(_converted(stepper.encoder(), precision), Path(folder) / ENCODE)
+            made[ENCODE] = recipe.function(stepper.encoder(), Path(folder) / ENCODE)
             read = SourceContract(ENCODE, decoder.source.shape, decoder.source.is_text)
+        table = None
+        if apart is not None and beside is not None:
+            table = write_table(apart, Path(folder) / beside.name, recipe.dtype)
         contract = Contract(
-            largest,
-            decoder.vocabulary,
-            cache,
-            tuple(sorted(place.rings)),
-            place.shapes,
-            steps,
-            read,
+            context=largest,
+            vocabulary=decoder.vocabulary,
+            form=cache,
+            rings=tuple(sorted(place.rings)),
+            states=place.shapes,
+            steps=steps,
+            source=read,
+            table=table,
         )
         metadata = {CONTRACT_KEY: contract.to_metadata()}
-        if rung is None:
-            merge(made, target, metadata=metadata)
-        else:
-            whole = merge(made, Path(folder) / "whole", metadata=metadata)
-            compress_package(whole, rung, target)
-    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    if precision == "fp16":
-        warn(overflows)
-    return ExportReport(target, contract, size, time.monotonic() - begun, tuple(overflows))
+        with nullcontext() if beside is None else placed(Path(folder) / beside.name, beside):
+            recipe.package(made, target, metadata)
+    return _report(target, contract, begun, precision, overflows)
 
 
 def decode_pipeline(positions: int, head: int | None = None) -> tuple[Pass, ...]:
@@ -254,15 +260,10 @@ def decode_pipeline(positions: int, head: int | None = None) -> tuple[Pass, ...]
     )
 
 
-def _converted(
-    model: OptimizedModel, precision: str, calls: Sequence[Call] = ()
-) -> ct.models.MLModel:
-    original = Original.of(model)
-    judged = [replace(original.with_inputs(given), buffers=states) for given, states in calls]
-    return convert_in(
-        model,
-        precision=_PRECISIONS[precision],
-        calibration=judged if precision == SAFE else (),
-        minimum_deployment_target=ct.target.iOS18,
-        skip_model_load=True,
-    )
+def _report(
+    target: Path, contract: Contract, begun: float, precision: str, overflows: Sequence[Overflow]
+) -> ExportReport:
+    if precision == "fp16":
+        warn(overflows)
+    seconds = time.monotonic() - begun
+    return ExportReport(target, contract, stored_bytes(target), seconds, tuple(overflows))

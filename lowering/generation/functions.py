@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frontend.decoder.embedding import ROWS
+from frontend.decoder.part import HIDDEN
 from frontend.decoder.source import LENGTH
-from lowering.generation.contract import NEW, Contract
+from lowering.generation.contract import NEW, PartContract, contract_of
 from lowering.generation.errors import GenerationError
-from lowering.package.open import open_package
+from lowering.generation.table import open_table
 from lowering.reference import LoadedModel, Precision, State, load
 
 
@@ -19,7 +22,7 @@ class Functions:
     """Calls the functions of a package one after the other, each on what the others left.
 
     Args:
-        package: path of the package.
+        package: path of the package, or of the folder of its parts.
         precision: of the interpreter, see ``lowering.load``.
 
     Attributes:
@@ -27,28 +30,32 @@ class Functions:
         calls: function name to how often it ran, since the last ``reset``.
 
     Raises:
-        GenerationError: the package was not made by ``export_decoder``.
+        GenerationError: the package was not made by ``export_decoder``, or its table of embeddings
+            does not lie beside it.
         PackageError: there is no package.
     """
 
     def __init__(
         self, package: str | os.PathLike[str], precision: str | Precision = "fp16"
     ) -> None:
-        self._path = os.fspath(package)
-        opened = open_package(self._path)
-        self.contract = Contract.from_metadata(opened.metadata, opened.label)
+        self.contract = contract = contract_of(package)
         self._precision = precision
-        self._loaded: dict[str, LoadedModel] = {}
+        own = Path(os.fspath(package)).expanduser()
+        wholes = contract.parts or (PartContract("", contract.states),)
+        self._parts = [
+            _Part(own / part.file, part.states, contract.form == "io", precision) for part in wholes
+        ]
+        self._table = None
+        if contract.table is not None:
+            self._table = open_table(self._parts[0].path, contract)
         self.reset()
 
     def reset(self) -> None:
         """Empties the cache."""
         self.calls: dict[str, int] = {}
         self._source_length: int | None = None
-        self._state: State | None = None
-        self._arrays = {
-            name: np.zeros(shape, np.float32) for name, shape in self.contract.states.items()
-        }
+        for part in self._parts:
+            part.reset()
 
     def fits(self, name: str, position: int, pending: int) -> bool:
         """Whether a function can be called with ``position`` tokens in the cache.
@@ -139,10 +146,13 @@ class Functions:
         """What a function is called with for ``ids`` behind ``position`` tokens."""
         step = self.contract.steps[name]
         padded = [*ids, *[ids[-1]] * (step.tokens - len(ids))]
-        inputs: dict[str, np.ndarray] = {
-            "input_ids": np.array([padded], np.int32),
-            "position": np.array([position], np.int32),
-        }
+        inputs = {"input_ids": np.array([padded], np.int32)}
+        if self._table is not None:
+            inputs = {ROWS: np.asarray(self._table[padded])[np.newaxis]}
+        elif (embedder := self.contract.embedder) is not None:
+            rows = self._parts[-1].loaded(f"{embedder}_{step.tokens}")
+            inputs = dict(rows(inputs))
+        inputs["position"] = np.array([position], np.int32)
         if step.last:
             inputs["last"] = np.array([len(ids) - 1], np.int32)
         if self.contract.source is not None and self.contract.source.is_text:
@@ -167,26 +177,69 @@ class Functions:
         return logits if step.last else logits[: len(ids)]
 
     def call(self, name: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """Runs one function on the cache."""
-        function = self.loaded(name)
-        if self._state is None:
-            self._state = function.make_state()
-        outputs = function(inputs, self._state)
-        if self.contract.form == "io":
-            self._arrays = {state: outputs[state + NEW] for state in self._arrays}
+        """Runs one function on the cache, in all parts one after the other."""
+        outputs: Mapping[str, np.ndarray] = {}
+        for part in self._parts:
+            if HIDDEN + NEW in outputs:
+                inputs = {**inputs, HIDDEN: outputs[HIDDEN + NEW]}
+            outputs = part.run(name, inputs)
         self.calls[name] = self.calls.get(name, 0) + 1
         return outputs
 
     def states(self) -> dict[str, np.ndarray]:
-        """Copies of the Core ML states as they are; empty where the cache goes in and out."""
-        state = self._state
+        """Copies of the Core ML states of the first package; empty where the cache goes in and
+        out."""
+        state = self._parts[0].state
         return {} if state is None else {name: state[name].copy() for name in state}
+
+    def loaded(self, name: str) -> LoadedModel:
+        """One function of the first package in the interpreter."""
+        return self._parts[0].loaded(name)
+
+    def _with_cache(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {**inputs, **self._parts[0].arrays}
+
+
+class _Part:
+    """One package with its cache.
+
+    Attributes:
+        path: of the package.
+        state: its Core ML states, ``None`` before the first call.
+        arrays: its cache where that goes in and out.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        io: bool,
+        precision: str | Precision,
+    ) -> None:
+        self.path = path
+        self._shapes = shapes if io else {}
+        self._precision = precision
+        self._loaded: dict[str, LoadedModel] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Empties the cache."""
+        self.state: State | None = None
+        self.arrays = {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
+
+    def run(self, name: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What a function says of those of ``inputs`` that it takes, on the cache."""
+        function = self.loaded(name)
+        if self.state is None:
+            self.state = function.make_state()
+        given = {**inputs, **self.arrays}
+        taken = {key: given[key] for key in function.inputs if key in given}
+        outputs = function(taken, self.state)
+        self.arrays = {key: outputs.get(key + NEW, old) for key, old in self.arrays.items()}
+        return outputs
 
     def loaded(self, name: str) -> LoadedModel:
         """One function in the interpreter."""
         if name not in self._loaded:
-            self._loaded[name] = load(self._path, function=name, precision=self._precision)
+            self._loaded[name] = load(self.path, function=name, precision=self._precision)
         return self._loaded[name]
-
-    def _with_cache(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {**inputs, **(self._arrays if self.contract.form == "io" else {})}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from frontend.decoder.embedding import ROWS
 from frontend.program import runnable
 from lowering.generation.contract import ENCODE, NEW, Contract
 from lowering.generation.settings import WantedFunction
@@ -67,6 +68,8 @@ class HeldDecoder:
         given = {
             key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in inputs.items()
         }
+        if ROWS in given:  # of a table in float16
+            given[ROWS] = given[ROWS].float()
         buffers = dict(module.named_buffers())
         for state, value in self._states.items():
             if state in given:

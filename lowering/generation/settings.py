@@ -178,6 +178,14 @@ def check_form(form: str) -> None:
         )
 
 
+def check_embeddings(place: str) -> None:
+    """Raises ``GenerationError`` for a place of the embeddings that there is not."""
+    if place not in ("inside", "apart"):
+        raise GenerationError(
+            "there is no such place for the embeddings", expected="inside, apart", found=str(place)
+        )
+
+
 def check_path(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Where the package goes.
 

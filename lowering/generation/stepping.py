@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from frontend.decoder.embedding import ROWS, Embedding
 from frontend.decoder.encode_step import EncodeStep
-from frontend.decoder.probing import MODEL_ERRORS, Decoder, logits_of
+from frontend.decoder.part import HIDDEN, DecoderPart
+from frontend.decoder.probing import MODEL_ERRORS, Decoder
 from frontend.decoder.source import LENGTH
 from frontend.decoder.step import NEW, CacheForm, CallForm, DecoderStep, Rooms
 from frontend.errors import AnePassesError, CaptureError
 from frontend.program import runnable
-from frontend.surroundings import inference_mode
 from lowering.generation.contract import ENCODE
 from lowering.generation.errors import GenerationError
 from lowering.generation.overflows import Overflow, Watcher
+from lowering.generation.reference import Reference
 from lowering.generation.settings import WantedFunction
 from passes.api import optimize_for_ane
 from passes.base import Pass
@@ -58,60 +60,6 @@ class CheckedStep:
     calls: tuple[Call, ...]
 
 
-class Reference:
-    """Logits of the model itself, without a cache.
-
-    Args:
-        model: as the user gave it.
-        decoder: what it keeps.
-        tokens: how many to compute, at most.
-
-    Attributes:
-        ids: (1, tokens).
-        given: all that the model is called with, by name.
-        logits: (tokens, vocabulary).
-    """
-
-    def __init__(self, model: nn.Module, decoder: Decoder, tokens: int) -> None:
-        draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(decoder.vocabulary, (1, tokens), generator=draw)
-        # Some models number the tokens that are none of the padding.
-        padding = getattr(getattr(model, "config", None), "pad_token_id", None)
-        self.ids = ids if padding is None else ids.where(ids != padding, _after(ids, decoder))
-        given = {decoder.named("input_ids"): self.ids}
-        if (source := decoder.source) is not None:
-            given |= source.inputs()
-            if source.is_text:
-                given["attention_mask"] = source.mask(source.example_length())
-        self.given: dict[str, torch.Tensor] = given
-        with inference_mode(model), torch.no_grad():
-            self.logits = logits_of(model(**given, use_cache=False))[0]
-        self._unit = float(self.logits.std()) or 1.0
-
-    def error(self, logits: torch.Tensor, start: int) -> float:
-        """Largest error of (tokens, vocabulary) from ``start``, in standard deviations."""
-        expected = self.logits[start : start + len(logits)]
-        difference = (logits - expected).abs().max()
-        return float(difference) / self._unit
-
-    def error_of(self, said: Mapping[str, torch.Tensor], start: int) -> float:
-        """As ``error``, of what a function returns: the best tokens are as good as their logits."""
-        if "tokens" not in said:
-            return self.error(said["logits"], start)
-        tokens = said["tokens"].long()
-        expected = self.logits[start : start + len(tokens)]
-        chosen = expected.gather(1, tokens)
-        worst = (expected.topk(tokens.shape[1]).values - chosen).abs().max()
-        if "logits" in said:
-            worst = torch.maximum(worst, (said["logits"] - chosen).abs().max())
-        return float(worst) / self._unit
-
-
-def _after(ids: torch.Tensor, decoder: Decoder) -> torch.Tensor:
-    """The tokens that follow ``ids`` in the vocabulary."""
-    return (ids + 1).remainder(decoder.vocabulary)
-
-
 def checked_tokens(rooms: Rooms, context: int, tokens: int = 1) -> int:
     """How many tokens to check a step of ``tokens`` on: two steps, rings all the way round."""
     rings = [ring for ring in rooms.rings if ring <= _CHECKED_RING]
@@ -139,6 +87,8 @@ class Stepper:
         pipeline: passes for every step.
         context: tokens that fit.
         longest: tokens of the longest step.
+        embedding: the module whose rows come in from outside; ``None`` where the ids do.
+        part: the layers that run, all by default; the others' work is the model's own.
     """
 
     def __init__(
@@ -150,11 +100,16 @@ class Stepper:
         pipeline: Sequence[Pass],
         context: int,
         longest: int,
+        embedding: Embedding | None = None,
+        part: DecoderPart | None = None,
     ) -> None:
+        self._part = part
         self._model, self._decoder, self._rooms = model, decoder, rooms
-        self._form, self._pipeline = form, tuple(pipeline)
+        self._form, self._pipeline, self._embedding = form, tuple(pipeline), embedding
         self._forms = call_forms(decoder)
-        self._reference = Reference(model, decoder, checked_tokens(rooms, context, longest))
+        checked = checked_tokens(rooms, context, longest)
+        layers = None if part is None else part.layers
+        self._reference = Reference(model, decoder, checked, layers)
         self._start = {name: torch.zeros(shape) for name, shape in rooms.shapes.items()}
         self._given: dict[str, torch.Tensor] = {}
         if decoder.source is not None:
@@ -227,30 +182,52 @@ class Stepper:
         run = self._run(lambda: runnable(optimized.program), function)
         run.names = [str(n) for n in optimized.program.graph_signature.user_outputs]
         padded, from_start = self._measured(run, function)
-        calls: list[Call] = [
-            (inputs | {"input_ids": ids}, {}) for ids in self._texts(function.tokens)
-        ]
+        calls: list[Call] = [(inputs | fed, {}) for fed in self._texts(function.tokens)]
         if run.last is not None:
             calls.append(run.last)
         overflows = tuple(run.overflows.values())
         return CheckedStep(function, optimized, padded, from_start, overflows, tuple(calls))
 
-    def _texts(self, tokens: int) -> list[torch.Tensor]:
-        """Some (1, tokens) of the checked ones."""
-        ids = self._reference.ids.int()
+    def _texts(self, tokens: int) -> list[dict[str, torch.Tensor]]:
+        """What a step of some of the checked tokens reads."""
+        ids = self._reference.ids
         starts = range(min(_CALLS, ids.shape[1] - tokens + 1))
-        return [ids[:, at : at + tokens] for at in starts]
+        return [self._fed(ids[:, at : at + tokens], at) for at in starts]
 
     def _run(self, make: Callable[[], nn.Module], function: WantedFunction) -> _Run:
-        keeps = self._decoder.is_recurrent
-        return _Run(make, function, self._start, self._given, self._form == "io", keeps)
+        return _Run(
+            make,
+            function,
+            self._start,
+            self._given,
+            io=self._form == "io",
+            keeps=self._decoder.is_recurrent,
+            fed=self._fed,
+        )
+
+    def _fed(self, ids: torch.Tensor, position: int) -> dict[str, torch.Tensor]:
+        """What a step reads of ``ids`` (1, tokens): themselves, their rows, or hidden numbers."""
+        if self._part is not None and not self._part.is_first:
+            rows = self._reference.hidden[self._part.begin - 1][position : position + ids.shape[1]]
+            missing = ids.shape[1] - len(rows)
+            return {HIDDEN: torch.nn.functional.pad(rows, (0, 0, 0, missing)).unsqueeze(0)}
+        if self._embedding is not None:
+            return {ROWS: self._embedding.rows(ids)}
+        return {"input_ids": ids.int()}
 
     def _step(self, function: WantedFunction, form: CallForm) -> DecoderStep:
         rooms = self._rooms.limited(function.context)
-        made = DecoderStep(
-            self._model, self._decoder, rooms, function.tokens, self._form, form, function.best
-        )
-        return made.eval()
+        return DecoderStep(
+            self._model,
+            self._decoder,
+            rooms=rooms,
+            tokens=function.tokens,
+            form=self._form,
+            call=form,
+            best=function.best,
+            embedding=self._embedding,
+            part=self._part,
+        ).eval()
 
     def _measured(self, run: _Run, function: WantedFunction) -> tuple[bool, bool]:
         """Whether the step's tokens may be padded, and whether it must start a text."""
@@ -277,7 +254,10 @@ class Stepper:
                 "than without",
                 expected=f"logits within {_TOLERANCE} of their standard deviation",
                 found=f"{error:.2g}",
-                hint="report this model; its cache is used in a way that is not known yet",
+                hint="report this model; its cache is used in a way that is not known yet"
+                if self._embedding is None
+                else "leave the table in the package: embeddings='inside'; where that works, the "
+                "model reads token ids in more places than its embedding",
             )
         return padded, from_start
 
@@ -302,7 +282,11 @@ class Stepper:
                 ids = torch.nn.functional.pad(ids, (0, function.tokens - count))
             said = {name: rows[:count] for name, rows in run(ids, at, count).items()}
             start = at + count - 1 if function.last else at
-            worst = max(worst, reference.error_of(said, start))
+            if self._part is not None and HIDDEN in said:
+                error = reference.error_of_part(said[HIDDEN], start, self._part.end)
+            else:
+                error = reference.error_of(said, start)
+            worst = max(worst, error)
             at += count
             if only_first or at + function.tokens > function.context:
                 break
@@ -323,6 +307,7 @@ class _Run:
         given: inputs that are the same at every step.
         io: whether the cache goes in and comes out.
         keeps: whether the newest call is kept, with the states before it.
+        fed: what the step reads of (1, tokens) ids from a position on.
     """
 
     names: list[str] | None = None  # of a program's results, which come as a tuple
@@ -335,8 +320,10 @@ class _Run:
         given: Mapping[str, torch.Tensor],
         io: bool,
         keeps: bool,
+        fed: Callable[[torch.Tensor, int], dict[str, torch.Tensor]],
     ) -> None:
         self._make, self._function, self._io, self._keeps = make, function, io, keeps
+        self._fed = fed
         self._start, self._given = start, given
         self.overflows: dict[str, Overflow] = {}  # of a program, by value
         self.last: Call | None = None  # of a program
@@ -354,8 +341,9 @@ class _Run:
 
     def __call__(self, ids: torch.Tensor, position: int, count: int) -> dict[str, torch.Tensor]:
         """``logits`` (tokens, vocabulary), or (1, vocabulary) where the function returns one
-        token's; of the best alone with their ``tokens``."""
-        inputs = {"input_ids": ids.int(), "position": torch.tensor([position]).int(), **self._given}
+        token's; of the best alone with their ``tokens``; of a part ``hidden`` (tokens, width)."""
+        place = torch.tensor([position]).int()
+        inputs = {**self._fed(ids, position), "position": place, **self._given}
         if self._function.last:
             inputs["last"] = torch.tensor([count - 1]).int()
         if self._io:
@@ -364,7 +352,8 @@ class _Run:
             found = self._called(inputs)
         if self._io:
             self._states = {name: found[name + NEW] for name in self._states}
-        return {name: found[name][0] for name in ("logits", "tokens") if name in found}
+        said = {"logits": "logits", "tokens": "tokens", HIDDEN: HIDDEN + NEW}
+        return {name: found[output][0] for name, output in said.items() if output in found}
 
     def _called(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Results by name; those of a program are looked at one by one."""

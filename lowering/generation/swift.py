@@ -80,9 +80,11 @@ _TAIL = """\
 
 def write_swift(package: Path, contract: Contract) -> Path | None:
     """Writes the file beside ``package``; ``None`` for a cache of inputs and outputs, for models
-    with an encoder, and for functions that return other logits than those that are needed."""
+    with an encoder, for embeddings apart, for parts, and for functions that return other logits
+    than those that are needed."""
     others = [s for s in contract.steps.values() if s.best or (s.padded and not s.last)]
-    if contract.form == "io" or contract.source is not None or others:
+    has_more = contract.source or contract.table or contract.parts
+    if contract.form == "io" or has_more or others:
         return None
     path = package.with_suffix(".swift")
     path.write_text(swift_source(package.name, contract), encoding="utf-8")

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from frontend.decoder.embedding import embedding_of
 from frontend.decoder.probing import Decoder, logits_of, probe
 from frontend.decoder.step import Rooms, rooms
 from frontend.surroundings import inference_mode
 from lowering.generation.contract import Contract, SourceContract
 from lowering.generation.functions import Functions
 from lowering.generation.held import HeldDecoder
+from lowering.generation.reference import Reference
 from lowering.generation.settings import WantedFunction
-from lowering.generation.stepping import Reference, Stepper
+from lowering.generation.stepping import Stepper
 from lowering.package.open import MAIN, open_package
 from lowering.reference import Precision
 from lowering.verification import package_values
@@ -109,6 +111,13 @@ def verify_decoder(
     thresholds = thresholds or Thresholds()
     held = None
     if functions.loaded(names[0]).is_compressed:
+        if contract.parts:
+            raise VerificationError(
+                "compressed parts of a decoder are held against nothing",
+                expected="parts with the weights as they are, or one compressed package",
+                found=os.fspath(package),
+                hint="verify an export without compress=, and compare what both generate",
+            )
         passes = passes_of(None, functions.loaded(names[0]).metadata, known_passes)
         stepper = _stepper(contract, model, decoder, place, passes)
         held = HeldDecoder(stepper, contract, open_package(package), names)
@@ -143,7 +152,8 @@ def verify_decoder(
             else Compressed(tuple(held.weights.values()), tuple(lost.values())),
         )
         if not found.passed:
-            if not locate or held is not None:
+            # The parts of a chain are looked into one by one, with predict.
+            if not locate or held is not None or contract.parts:
                 return found
             passes = passes_of(None, functions.loaded(call.function).metadata, known_passes)
             stepper = _stepper(contract, model, decoder, place, passes)
@@ -309,7 +319,17 @@ def _stepper(
     contract: Contract, model: nn.Module, decoder: Decoder, place: Rooms, passes: Sequence[Pass]
 ) -> Stepper:
     longest = max(step.tokens for step in contract.steps.values())
-    return Stepper(model, decoder, place, contract.form, passes, contract.context, longest)
+    apart = None if contract.table is None else embedding_of(model, decoder)
+    return Stepper(
+        model,
+        decoder,
+        rooms=place,
+        form=contract.form,
+        pipeline=passes,
+        context=contract.context,
+        longest=longest,
+        embedding=apart,
+    )
 
 
 def _located(

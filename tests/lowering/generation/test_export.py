@@ -11,7 +11,8 @@ from torch import nn
 
 from lowering.generation import GenerationError, Generator, export_decoder
 from lowering.generation.export import ExportReport
-from lowering.generation.stepping import Reference, checked_tokens
+from lowering.generation.reference import Reference
+from lowering.generation.stepping import checked_tokens
 from lowering.reference import load
 from tests.lowering.generation.families import gemma3, gpt2, greedy, mamba, prompt, qwen3
 

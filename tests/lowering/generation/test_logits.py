@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lowering.generation import GenerationError, Generator, Sampling, export_decoder
+from lowering.generation.reference import Reference
 from lowering.generation.settings import functions
-from lowering.generation.stepping import Reference
 from lowering.generation.swift import write_swift
 from lowering.generation.verifying import verify_decoder
 from lowering.reference import load
