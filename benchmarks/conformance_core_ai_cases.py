@@ -70,6 +70,8 @@ _EDGES: Mapping[str, Function] = {
     "to int32 beyond it": lambda x, y, image: (x * 0 + 3e9).to(torch.int32),
     "to uint8 beyond it": lambda x, y, image: (x * 0 + 300).to(torch.uint8).float(),
     "layer_norm of equals": lambda x, y, image: F.layer_norm(x * 0 + 3.3, (4,)),
+    "topk of equals": (_BOTH, "both take the lower place first; torch leaves the order open"),
+    "argsort of equals": ("package refuses", "a stable sort has no lowering to MIL"),
     "layer_norm about 1e6": lambda x, y, image: F.layer_norm(x + 1e6, (4,)),
     "group_norm about 1e4": lambda x, y, image: F.group_norm(image + 1e4, 2),
     "expm1 of little": lambda x, y, image: torch.expm1(x * 1e-7),
@@ -99,4 +101,20 @@ _EDGES: Mapping[str, Function] = {
 }
 
 # What differs by name of the function: who differs or refuses, and why.
-KNOWN: Mapping[str, tuple[str, str]] = {}
+_BOTH, _REFUSES = "package, Core AI", "Core AI refuses"
+_NEITHER = ("package refuses, Core AI refuses", "neither has it, and nothing takes it apart")
+KNOWN: Mapping[str, tuple[str, str]] = {
+    "digamma": _NEITHER,
+    "i0": _NEITHER,
+    "lgamma": _NEITHER,
+    "nextafter": _NEITHER,
+    "rfft": (_NEITHER[0], "complex numbers are a pass's, and none runs here"),
+    "inverse": (_REFUSES, "nothing takes an inverse apart for it"),
+    "argmax with NaN": (BACK_ENDS[1], "the largest number's place; torch has the NaN's"),
+    "attention without a key": (_BOTH, "both average the values; torch gives zeros"),
+    "attention without a key, -inf": (_BOTH, "both have no number there; torch gives zeros"),
+    "to int32 beyond it": (_BOTH, "both saturate; torch, on x86, has the lowest number"),
+    "to uint8 beyond it": (BACK_ENDS[1], "it saturates; torch wraps"),
+    "layer_norm about 1e6": (BACK_ENDS[1], "its mean and variance are rounded otherwise"),
+    "group_norm about 1e4": (BACK_ENDS[1], "its mean and variance are rounded otherwise"),
+}

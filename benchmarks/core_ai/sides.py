@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 import lowering
 import passes
 from frontend.errors import AnePassesError
-from lowering.core_ai.runtime import Arrays, run_asset
+from lowering.core_ai.runtime import TIMEOUT_SECONDS, Arrays, run_asset
 from lowering.verification.parity import rel_l2
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ RIGHT = {"float32": 1e-3, "float16": 5e-2}
 # Core AI has no wider numbers: what is fed in their place.
 _NARROWED = {torch.int64: torch.int32, torch.float64: torch.float32}
 # Seconds for a run. Plain float16 products take some thousand times an ordinary time (*measured*).
-_RUN_SECONDS = 120.0
+_RUN_SECONDS = {"float32": TIMEOUT_SECONDS, "float16": 120.0}
 _LONGEST_REASON = 300
 # Kinds of verdicts, from good to bad: as the module; another result; one clear error; any other.
 RIGHT_KIND, WRONG, REFUSED, BROKEN = "right", "wrong", "refused", "broken"
@@ -139,7 +139,7 @@ def plain(
         with tempfile.TemporaryDirectory() as folder:
             asset = Path(folder) / "plain.aimodel"
             converted.save_asset(asset)
-            found = run_asset(asset, inputs, starts, timeout=_RUN_SECONDS)
+            found = run_asset(asset, inputs, starts, timeout=_RUN_SECONDS[precision])
         names = [str(name) for name in signature.user_outputs]
         return _largest_error(found, names, expected)
 

@@ -24,6 +24,7 @@ from frontend.decompositions import as_strided
 from frontend.ops import PLAIN, layer_norm
 from frontend.source import source_of
 from lowering.core_ai.images import of_images
+from lowering.core_ai.places import of_places
 from lowering.core_ai.pointwise import of_numbers
 from lowering.core_ai.scans import of_scans
 from lowering.errors import Unsupported, UnsupportedOpsError
@@ -86,6 +87,8 @@ def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
         _aten.index_put.default: _index_put,
         _aten.argmin.default: _argmin,
         _aten.var.correction: _var,
+        _aten.var_mean.correction: _var_mean,
+        _aten._cdist_forward.default: _cdist,
         _aten.add.Tensor: _scaled(torch.add),
         _aten.sub.Tensor: _scaled(torch.sub),
         _aten.remainder.Scalar: _with_number(torch.remainder),
@@ -98,6 +101,7 @@ def decompositions(known: frozenset[str]) -> dict[Any, Callable[..., Any]]:
         **of_images(),
         **of_numbers(),
         **of_scans(),
+        **of_places(),
     }
 
 
@@ -166,6 +170,22 @@ def _var(
     count = math.prod(x.shape[axis] for axis in axes)
     total = (centred * centred).sum(axes, keepdim)
     return total / max(count - (1 if correction is None else correction), 0)
+
+
+def _var_mean(
+    x: Tensor,
+    dim: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> tuple[Tensor, Tensor]:
+    axes = list(dim) if dim else list(range(x.dim()))
+    return _var(x, axes, correction=correction, keepdim=keepdim), x.mean(axes, keepdim)
+
+
+def _cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:
+    """Distances of all rows (..., N, D) and (..., M, D), from all their differences."""
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
 
 
 def _scaled(function: Callable[..., Tensor]) -> Callable[..., Tensor | NotImplementedType]:

@@ -1,5 +1,7 @@
-"""Running products, maxima and sums of exponentials along an axis, and medians, of which Core AI
-has none. A scan of n elements takes log2(n) steps, each over the whole axis."""
+"""Running products, maxima and sums of exponentials along an axis, of which Core AI has none.
+
+A scan of n elements takes log2(n) steps, each over the whole axis.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,6 @@ def of_scans() -> dict[Any, Callable[..., Any]]:
         _aten.cummax.default: _running(torch.maximum, -torch.inf),
         _aten.cummin.default: _running(torch.minimum, torch.inf),
         _aten.logcumsumexp.default: _logcumsumexp,
-        _aten.median.dim: _median,
     }
 
 
@@ -61,11 +62,3 @@ def _running(
         return values, _scanned(reached, dim, torch.maximum, 0.0).to(torch.int64)
 
     return of
-
-
-def _median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """The lower one of both in the middle, and its place."""
-    middle = (x.shape[dim] - 1) // 2
-    values, places = torch.topk(x, middle + 1, dim, largest=False)
-    found = values.narrow(dim, middle, 1), places.narrow(dim, middle, 1)
-    return found if keepdim else (found[0].squeeze(dim), found[1].squeeze(dim))
