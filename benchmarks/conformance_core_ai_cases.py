@@ -70,8 +70,6 @@ _EDGES: Mapping[str, Function] = {
     "to int32 beyond it": lambda x, y, image: (x * 0 + 3e9).to(torch.int32),
     "to uint8 beyond it": lambda x, y, image: (x * 0 + 300).to(torch.uint8).float(),
     "layer_norm of equals": lambda x, y, image: F.layer_norm(x * 0 + 3.3, (4,)),
-    "topk of equals": (_BOTH, "both take the lower place first; torch leaves the order open"),
-    "argsort of equals": ("package refuses", "a stable sort has no lowering to MIL"),
     "layer_norm about 1e6": lambda x, y, image: F.layer_norm(x + 1e6, (4,)),
     "group_norm about 1e4": lambda x, y, image: F.group_norm(image + 1e4, 2),
     "expm1 of little": lambda x, y, image: torch.expm1(x * 1e-7),
@@ -115,6 +113,8 @@ KNOWN: Mapping[str, tuple[str, str]] = {
     "attention without a key, -inf": (_BOTH, "both have no number there; torch gives zeros"),
     "to int32 beyond it": (_BOTH, "both saturate; torch, on x86, has the lowest number"),
     "to uint8 beyond it": (BACK_ENDS[1], "it saturates; torch wraps"),
+    "topk of equals": (_BOTH, "both take the lower place first; torch leaves the order open"),
+    "argsort of equals": ("package refuses", "a stable sort has no lowering to MIL"),
     "layer_norm about 1e6": (BACK_ENDS[1], "its mean and variance are rounded otherwise"),
     "group_norm about 1e4": (BACK_ENDS[1], "its mean and variance are rounded otherwise"),
 }
