@@ -24,7 +24,7 @@ from torch import fx
 from frontend.source import Source, source_of
 from lowering.core_ai.asset import Interface, read_interface
 from lowering.core_ai.converter import lowered, taken_apart
-from lowering.core_ai.probe_child import Probe
+from lowering.core_ai.probe_child import OpResult
 from lowering.core_ai.runtime import feed, run_asset
 from lowering.errors import CoreAIError
 from lowering.verification import fx_values
@@ -47,7 +47,7 @@ _OF_ANOTHER = (
 
 
 @dataclass(frozen=True)
-class Call:
+class FailedCall:
     """One call of an asset.
 
     Attributes:
@@ -63,7 +63,7 @@ class Call:
     precision: str
 
 
-def located(found: Verification, call: Call) -> Verification:
+def located(found: Verification, call: FailedCall) -> Verification:
     """``found`` with the operator and the pass at fault, as far as they can be told.
 
     Args:
@@ -83,7 +83,7 @@ def located(found: Verification, call: Call) -> Verification:
 class _Search:
     """One search in a folder of its own."""
 
-    def __init__(self, call: Call, threshold: float, folder: Path) -> None:
+    def __init__(self, call: FailedCall, threshold: float, folder: Path) -> None:
         self._call, self._threshold, self._folder = call, threshold, folder
         self._apart = taken_apart(call.original.program, call.precision)
         self._twin = folder / "twin.aimodel"
@@ -92,11 +92,11 @@ class _Search:
         self._interface = interface
         self._inputs = feed(interface.inputs, call.original.inputs())
 
-    def probes(self) -> list[Probe]:
+    def probes(self) -> list[OpResult]:
         """What the asset computes; empty where it is of another program."""
         return self._exposed(self._folder / "whole.aimodel")
 
-    def first(self, probes: list[Probe]) -> Divergence | None:
+    def first(self, probes: list[OpResult]) -> Divergence | None:
         """The operator at fault, if one can be told."""
         try:
             ran = run_asset(
@@ -115,7 +115,7 @@ class _Search:
         )
         return walk.first() if walk.is_wrong() else None
 
-    def _exposed(self, copy: Path, until: int | None = None) -> list[Probe]:
+    def _exposed(self, copy: Path, until: int | None = None) -> list[OpResult]:
         given = map(str, (self._call.asset, self._twin, copy))
         command = [sys.executable, "-m", _CHILD, *given]
         command += [] if until is None else [str(until)]
@@ -125,7 +125,7 @@ class _Search:
             raise CoreAIError("the operators of the asset cannot be read", found=last[-1])
         lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
         return [
-            Probe(**{**row, "shape": tuple(row["shape"]), "nodes": tuple(row["nodes"])})
+            OpResult(**{**row, "shape": tuple(row["shape"]), "nodes": tuple(row["nodes"])})
             for row in json.loads(lines[-1])
         ]
 
@@ -146,7 +146,7 @@ class _Search:
         )
         return Original(whole, None, None, (), leaves, buffers=buffers)
 
-    def _ending(self, probes: Sequence[Probe], error: CoreAIError) -> Divergence | None:
+    def _ending(self, probes: Sequence[OpResult], error: CoreAIError) -> Divergence | None:
         """The first operator with which the runtime ends."""
         positions = sorted({probe.position for probe in probes})
         low, high = 0, len(positions) - 1
@@ -194,7 +194,7 @@ class AssetWalk(Walk):
         interface: of the asset; the others as for :class:`Walk`.
     """
 
-    probes: Sequence[Probe]
+    probes: Sequence[OpResult]
     interface: Interface
 
     def _matches(self) -> Mapping[str, str]:
@@ -232,7 +232,7 @@ class AssetWalk(Walk):
         raise AssertionError("a run of an asset has all its values")
 
 
-def _has_shape(node: fx.Node, probe: Probe) -> bool:
+def _has_shape(node: fx.Node, probe: OpResult) -> bool:
     sizes = node.meta["val"].shape
     return len(sizes) == len(probe.shape) and all(
         have in (-1, size) or not isinstance(size, int)

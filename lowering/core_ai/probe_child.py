@@ -29,7 +29,7 @@ _NAME = re.compile(r'"([^"]+)"')
 
 
 @dataclass(frozen=True)
-class Probe:
+class OpResult:
     """A result of an operator.
 
     Attributes:
@@ -51,7 +51,7 @@ class Probe:
     output: str
 
 
-def probes_of(program: AIProgram, twin: AIProgram) -> list[Probe]:
+def probes_of(program: AIProgram, twin: AIProgram) -> list[OpResult]:
     """Every tensor that ``program`` computes, or none where ``twin`` has other operators."""
     ours = [(at, op) for at, op in enumerate(_operators(program)) if op.name != _CONSTANT]
     theirs = [op for op in _operators(twin) if op.name != _CONSTANT]
@@ -78,11 +78,11 @@ def probes_of(program: AIProgram, twin: AIProgram) -> list[Probe]:
             )
             output = next((name for value, name in returned if value == result), "")
             name = f"{op.name}_{position}_{number}"
-            found.append(Probe(name, op.name, position, number, shape, nodes, output))
+            found.append(OpResult(name, op.name, position, number, shape, nodes, output))
     return found
 
 
-def expose(program: AIProgram, probes: list[Probe], until: int | None) -> None:
+def expose(program: AIProgram, probes: list[OpResult], until: int | None) -> None:
     """Makes ``program`` return ``probes``; all behind the operator at ``until`` is taken away."""
     graph = program._get_graph("main")
     assert graph is not None
