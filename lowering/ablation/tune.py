@@ -184,7 +184,7 @@ def tune_model(
         chosen.name,
         tried[chosen.name].pipeline,
         tuple(_reasons(found, rule, chosen, sites)),
-        least,
+        at_least=least,
     )
 
 
