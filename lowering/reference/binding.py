@@ -14,7 +14,7 @@ import typing
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -119,6 +119,10 @@ class Dynamic:
     single: bool
 
 
+def _plain(item: Dynamic) -> bool:
+    return item.single and item.convert is None and isinstance(item.references[0], Slot)
+
+
 @dataclass(frozen=True)
 class BoundCall:
     """A semantics function with its constant arguments in place."""
@@ -126,6 +130,17 @@ class BoundCall:
     function: Semantics
     constants: dict[str, Any]
     dynamic: tuple[Dynamic, ...]
+
+    @cached_property
+    def direct(self) -> tuple[tuple[str, int], ...]:
+        """Parameters that take a register as it is: most, and read fastest so."""
+        slots = ((item.name, item.references[0]) for item in self.dynamic if _plain(item))
+        return tuple((name, slot.index) for name, slot in slots if isinstance(slot, Slot))
+
+    @cached_property
+    def indirect(self) -> tuple[Dynamic, ...]:
+        """The others: lists, and what is converted."""
+        return tuple(item for item in self.dynamic if not _plain(item))
 
     def slots(self) -> set[int]:
         """Registers that the call reads."""

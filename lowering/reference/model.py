@@ -22,7 +22,7 @@ from lowering.reference.io import (
     to_output,
     to_value,
 )
-from lowering.reference.precision import Precision, rounded_to
+from lowering.reference.precision import OWN_RESULTS, Precision, rounded_to
 from lowering.reference.program import Block, Function, Op, Step, compile_function
 from lowering.reference.states import State, StateCell
 from lowering.reference.stored_weights import is_compressed
@@ -193,6 +193,12 @@ class LoadedModel:
             for step in block.steps:
                 if step.blocks:
                     computed = results = self._control(step, registers, observer)
+                elif observer is None and len(step.targets) == 1:
+                    # As below for one result, which most operators have.
+                    registers[step.targets[0]] = self._alone(step, registers)
+                    for index in step.free:
+                        registers[index] = None
+                    continue
                 else:
                     computed = self._computed(step, registers)
                     results = tuple(
@@ -214,6 +220,17 @@ class LoadedModel:
         """The results of ``step`` before they are rounded."""
         computed = step.call.function(**_arguments(step, registers))
         return computed if isinstance(computed, tuple) else (computed,)
+
+    def _alone(self, step: Step, registers: Sequence[Any]) -> object:
+        """The one result of ``step``, rounded; where it is new memory, in place."""
+        (made,) = self._computed(step, registers)
+        (how,) = step.rounding
+        if how is None:
+            return made
+        dtype, rounds = how
+        if rounds and made.dtype is torch.float32 and step.op.type in OWN_RESULTS:
+            return made.copy_(made.to(torch.float16))
+        return rounded_to(made, dtype, rounds)
 
     def _control(
         self, step: Step, registers: list[Any], observer: Observer | None
@@ -243,7 +260,9 @@ class LoadedModel:
 
 def _arguments(step: Step, registers: Sequence[Any]) -> dict[str, Any]:
     arguments = dict(step.call.constants)
-    for item in step.call.dynamic:
+    for name, index in step.call.direct:
+        arguments[name] = registers[index]
+    for item in step.call.indirect:
         value: Any
         if item.single:
             value = _read(item.references[0], registers)

@@ -60,6 +60,16 @@ EXACT_OPS = frozenset(
     }
 )  # fmt: skip
 
+# Ops whose results are always memory of their own, never an input or a view of one: they can be
+# rounded in place.
+OWN_RESULTS = frozenset(
+    {
+        "add", "avg_pool", "batch_norm", "conv", "exp", "gelu", "instance_norm", "layer_norm",
+        "linear", "mul", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "sub",
+        "tanh",
+    }
+)  # fmt: skip
+
 
 def needs_rounding(op_type: str, dtype: DType, precision: Precision) -> bool:
     """Whether the result of an op of ``op_type``, declared ``dtype``, is to be rounded."""

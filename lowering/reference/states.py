@@ -10,6 +10,7 @@ from torch import Tensor
 
 from frontend.errors import InputError
 from lowering.package.dtypes import DType
+from lowering.reference.io import carried, stored
 
 
 class StateCell:
@@ -37,7 +38,7 @@ class State:
 
     def __getitem__(self, name: str) -> np.ndarray:
         cell = self._cell(name)
-        return cell.value.numpy().astype(cell.dtype.storage)
+        return stored(cell.value, cell.dtype)
 
     def __setitem__(self, name: str, array: np.ndarray) -> None:
         cell = self._cell(name)
@@ -48,8 +49,7 @@ class State:
                 expected=str(cell.shape),
                 found=str(array.shape),
             )
-        stored = array.astype(cell.dtype.storage)
-        cell.value = torch.from_numpy(np.array(stored)).to(cell.dtype.carrier)
+        cell.value = carried(array, cell.dtype)
 
     def _cell(self, name: str) -> StateCell:
         if name not in self.cells:

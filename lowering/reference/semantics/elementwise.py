@@ -247,12 +247,23 @@ def cast(x: Tensor, dtype: str) -> Tensor:
         unsigned = target.storage.kind == "u"
         low = 0 if unsigned else -(1 << (target.bits - 1))
         high = (1 << (target.bits - (0 if unsigned else 1))) - 1
+        if not unsigned and _all_within(x, low, high):
+            return x.to(target.carrier)
         whole = torch.trunc(x.to(torch.float64))
         x = torch.nan_to_num(whole, nan=0.0, posinf=high, neginf=low).clamp(low, high)
         x = x.to(torch.int64)
     if target.storage.kind == "u" and target.bits > 8:
         return torch.bitwise_and(x.to(torch.int64), (1 << target.bits) - 1)
     return x.to(target.carrier)
+
+
+def _all_within(x: Tensor, low: int, high: int) -> bool:
+    """Whether every element is a number of the range, which torch then truncates as it is."""
+    if x.numel() == 0:
+        return True
+    least, most = torch.aminmax(x)  # NaN if any element is
+    # A float may round the end of the range up to what lies beyond it.
+    return bool((least >= low) & (most < high))
 
 
 TABLE: dict[str, Semantics] = {

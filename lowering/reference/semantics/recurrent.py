@@ -77,12 +77,16 @@ def gru(
     hidden, states = initial_h, []
     for step in F.linear(_ordered(x, direction), weight_ih, input_bias):
         reset_x, new_x, update_x = step.split(size, -1)
+        if reset_after:  # one product for all gates
+            reset_h, new_h, update_h = F.linear(hidden, weight_hh, bias).split(size, -1)
+            update = gate(update_x + update_h)
+            new = act(new_x + gate(reset_x + reset_h) * new_h)
+            hidden = (1 - update) * new + update * hidden
+            states.append(hidden)
+            continue
         reset = gate(reset_x + F.linear(hidden, reset_w, reset_b))
         update = gate(update_x + F.linear(hidden, update_w, update_b))
-        if reset_after:
-            new = act(new_x + reset * F.linear(hidden, new_w, new_b))
-        else:
-            new = act(new_x + F.linear(reset * hidden, new_w, new_b))
+        new = act(new_x + F.linear(reset * hidden, new_w, new_b))
         hidden = (1 - update) * new + update * hidden
         states.append(hidden)
     return _outputs(states, output_sequence), hidden

@@ -7,6 +7,7 @@ the other. The sampling modes are those that MIL documents at ``resize_bilinear`
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lowering.reference.binding import Ints, Semantics
@@ -17,14 +18,25 @@ def upsample_nearest_neighbor(
     x: Tensor, scale_factor_height: float = 1.0, scale_factor_width: float = 1.0
 ) -> Tensor:
     """``x (..., H, W)`` enlarged by repeating elements."""
-    for axis, scale in ((-2, scale_factor_height), (-1, scale_factor_width)):
-        x = _nearest(x, axis, int(x.shape[axis] * scale))
-    return x
+    height, width = x.shape[-2:]
+    return resize_nearest_neighbor(
+        x, int(height * scale_factor_height), int(width * scale_factor_width)
+    )
 
 
 def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
     """``x (..., H, W)`` brought to a size by picking elements."""
+    target = (target_size_height, target_size_width)
+    # By powers of two torch's positions are exact; its kernel is one pass.
+    doubled = all(_is_power_of_two(*pair) for pair in zip(target, x.shape[-2:], strict=True))
+    if doubled and x.ndim == 4 and x.dtype.is_floating_point:
+        return F.interpolate(x, target)
     return _nearest(_nearest(x, -2, target_size_height), -1, target_size_width)
+
+
+def _is_power_of_two(count: int, size: int) -> bool:
+    factor, rest = divmod(count, size)
+    return rest == 0 and factor & (factor - 1) == 0
 
 
 def upsample_bilinear(
@@ -193,8 +205,9 @@ def _interpolate(x: Tensor, axis: int, position: Tensor) -> Tensor:
     low = low.to(torch.int64)
     high = (low + 1).clamp(max=x.shape[axis] - 1)
     start = x.index_select(axis, low)
-    mixed = start + (x.index_select(axis, high) - start) * fraction
-    return mixed if x.dtype.is_floating_point else mixed.to(x.dtype)
+    if not x.dtype.is_floating_point:
+        return (start + (x.index_select(axis, high) - start) * fraction).to(x.dtype)
+    return x.index_select(axis, high).sub_(start).mul_(fraction).add_(start)
 
 
 def _nearest(x: Tensor, axis: int, count: int, mode: str | None = None) -> Tensor:

@@ -12,6 +12,9 @@ from torch import Tensor
 from lowering.reference.binding import Ints, Semantics
 from lowering.reference.errors import ExecutionError
 
+# Where so many times more elements are there than are asked for, the rest is not sorted.
+_FEW = 8
+
 
 def identity(x: Any) -> Any:
     """``x``."""
@@ -110,9 +113,33 @@ def topk(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The ``k`` largest (or smallest) elements, sorted, and their positions; -1 takes all."""
     count = x.shape[axis] if k == -1 else k
-    values, indices = torch.sort(x, dim=axis, descending=not ascending, stable=True)
-    values, indices = values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
+    is_few = 0 < count * _FEW <= x.shape[axis]
+    found = _best(x, count, axis, ascending) if is_few else None
+    if found is None:
+        found = tuple(torch.sort(x, dim=axis, descending=not ascending, stable=True))
+    values, indices = (part.narrow(axis, 0, count) for part in found)
     return (values, indices) if return_indices else values
+
+
+def _best(x: Tensor, count: int, axis: int, ascending: bool) -> tuple[Tensor, ...] | None:
+    """The first ``count`` of a stable sort without sorting the rest; ``None`` if NaN is in the way.
+
+    ``torch.topk`` finds them, but says nothing of the order of equal ones: all that are as good as
+    its last one are sorted.
+    """
+    rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
+    edge = torch.topk(rows, count, largest=not ascending).values[:, -1:]
+    row, column = torch.nonzero(rows <= edge if ascending else rows >= edge, as_tuple=True)
+    sizes = torch.bincount(row, minlength=len(rows))
+    if bool((sizes < count).any()):
+        return None
+    order = torch.argsort(rows[row, column], descending=not ascending, stable=True)
+    order = order[torch.argsort(row[order], stable=True)]
+    starts = sizes.cumsum(0) - sizes
+    indices = column[order[starts.unsqueeze(1) + torch.arange(count)]]
+    shape = (*x.movedim(axis, -1).shape[:-1], count)
+    parts = (rows.gather(1, indices), indices)
+    return tuple(part.reshape(shape).movedim(-1, axis) for part in parts)
 
 
 def classify(probabilities: Tensor, classes: Any) -> tuple[Any, dict[Any, float]]:
