@@ -19,7 +19,7 @@ import coremltools as ct
 import numpy as np
 import torch
 
-from benchmarks.interpreter_rows import PALETTED, ROWS_BY_NAME, TINY, TINY_OPERATORS, Row
+from benchmarks.interpreter_rows import PALETTED, ROWS_BY_NAME, TINY, TINY_OPERATORS, OperatorRow
 from lowering import compress, convert, load
 from lowering.reference.model import LoadedModel
 
@@ -28,7 +28,7 @@ PALETTE_LOAD = 3.0
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedRow:
     """One row, *measured* on this machine.
 
     Attributes:
@@ -65,7 +65,7 @@ def alternated(
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def package_of(row: Row) -> tuple[torch.nn.Module, object]:
+def package_of(row: OperatorRow) -> tuple[torch.nn.Module, object]:
     """The row's module, and its package."""
     torch.manual_seed(0)
     module = row.build().eval()
@@ -78,7 +78,7 @@ def package_of(row: Row) -> tuple[torch.nn.Module, object]:
     return module, package
 
 
-def measured(name: str, row: Row, runs: int) -> Timed:
+def measured(name: str, row: OperatorRow, runs: int) -> TimedRow:
     """The row in eager torch and in the interpreter, which must agree.
 
     Raises:
@@ -97,8 +97,8 @@ def measured(name: str, row: Row, runs: int) -> Timed:
     compare(name, loaded, arrays, eager())
     first, second = alternated(eager, lambda: loaded(arrays), runs)
     if row is TINY:
-        return Timed(name, first, second, second * 1e3 / TINY_OPERATORS, TINY_MICROSECONDS)
-    return Timed(name, first, second, second / first, row.target)
+        return TimedRow(name, first, second, second * 1e3 / TINY_OPERATORS, TINY_MICROSECONDS)
+    return TimedRow(name, first, second, second / first, row.target)
 
 
 def compare(
@@ -113,17 +113,17 @@ def compare(
             np.testing.assert_allclose(found, want, rtol=2e-2, atol=2e-2, err_msg=name)
 
 
-def palettes(runs: int) -> Timed:
+def palettes(runs: int) -> TimedRow:
     """Time to load 4-bit palettes beside that of the same weights in float16."""
     with tempfile.TemporaryDirectory() as directory:
         plain, packed = Path(directory, "plain.mlpackage"), Path(directory, "packed.mlpackage")
         package_of(PALETTED)[1].save(str(plain))  # type: ignore[attr-defined]
         compress(plain, "pal4", packed)
         first, second = alternated(lambda: load(plain), lambda: load(packed), runs)
-    return Timed("load 4-bit palettes", first, second, second / first, PALETTE_LOAD)
+    return TimedRow("load 4-bit palettes", first, second, second / first, PALETTE_LOAD)
 
 
-def rows(runs: int, only: str = "") -> list[Timed]:
+def rows(runs: int, only: str = "") -> list[TimedRow]:
     """Every row whose name holds ``only``, worst first."""
     found = []
     for name, row in ROWS_BY_NAME.items():
@@ -138,7 +138,7 @@ def rows(runs: int, only: str = "") -> list[Timed]:
     return sorted(found, key=lambda timed: timed.value / timed.target, reverse=True)
 
 
-def table(found: list[Timed]) -> str:
+def table(found: list[TimedRow]) -> str:
     """The rows as text, as they stand."""
     lines = [f"{'row':28s} {'eager ms':>9s} {'ours ms':>9s} {'value':>7s} {'target':>7s}"]
     for timed in found:

@@ -20,7 +20,7 @@ _LAYERS, _HEADS, _TOKENS, _WIDTH = 6, 8, 256, 64
 
 
 @dataclass(frozen=True)
-class Row:
+class OperatorRow:
     """One thing to measure.
 
     Attributes:
@@ -91,17 +91,17 @@ def _places(high: int, *shape: int) -> Tensor:
     return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(0)).int()
 
 
-def _of(function: Callable[..., Any], *inputs: Tensor, target: float = 2.0) -> Row:
-    return Row(lambda: _Of(function), inputs, target)
+def _of(function: Callable[..., Any], *inputs: Tensor, target: float = 2.0) -> OperatorRow:
+    return OperatorRow(lambda: _Of(function), inputs, target)
 
 
 IMAGE, ROWS, SIGNAL = _x(1, 32, 64, 64), _x(1, 256, 512), _x(1, 64, 1024)
 HEADS = _x(1, _HEADS, _TOKENS, _WIDTH)
 MATRIX = 1.15
 
-ROWS_BY_NAME: Mapping[str, Row] = {
-    "gru": Row(lambda: _Recurrent(nn.GRU), (_x(1, 64, 128),)),
-    "lstm": Row(lambda: _Recurrent(nn.LSTM), (_x(1, 64, 128),)),
+ROWS_BY_NAME: Mapping[str, OperatorRow] = {
+    "gru": OperatorRow(lambda: _Recurrent(nn.GRU), (_x(1, 64, 128),)),
+    "lstm": OperatorRow(lambda: _Recurrent(nn.LSTM), (_x(1, 64, 128),)),
     "top-k of 50,257": _of(lambda x: x.topk(40)[0], _x(1, 50_257)),
     "top-k of rows": _of(lambda x: x.topk(8)[0], ROWS),
     "sort": _of(lambda x: x.sort(-1)[0], ROWS),
@@ -111,22 +111,22 @@ ROWS_BY_NAME: Mapping[str, Row] = {
     "softmax output": _of(lambda x: (x * 8).softmax(-1), ROWS),
     "gather": _of(lambda x, i: x[:, i], ROWS, _places(256, 256)),
     "gather along axis": _of(lambda x, i: x.gather(1, i.long()), ROWS, _places(256, 1, 256, 512)),
-    "embedding": Row(lambda: nn.Embedding(4096, 256), (_places(4096, 1, 512),)),
+    "embedding": OperatorRow(lambda: nn.Embedding(4096, 256), (_places(4096, 1, 512),)),
     "scatter": _of(lambda x, i: x.scatter_add(1, i.long(), x), ROWS, _places(256, 1, 256, 512)),
     "cumsum": _of(lambda x: x.cumsum(1), ROWS),
     "one-hot": _of(lambda i: F.one_hot(i.long(), 1024).float(), _places(1024, 1, 256)),
-    "conv 1d": Row(lambda: nn.Conv1d(64, 64, 5, padding=2), (SIGNAL,)),
-    "conv 2d": Row(lambda: nn.Conv2d(32, 64, 3, padding=1), (IMAGE,), MATRIX),
-    "conv depthwise": Row(lambda: nn.Conv2d(32, 32, 3, padding=1, groups=32), (IMAGE,)),
-    "conv grouped": Row(lambda: nn.Conv2d(32, 64, 3, padding=1, groups=4), (IMAGE,)),
-    "conv transposed": Row(lambda: nn.ConvTranspose2d(32, 16, 2, stride=2), (IMAGE,)),
+    "conv 1d": OperatorRow(lambda: nn.Conv1d(64, 64, 5, padding=2), (SIGNAL,)),
+    "conv 2d": OperatorRow(lambda: nn.Conv2d(32, 64, 3, padding=1), (IMAGE,), MATRIX),
+    "conv depthwise": OperatorRow(lambda: nn.Conv2d(32, 32, 3, padding=1, groups=32), (IMAGE,)),
+    "conv grouped": OperatorRow(lambda: nn.Conv2d(32, 64, 3, padding=1, groups=4), (IMAGE,)),
+    "conv transposed": OperatorRow(lambda: nn.ConvTranspose2d(32, 16, 2, stride=2), (IMAGE,)),
     "max pool": _of(lambda x: F.max_pool2d(x, 3, 2, 1), IMAGE),
     "average pool": _of(lambda x: F.avg_pool2d(x, 2), IMAGE),
-    "layer norm": Row(lambda: nn.LayerNorm(512), (ROWS,)),
-    "group norm": Row(lambda: nn.GroupNorm(8, 32), (IMAGE,)),
+    "layer norm": OperatorRow(lambda: nn.LayerNorm(512), (ROWS,)),
+    "group norm": OperatorRow(lambda: nn.GroupNorm(8, 32), (IMAGE,)),
     "einsum": _of(lambda x: torch.einsum("bhqc,bhkc->bhqk", x, x), HEADS),
     "matmul": _of(lambda x: x @ x.transpose(-1, -2), _x(1, 512, 512), target=MATRIX),
-    "linear": Row(lambda: nn.Linear(512, 1024), (ROWS,), MATRIX),
+    "linear": OperatorRow(lambda: nn.Linear(512, 1024), (ROWS,), MATRIX),
     "attention": _of(lambda x: F.scaled_dot_product_attention(x, x, x), HEADS),
     "gelu": _of(F.gelu, ROWS),
     "silu": _of(F.silu, ROWS),
@@ -142,7 +142,7 @@ ROWS_BY_NAME: Mapping[str, Row] = {
     "tile": _of(lambda x: x.repeat(1, 2, 1), ROWS),
     "transpose": _of(lambda x: x.transpose(1, 2) * 2, ROWS),
     "reshape": _of(lambda x: x.reshape(1, 512, 256) * 2, ROWS),
-    "decode step, stacked cache": Row(
+    "decode step, stacked cache": OperatorRow(
         _Decode,
         (
             _x(_HEADS, 1, _WIDTH),
@@ -151,5 +151,7 @@ ROWS_BY_NAME: Mapping[str, Row] = {
         ),
     ),
 }
-TINY = Row(_Tiny, (torch.zeros(1, 8),))
-PALETTED = Row(lambda: nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(8))), (_x(1, 1024),))
+TINY = OperatorRow(_Tiny, (torch.zeros(1, 8),))
+PALETTED = OperatorRow(
+    lambda: nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(8))), (_x(1, 1024),)
+)
