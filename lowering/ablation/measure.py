@@ -67,19 +67,20 @@ def figures_of(
         )
         seconds = time.perf_counter() - start
         try:
-            *error, agreement = _compared(mlmodel, original, expected, metric)
+            rel_l2, max_abs, agreement = _compared(mlmodel, original, expected, metric)
             plans = [plan(mlmodel, chip=target) for target in targets]
             stats, weights = mil_stats(read_program(mlmodel)), weight_bytes(mlmodel)
         finally:
             # coremltools keeps its folder until the process ends; a sweep would fill the disk.
             shutil.rmtree(mlmodel.package_path)
     return Figures(
-        stats,
-        weights,
-        *error,
-        tuple(Predicted.of(entry) for entry in plans),
-        Observed(seconds, _cpu_ms(program), peak.added_bytes),
-        agreement,
+        mil=stats,
+        weight_bytes=weights,
+        rel_l2=rel_l2,
+        max_abs=max_abs,
+        predicted=tuple(Predicted.of(entry) for entry in plans),
+        observed=Observed(seconds, _cpu_ms(program), peak.added_bytes),
+        agreement=agreement,
     )
 
 
