@@ -239,6 +239,8 @@ def decode_pipeline(positions: int, head: int | None = None) -> tuple[Pass, ...]
     names = [step.name for step in passes]
     at = 1 + names.index("eliminate_common")
     linear = 1 + names.index("canonical_linear")
+    # Behind the pass that takes packed projections apart, or it would undo what is joined.
+    unpacked = 1 + names.index("unpack_projections")
     return (
         *passes[:at],
         SelectEarly(),
@@ -248,9 +250,10 @@ def decode_pipeline(positions: int, head: int | None = None) -> tuple[Pass, ...]
         SimplifyViews(),
         *passes[at:linear],
         *(() if head is None else (TileLinear(head),)),
+        *passes[linear:unpacked],
         JoinHeads(),
         SimplifyViews(),
-        *passes[linear:],
+        *passes[unpacked:],
         SelectEarly(),
         SimplifyViews(),
         ReshapeBeforeSplit(),

@@ -73,7 +73,8 @@ def test_a_cache_that_is_not_handed_over_is_found(
 
     def forgetting(self, name, inputs):
         if name == "decode":
-            state: State = self._state
+            (package,) = self._parts
+            state: State = package.state
             for key in state:
                 state[key] = state[key] * 0
         return call(self, name, inputs)
