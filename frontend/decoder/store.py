@@ -49,6 +49,7 @@ class Places:
         self._turns: dict[int, Tensor] = {}
         self._bounds: dict[CacheSlot, tuple[Tensor, Tensor]] = {}
         self._choices: dict[int, Tensor] = {}
+        self._taken: dict[int, Tensor] = {}
 
     def start(self, length: int) -> Tensor:
         """(1,): the row of the first new token in a slot of ``length``."""
@@ -122,15 +123,23 @@ class Places:
         return torch.index_select(rows, _TOKENS, self._orders[length])
 
     def chosen(self, length: int) -> Tensor:
-        """(1, 1, length, tokens), true where a new token goes: in this shape no use reshapes it."""
+        """(tokens, length), true where a new token goes."""
         if length not in self._choices:
-            rows = self.start(length)
-            if self._tokens > 1:
-                rows = rows + torch.arange(self._tokens)
-            if length in self._rings and self._tokens > 1:
+            rows = self.start(length) + torch.arange(self._tokens)
+            if length in self._rings:
                 rows = torch.remainder(rows, length)
-            self._choices[length] = rows == torch.arange(length).reshape(1, 1, length, 1)
+            self._choices[length] = rows.unsqueeze(1) == torch.arange(length)
         return self._choices[length]
+
+    def taken(self, length: int) -> Tensor:
+        """(1, 1, length, 1), true where any new token goes: in this shape no use reshapes it."""
+        if length not in self._taken:
+            rows, start = torch.arange(length).reshape(1, 1, length, 1), self.start(length)
+            if self._tokens == 1:
+                self._taken[length] = rows == start
+            else:
+                self._taken[length] = torch.remainder(rows - start, length) < self._tokens
+        return self._taken[length]
 
 
 def _corners(slot: CacheSlot, rows: int) -> tuple[list[int], list[int]]:
@@ -172,7 +181,7 @@ class PackedStore:
         slot = self._packing.slots[layer]
         moving = self._write == "position" and new.shape[_TOKENS] != slot.extent.length
         if self._write == "blend":
-            new = _blended(self.read(layer), new, self._places.chosen(slot.extent.length))
+            new = _blended(self.read(layer), new, self._places)
         begin, end = self._places.bounds(slot, moving)
         self.tensor = slice_update(self.tensor, new, begin, end)
         is_whole = not moving and new.shape[_TOKENS] == slot.extent.length
@@ -184,12 +193,12 @@ class PackedStore:
         self.tensor = slice_update(self.tensor, whole, begin, end)
 
 
-def _blended(old: Tensor, new: Tensor, chosen: Tensor) -> Tensor:
-    """``old`` (1, H, S, D) with the rows of ``new`` (1, H, T, D) where ``Places.chosen`` is set."""
-    if chosen.shape[-1] == 1:
-        return torch.where(chosen, new, old)
-    spread = torch.matmul(chosen.to(new.dtype), new)
-    return torch.where(chosen.any(-1, keepdim=True), spread, old)
+def _blended(old: Tensor, new: Tensor, places: Places) -> Tensor:
+    """``old`` (1, H, S, D) with the rows of ``new`` (1, H, T, D) at ``places``."""
+    length = old.shape[_TOKENS]
+    if new.shape[_TOKENS] > 1:
+        new = torch.matmul(places.chosen(length).to(new.dtype).transpose(0, 1), new)
+    return torch.where(places.taken(length), new, old)
 
 
 def states_of(stores: Mapping[str, PackedStore]) -> dict[str, Tensor]:
