@@ -162,11 +162,13 @@ def warn_of_narrowed(program: ExportedProgram, call: Call) -> None:
         if not isinstance(dim, HintedDim) or dim.hint.min is dim.hint.max is None:
             continue
         if isinstance(size, torch.SymInt):
-            taken = program.range_constraints.get(size.node.expr, ValueRanges(0, sympy.oo))
+            taken = program.range_constraints.get(size.node.expr)
         else:
             taken = ValueRanges(size, size)
-        wanted = (dim.hint.min or 0, sympy.oo if dim.hint.max is None else dim.hint.max)
-        if taken.lower > wanted[0] or taken.upper < wanted[1]:
+        if taken is None:
+            continue  # it follows from other sizes
+        least, most = dim.hint.min, dim.hint.max
+        if (least is not None and taken.lower > least) or (most is not None and taken.upper < most):
             warnings.warn(
                 f"{dim.place} takes sizes from {taken.lower} to {taken.upper}, though {dim.hint} "
                 "was asked for: torch starts the range of a hint at 2, and narrows it to what it "

@@ -8,7 +8,6 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from frontend.decoder.embedding import ROWS
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.load_model import load_decoder, trust_option
 
@@ -196,6 +195,8 @@ def export_llm(
     for name, shape in report.contract.states.items():
         console.print(f"{name} {' × '.join(map(str, shape))}, {report.contract.form}")
     if (apart := report.contract.table) is not None:
+        from frontend.decoder.embedding import ROWS
+
         console.print(f"{ROWS} {apart.width}, rows of {escape(apart.file)}")
     for part in report.contract.parts:
         size = stored_bytes(report.path / part.file)

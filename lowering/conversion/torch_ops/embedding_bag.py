@@ -70,4 +70,8 @@ def _refused(mb: MilBuilder, expected: str, found: str) -> LoweringError:
     )
 
 
-TABLE = {torch.ops.aten._embedding_bag.default: _embedding_bag}
+# torch writes the second where no gradient is asked for.
+TABLE = {
+    torch.ops.aten._embedding_bag.default: _embedding_bag,
+    torch.ops.aten._embedding_bag_forward_only.default: _embedding_bag,
+}

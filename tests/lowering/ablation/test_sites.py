@@ -68,7 +68,7 @@ def test_groups_are_by_size(sites):
         "24 x 24 tokens, 2 heads of 8": ("first", "second"),
         "6 x 6 tokens, 4 heads of 16": ("last",),
     }
-    assert sites["linear"]["16 to 48"] == ("first.qkv", "second.qkv")
+    assert sites["linear"]["16 to 16"] == ("first.qkv", "second.qkv")
     assert "rms_norm" not in sites  # there are none
 
 
@@ -85,7 +85,7 @@ def test_only_so_many_groups():
 
 
 def test_each_site_gets_its_form(model, sites):
-    settings = {"attention at 6 x 6 tokens, 4 heads of 16": "batched", "linear at 16 to 48": "kept"}
+    settings = {"attention at 6 x 6 tokens, 4 heads of 16": "batched", "linear at 16 to 16": "kept"}
     variant = variant_with(passes.DEFAULT_PIPELINE, settings, sites)
     assert variant.settings == settings
     optimized = passes.optimize_for_ane(model, (X,), pipeline=variant.pipeline)
@@ -130,5 +130,5 @@ def test_tune_tries_them(model):
     found = tune_model(ModelCall("stages", model, (X,)), settings)
     tried = [variant.name for variant in found.ablation.variants]
     assert any("attention at 6 x 6 tokens, 4 heads of 16=" in name for name in tried)
-    assert any("linear at 16 to 48=" in name for name in tried)
+    assert any("linear at 16 to 16=" in name for name in tried)
     assert any("size by size" in reason for reason in found.reasons)

@@ -118,7 +118,7 @@ def test_rotary_positions(product):
     # Angles alone are float32: heavy operators and what meets activations are not.
     assert not any(is_float16(op) for op in operators(package, "sin", "cos"))
     heavy = [op for op in operators(package, "linear", "conv", "sub") if op.x.shape[1] != 1]
-    assert len(heavy) == 2 and all(map(is_float16, heavy))
+    assert len(heavy) == 3 and all(map(is_float16, heavy))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,14 @@ from torch import nn
 
 from lowering.conversion.composites import Composite
 from lowering.conversion.converter import convert
-from lowering.conversion.torch_ops import TORCH_OPS, draws, inverses, size_numbers, triangular
+from lowering.conversion.torch_ops import (
+    TORCH_OPS,
+    draws,
+    embedding_bag,
+    inverses,
+    size_numbers,
+    triangular,
+)
 from lowering.errors import LoweringError
 from lowering.reference import predict
 from lowering.verification.check_composite import check_composite
@@ -177,7 +184,7 @@ def test_every_lowering_has_samples():
     # and without the singular vectors (tested above); of sizes that are computed alone
     # (test_dynamic_sizes.py).
     by_size = {aten.split.Tensor, aten.split_with_sizes.default}
-    in_part = {aten._embedding_bag.default, aten._linalg_svd.default, *inverses.TABLE, *by_size}
+    in_part = {*embedding_bag.TABLE, aten._linalg_svd.default, *inverses.TABLE, *by_size}
     # test_draws.py, test_size_numbers.py, test_triangular.py
     apart = {*draws.TABLE, *size_numbers.TABLE, *triangular.TABLE}
     assert set(TORCH_OPS) == set(SAMPLES) | VALUELESS | IDENTITIES | ELSEWHERE | in_part | apart
