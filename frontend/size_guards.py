@@ -127,6 +127,8 @@ def check_guards(
             not; names the source line of the condition.
         ConstraintViolationError: ``error``, where the sizes are too many to go through.
     """
+    if error is None and not any(isinstance(dim, HintedDim) for _, _, dim in call.sizes):
+        return  # torch has proven them
     places = _symbols(program, call)
     environment = next(iter(places.values()))[0] if places else None
     if environment is None:
@@ -152,7 +154,7 @@ def check_guards(
         if not _runs_alike(core, model, call, dict(assignment), condition):
             raise _fails(condition, [assignment], error)
     for symbol, dim in dims.items():
-        if not hasattr(dim, "root") and not isinstance(dim, HintedDim):
+        if error is not None and not hasattr(dim, "root") and not isinstance(dim, HintedDim):
             _widen(program, environment, symbol, dim)
 
 
@@ -216,6 +218,8 @@ def _where_false(
         return
     roots = {(root := getattr(dims[s], "root", dims[s])).__name__: root for s in symbols}
     is_hinted = any(isinstance(root, HintedDim) for root in roots.values())
+    if error is None and not is_hinted:
+        return
     if len(roots) > 1 and (is_hinted or not isinstance(condition, sympy.Eq)):
         return  # such as n <= end of a cache: the caller's, as it is to torch
     ranges = [range(max(1, int(root.min)), _highest(root, error) + 1) for root in roots.values()]
