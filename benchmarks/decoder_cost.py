@@ -67,7 +67,9 @@ FORMS = (
 # Bytes that programs may take beside the weights, and what a package may weigh over them.
 _PROGRAMS = 300_000
 _TWO_FUNCTIONS, _THREE_BUCKETS = 1.03, 1.06
-# Rung to the largest share of the float16 package, and the least correlation of logits.
+# Rung to the largest share of the float16 package, and the least correlation of logits. Blocks of
+# 16, since random weights have no structure that larger ones could use: at the default of 32 the
+# logits of this model correlate by 0.896 (*measured*).
 RUNGS: Mapping[str, tuple[float, float]] = {
     "int8": (0.62, 0.98),
     "pal6": (0.48, 0.97),
