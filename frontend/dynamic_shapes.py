@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.export.dynamic_shapes import _DimHint
 from torch.utils._pytree import tree_leaves
 
 from frontend.errors import DynamicShapesError, SizeError
@@ -23,7 +24,6 @@ from frontend.errors import DynamicShapesError, SizeError
 # Key in ``program.graph_module.meta``: name of each Dim to the expression of its size.
 DIM_SYMBOLS = "ane_dim_symbols"
 
-_HINT = type(Dim.AUTO)
 # Sizes 0 and 1 broadcast, so that the exporter takes a hint for something larger.
 _LEAST = 2
 # Of a hint without a largest size, this many are looked at.
@@ -40,7 +40,7 @@ class HintedDim(Dim):
         place: the argument and axis, in words.
     """
 
-    def __init__(self, hint: Any, path: str, axis: int) -> None:
+    def __init__(self, hint: _DimHint, path: str, axis: object) -> None:
         least = max(_LEAST, hint.min or 0)
         most = hint.max if hint.max is not None else least + _WINDOW
         super().__init__(re.sub(r"\W+", "_", f"{path}_{axis}"), min=least, max=max(most, least + 1))
@@ -93,7 +93,8 @@ def normalise_call(
         return Call(args, dict(kwargs), dynamic_shapes, {})  # the exporter says it better
     given = _by_argument(bound.arguments, dynamic_shapes)
     specs = {
-        name: _checked(value, given.get(name), name) for name, value in bound.arguments.items()
+        name: _checked(value, given.get(name), name, _entry)
+        for name, value in bound.arguments.items()
     }
     places = [p for name in specs for p in _axes(bound.arguments[name], specs[name], name)]
     wider = _too_narrow(places)
@@ -110,7 +111,10 @@ def normalise_call(
         for tensor, axis, entry, _ in reversed(places)
         if isinstance(entry, Dim) and not hasattr(entry, "root")
     }
-    dims = {name: _hints_as_dims(bound.arguments[name], specs[name], name) for name in specs}
+    dims = {
+        name: _checked(bound.arguments[name], spec, name, _hint_as_dim)
+        for name, spec in specs.items()
+    }
     sizes = [
         (index_of[id(tensor)], axis, entry)
         for name in specs
@@ -200,14 +204,16 @@ def _by_argument(arguments: Mapping[str, Any], dynamic_shapes: Any) -> dict[str,
     return dict(dynamic_shapes)
 
 
-def _checked(value: object, spec: object, path: str) -> object:
-    """``spec`` completed for ``value``; entries of tensors become {axis: size}."""
+def _checked(
+    value: object, spec: object, path: str, size_of: Callable[[object, str, object], object]
+) -> object:
+    """``spec`` completed for ``value``; entries of tensors become {axis: ``size_of`` the entry}."""
     if spec is None:
         return _fixed(value)
     if isinstance(value, Tensor):
         return {
-            _axis(value, axis, path): _entry(e, path, axis)
-            for axis, e in _entries(value, spec, path)
+            _axis(value, axis, path): size_of(entry, path, axis)
+            for axis, entry in _entries(value, spec, path)
         }
     if isinstance(value, Mapping) and isinstance(spec, Mapping):
         unknown = [key for key in spec if key not in value]
@@ -216,13 +222,15 @@ def _checked(value: object, spec: object, path: str) -> object:
                 path, f"entries for {', '.join(map(str, value))}", f"one for {unknown[0]}"
             )
         return {
-            key: _checked(part, spec.get(key), f"{path}[{key!r}]") for key, part in value.items()
+            key: _checked(part, spec.get(key), f"{path}[{key!r}]", size_of)
+            for key, part in value.items()
         }
     if isinstance(value, tuple | list) and isinstance(spec, tuple | list):
         if len(value) != len(spec):
             raise _misfit(path, f"{len(value)} entries", str(len(spec)))
         parts = [
-            _checked(v, s, f"{path}[{i}]") for i, (v, s) in enumerate(zip(value, spec, strict=True))
+            _checked(v, s, f"{path}[{i}]", size_of)
+            for i, (v, s) in enumerate(zip(value, spec, strict=True))
         ]
         return type(spec)(parts)
     if isinstance(value, Mapping | tuple | list):
@@ -258,9 +266,15 @@ def _axis(value: Tensor, axis: object, path: str) -> int:
 
 
 def _entry(entry: object, path: str, axis: object) -> object:
-    if entry is None or isinstance(entry, int | Dim | _HINT):
+    if entry is None or isinstance(entry, int | Dim | _DimHint):
         return entry
     raise _misfit(f"{path}, axis {axis}", _FORMS, repr(entry))
+
+
+def _hint_as_dim(entry: object, path: str, axis: object) -> object:
+    if isinstance(entry, _DimHint) and entry.type != Dim.STATIC.type:
+        return HintedDim(entry, path, axis)
+    return entry
 
 
 def _misfit(path: str, expected: str, found: str) -> DynamicShapesError:
@@ -313,22 +327,6 @@ def _widened(value: Any, spec: Any, sizes: Mapping[str, int]) -> object:
     if type(value) in (tuple, list) and isinstance(spec, tuple | list):
         return type(value)(_widened(v, s, sizes) for v, s in zip(value, spec, strict=True))
     return value
-
-
-def _hints_as_dims(value: object, spec: Any, path: str) -> Any:
-    if isinstance(value, Tensor) and spec is not None:
-        return {
-            axis: HintedDim(entry, path, axis)
-            if isinstance(entry, _HINT) and entry.type != Dim.STATIC.type
-            else entry
-            for axis, entry in spec.items()
-        }
-    if isinstance(value, Mapping) and isinstance(spec, Mapping):
-        return {k: _hints_as_dims(part, spec[k], f"{path}[{k!r}]") for k, part in value.items()}
-    if isinstance(value, tuple | list) and isinstance(spec, tuple | list):
-        pairs = enumerate(zip(value, spec, strict=True))
-        return type(spec)(_hints_as_dims(v, inner, f"{path}[{i}]") for i, (v, inner) in pairs)
-    return spec
 
 
 def _check_ranges(places: Sequence[_Place]) -> None:
