@@ -74,6 +74,12 @@ def _rnn(activation: str) -> Callable[..., tuple[Var, Var]]:
         )
         return run, end
 
+    return _lowering(layer)
+
+
+def _lowering(layer: _Layer) -> Callable[..., tuple[Var, Var]]:
+    """What lowers torch's operator of all layers, from what lowers one layer and direction."""
+
     def lower(
         mb: MilBuilder,
         x: Var,
@@ -93,24 +99,11 @@ def _rnn(activation: str) -> Callable[..., tuple[Var, Var]]:
     return lower
 
 
-def _gru(
-    mb: MilBuilder,
-    x: Var,
-    state: Var,
-    weights: Sequence[Var],
-    has_biases: bool,
-    layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> Lowered:
+def _gru(mb: MilBuilder, x: Var, state: Var, weights: Sequence[Var], *options: object) -> Lowered:
     is_new = is_current_opset_version_compatible_with(AvailableTarget.iOS18)
     if not is_new or any(part.val is None for part in weights):
         return NotImplemented
-    return _stacked(
-        mb, _gru_layer, x, state, weights, has_biases, layers, bidirectional, batch_first
-    )
+    return _lowering(_gru_layer)(mb, x, state, weights, *options)
 
 
 def _gru_layer(mb: MilBuilder, x: Var, state: Var, cell: Sequence[Var]) -> tuple[Var, Var]:
