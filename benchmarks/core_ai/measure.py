@@ -17,26 +17,14 @@ import torch
 
 from benchmarks.core_ai.sides import plain, verdict, with_passes
 from benchmarks.zoo.catalog import entries
-from benchmarks.zoo.entry import calibrate_batch_norms
-from lowering.support.quiet import quiet_coremltools
 
-# Capture sees other inputs than the comparison, so values baked into the program show.
-WEIGHTS_SEED, CAPTURE_SEED, CHECK_SEED = 0, 1, 2
 WAYS = ("float32", "float16", "native")
 
 
 def measure(name: str, ways: list[str]) -> dict[str, Any]:
     """Verdicts of one model, by way and side."""
-    entry = entries()[name][1]
-    torch.manual_seed(WEIGHTS_SEED)
-    with quiet_coremltools():
-        module = entry.build().eval()
-    torch.manual_seed(CAPTURE_SEED)
-    example = entry.draw(module)
-    calibrate_batch_norms(module, example)
-    torch.manual_seed(CHECK_SEED)
-    check = entry.draw(module)
-    given = module, example, check
+    given = entries()[name][1].made()
+    module = given[0]
     # A module that computes in half precision itself is off by as much.
     is_half = any(p.dtype in (torch.float16, torch.bfloat16) for p in module.parameters())
     found: dict[str, Any] = {}

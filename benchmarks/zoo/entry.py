@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowering.support.quiet import quiet_coremltools
+
 Inputs = dict[str, Any]
 Draw = Callable[[nn.Module], Inputs]
 
 # Rows of an embedding: their number changes no operator, and 32 k rows of weights take time.
 VOCABULARY = 4096
 TOKENS = 128
+# Capture sees other inputs than the comparison, so values baked into the program show.
+WEIGHTS_SEED, CAPTURE_SEED, CHECK_SEED = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,17 @@ class Entry:
     build: Callable[[], nn.Module]
     draw: Draw
     needs: tuple[str, ...] = ()
+
+    def made(self) -> tuple[nn.Module, Inputs, Inputs]:
+        """The module, inputs to capture it with, and others to compare it with."""
+        torch.manual_seed(WEIGHTS_SEED)
+        with quiet_coremltools():
+            module = self.build().eval()
+        torch.manual_seed(CAPTURE_SEED)
+        example = self.draw(module)
+        calibrate_batch_norms(module, example)
+        torch.manual_seed(CHECK_SEED)
+        return module, example, self.draw(module)
 
 
 def ids(tokens: int = TOKENS, vocabulary: int = VOCABULARY, name: str = "input_ids") -> Draw:

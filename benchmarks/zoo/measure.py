@@ -23,15 +23,12 @@ from torch import nn
 
 import passes
 from benchmarks.zoo.catalog import entries
-from benchmarks.zoo.entry import Entry, calibrate_batch_norms
+from benchmarks.zoo.entry import CHECK_SEED, Entry
 from benchmarks.zoo.stock_side import stock_side
 from frontend.errors import AnePassesError
 from lowering import convert
-from lowering.support.quiet import quiet_coremltools
 from lowering.verification import Original, Thresholds, verify
 
-# Capture sees other inputs than verification, so values baked into the program show.
-WEIGHTS_SEED, CAPTURE_SEED, CHECK_SEED = 0, 1, 2
 # A router that rounds to another expert on one token, or a maximum to another place, is chance: one
 # input says little about a package that chooses. Where the first fails, this many decide.
 MORE_INPUTS = 8
@@ -42,14 +39,7 @@ _STATES_SINCE = ct.target.iOS18
 def measure(name: str, *, ours: bool, stock: bool) -> dict[str, Any]:
     """Every stage of one model: its seconds and errors, and what stock makes of it."""
     entry = entries()[name][1]
-    torch.manual_seed(WEIGHTS_SEED)
-    with quiet_coremltools():
-        module = entry.build().eval()
-    torch.manual_seed(CAPTURE_SEED)
-    example = entry.draw(module)
-    calibrate_batch_norms(module, example)
-    torch.manual_seed(CHECK_SEED)
-    check = entry.draw(module)
+    module, example, check = entry.made()
     result: dict[str, Any] = {"parameters": sum(p.numel() for p in module.parameters())}
     if ours:
         _ours(result, entry, module, example, check)
