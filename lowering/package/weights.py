@@ -40,8 +40,8 @@ _FIELD_DTYPE = {
 # Programs compute with sizes, and MIL's own integers are int32.
 _LARGEST_SIZE = (1 << 31) - 1
 
-# Sub-byte elements that are taken out of, or put into, bytes at a time.
-_UNPACKED = 1 << 20
+# Sub-byte elements that are taken out of, or put into, bytes at a time: they stay in the cache.
+_UNPACKED = 1 << 18
 
 _COPY_AGAIN = "copy the package again as a whole folder, or save the model again"
 
@@ -241,18 +241,23 @@ def _type_name(code: int) -> str:
 
 def unpack_bits(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
     """``count`` sub-byte elements from packed bytes, the first in the least significant bits."""
-    values = np.empty(count, np.uint8)
-    for start in range(0, count, _UNPACKED):  # whole bytes, since it is a multiple of eight
-        end = min(start + _UNPACKED, count)
-        first = start * dtype.bits // 8
-        bits = np.unpackbits(
-            data[first : first - (start - end) * dtype.bits // 8 + 1],
-            bitorder="little",
-            count=(end - start) * dtype.bits,
-        ).reshape(end - start, dtype.bits)
-        padded = np.zeros((end - start, 8), np.uint8)
-        padded[:, : dtype.bits] = bits
-        values[start:end] = np.packbits(padded, axis=1, bitorder="little")[:, 0]
+    # After so many elements, in so many bytes, elements begin with a byte again.
+    period, width = (n // math.gcd(dtype.bits, 8) for n in (8, dtype.bits))
+    periods = -(-count // period)
+    packed = data[: periods * width]
+    if packed.size < periods * width:
+        packed = np.pad(packed, (0, periods * width - packed.size))
+    values = np.empty((periods, period), np.uint8)
+    for start in range(0, periods, _UNPACKED // period):
+        rows = slice(start, start + _UNPACKED // period)
+        parts = packed.reshape(periods, width)[rows]
+        for index in range(period):
+            byte, shift = divmod(index * dtype.bits, 8)
+            found = parts[:, byte] >> shift
+            if shift + dtype.bits > 8:
+                found |= parts[:, byte + 1] << (8 - shift)
+            np.bitwise_and(found, (1 << dtype.bits) - 1, out=values[rows, index])
+    values = values.reshape(-1)[:count]
     if dtype.is_signed:
         shift = 8 - dtype.bits
         return (values << shift).view(np.int8) >> shift

@@ -148,9 +148,9 @@ def stored(value: Tensor, dtype: DType) -> np.ndarray:
     Torch rounds to fp16: numpy takes 60 times longer where a result is subnormal (*measured*).
     """
     if dtype is FP16 and value.dtype is torch.float32:
-        return value.to(torch.float16).numpy()
+        return value.half().numpy()
     with np.errstate(over="ignore"):
-        return np.array(value.numpy().astype(dtype.storage))
+        return value.numpy().astype(dtype.storage)
 
 
 def missing_and_unknown(
@@ -203,7 +203,7 @@ def _converted(feature: Feature, array: np.ndarray, dtype: DType) -> Tensor:
                 expected=f"whole numbers: the model declares {dtype.name}",
                 found=f"{array.dtype} with fractions, NaN or infinity",
             )
-    if not dtype.is_float and dtype is not BOOL and array.size:
+    if not dtype.is_float and dtype is not BOOL and array.size and array.dtype != dtype.storage:
         limits = np.iinfo(dtype.storage)
         if array.min() < limits.min or array.max() > limits.max:
             raise InputError(
@@ -217,10 +217,11 @@ def _converted(feature: Feature, array: np.ndarray, dtype: DType) -> Tensor:
 def carried(array: np.ndarray, dtype: DType) -> Tensor:
     """``array``, rounded to ``dtype``, as it is carried; a copy, for the caller may change it."""
     if dtype is FP16 and array.dtype == np.float32:
-        return round_to_fp16(torch.tensor(np.ascontiguousarray(array)).reshape(array.shape))
+        whole = np.ascontiguousarray(array).reshape(array.shape)
+        return round_to_fp16(torch.from_numpy(whole if whole.flags.writeable else whole.copy()))
     with np.errstate(over="ignore"):
         as_stored = array.astype(dtype.storage)
-    return torch.from_numpy(np.array(as_stored)).to(dtype.carrier)
+    return torch.from_numpy(as_stored).to(dtype.carrier)
 
 
 def _declared_feature(value: Value) -> Feature:

