@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from lowering.reference import UnknownOpsError as UnknownOpsError
     from lowering.reference import load as load
     from lowering.reference import make_state as make_state
+    from lowering.reporting.asset import AssetReport as AssetReport
     from lowering.reporting.reporter import report as report
     from lowering.reporting.result import Report as Report
     from lowering.reporting.result import ReportError as ReportError
@@ -125,6 +126,7 @@ __all__, __getattr__, __dir__ = lazily(
         "Preflight": "lowering.checking.result",
         "Probe": "lowering.verification",
         "Ranges": "lowering.precision.result",
+        "AssetReport": "lowering.reporting.asset",
         "Report": "lowering.reporting.result",
         "ReportError": "lowering.reporting.result",
         "RuleError": "lowering.checking.explain",

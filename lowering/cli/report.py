@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,9 @@ from lowering.cli.load_passes import known_passes, with_pass_option
 if TYPE_CHECKING:
     from frontend.model_call import ModelCall
     from lowering.ablation.result import Ablation
+    from lowering.compression.ladder_result import Ladder
     from lowering.contract.folder import ModelFolder
+    from lowering.reporting.asset import AssetReport
     from lowering.reporting.result import Report
 
 HELP = f"""Write a report about a package: where it runs, why, and how far it is from its original.
@@ -25,7 +26,8 @@ The HTML page is one file that needs no network: summary, placement of every ope
 block before and after the passes, growth of the error, tables that sort and filter. Placement and
 times are predicted; errors are measured in the interpreter and need MODEL, the original. Of a
 folder that `ane-passes export` wrote, each picture is shown with the labels, boxes or masks of
-torch and of the package side by side.
+torch and of the package side by side. Of a Core AI asset nothing is predicted, and its errors are
+measured in Apple's own runtime.
 
 {MODEL_HELP}
 \b
@@ -37,6 +39,7 @@ Examples:
   ane-passes compress tiny.mlpackage model.py:tiny --ladder --json > sizes.json
   ane-passes report tiny.mlpackage model.py:tiny --ladder sizes.json -o report.html
   ane-passes report tiny.mlpackage --format md
+  ane-passes report tiny.aimodel model.py:tiny -o report.html
   ane-passes report tiny.mlpackage --format graph-json -o tiny.graph.json
   ane-passes report --ablation ablation.json -o ablation.html
 
@@ -116,11 +119,8 @@ def report(
     name = None if model_spec is None else model_spec.rpartition(":")[2]
     ablated = None if ablation is None else read_ablation(ablation, name)
     climbed = None if ladder is None else read_ladder(ladder)
-    made = replace(
-        _collected(
-            package, model_spec, inputs, own_passes, chip, ablated, trust, pictures, function
-        ),
-        ladder=climbed,
+    made = _collected(
+        package, model_spec, inputs, own_passes, chip, ablated, climbed, trust, pictures, function
     )
     if output is None and (as_json or output_format != "html"):
         click.echo(written(made, "json" if as_json else output_format))
@@ -157,10 +157,11 @@ def _collected(
     own_passes: tuple[str, ...],
     chip: str,
     ablation: Ablation | None,
+    ladder: Ladder | None,
     trust: bool,
     pictures: tuple[Path, ...],
     function: str,
-) -> Report:
+) -> Report | AssetReport:
     """The report's data; the original is loaded only where one is named."""
     call: ModelCall | ModelFolder | None = None
     if model_spec is not None:
@@ -171,16 +172,28 @@ def _collected(
                 call = open_folder(model_spec, trust=trust)
             else:
                 call = load_model_call(model_spec, trust)
+    from lowering.core_ai.asset import is_aimodel
+
+    arrays = None if inputs is None else read_arrays(inputs)
+    if is_aimodel(package):
+        with step(f"Reading {package}" if call is None else "Running both"):
+            from lowering.reporting.asset import collect_asset, refuse_for_asset
+
+            refuse_for_asset(ablation=ablation, ladder=ladder, pictures=pictures)
+            return collect_asset(
+                package, call, inputs=arrays, known_passes=known_passes(own_passes)
+            )
     with step("Planning" if call is None else "Planning, and running both"):
         from lowering.reporting import collect
 
         return collect(
             package,
             call,
-            inputs=None if inputs is None else read_arrays(inputs),
+            inputs=arrays,
             known_passes=known_passes(own_passes),
             chip=chip,
             ablation=ablation,
+            ladder=ladder,
             pictures=pictures,
             function=function,
         )

@@ -8,10 +8,7 @@ asset, shorter and shorter copies tell at which operator.
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +20,9 @@ from torch import fx
 
 from frontend.source import Source, source_of
 from lowering.core_ai.asset import Interface, read_interface
+from lowering.core_ai.child import printed_by
 from lowering.core_ai.converter import lowered, taken_apart
-from lowering.core_ai.probe_child import OpResult
+from lowering.core_ai.op_result import OpResult
 from lowering.core_ai.runtime import feed, run_asset
 from lowering.errors import CoreAIError
 from lowering.verification import fx_values
@@ -36,8 +34,6 @@ from lowering.verification.pass_bisect import faulty_pass
 from lowering.verification.result import Divergence, Verification
 
 _CHILD = "lowering.core_ai.probe_child"
-# The second conversion and the copy take seconds; what takes longer does not end.
-_CHILD_SECONDS = 300.0
 # How ``run_asset`` names a state after the call.
 _STATE = "state:"
 _OF_ANOTHER = (
@@ -47,7 +43,7 @@ _OF_ANOTHER = (
 
 
 @dataclass(frozen=True)
-class FailedCall:
+class AssetCall:
     """One call of an asset.
 
     Attributes:
@@ -63,7 +59,7 @@ class FailedCall:
     precision: str
 
 
-def located(found: Verification, call: FailedCall) -> Verification:
+def located(found: Verification, call: AssetCall) -> Verification:
     """``found`` with the operator and the pass at fault, as far as they can be told.
 
     Args:
@@ -73,17 +69,23 @@ def located(found: Verification, call: FailedCall) -> Verification:
     threshold = min((output.threshold for output in found.outputs), default=Thresholds.fp32)
     fault = faulty_pass(call.original, threshold)
     with tempfile.TemporaryDirectory(prefix="ane-passes-") as folder:
-        search = _Search(call, threshold, Path(folder))
+        search = AssetSearch(call, threshold, Path(folder))
         probes = search.probes()
         if not probes:
             return replace(found, pass_fault=fault, unlocated=_OF_ANOTHER)
         return replace(found, divergence=search.first(probes), pass_fault=fault)
 
 
-class _Search:
-    """One search in a folder of its own."""
+class AssetSearch:
+    """What the operators of an asset compute in one call.
 
-    def __init__(self, call: FailedCall, threshold: float, folder: Path) -> None:
+    Args:
+        call: the call.
+        threshold: the relative error of an output that counts.
+        folder: for copies of the asset.
+    """
+
+    def __init__(self, call: AssetCall, threshold: float, folder: Path) -> None:
         self._call, self._threshold, self._folder = call, threshold, folder
         self._apart = taken_apart(call.original.program, call.precision)
         self._twin = folder / "twin.aimodel"
@@ -99,34 +101,36 @@ class _Search:
     def first(self, probes: list[OpResult]) -> Divergence | None:
         """The operator at fault, if one can be told."""
         try:
-            ran = run_asset(
-                self._folder / "whole.aimodel", self._inputs, self._call.states, keep_states=True
-            )
+            walk = self.walk(probes, rounded=self._call.precision == "float16")
         except CoreAIError as error:
             return self._ending(probes, error)
+        return walk.first() if walk.is_wrong() else None
+
+    def walk(self, probes: Sequence[OpResult], *, rounded: bool) -> AssetWalk:
+        """The values of ``probes`` beside those of the program, its weights ``rounded`` or not.
+
+        Raises:
+            CoreAIError: Apple's runtime ended without a result.
+        """
+        ran = run_asset(
+            self._folder / "whole.aimodel", self._inputs, self._call.states, keep_states=True
+        )
         values = {name: in_float32(value) for name, value in ran.items()}
-        walk = AssetWalk(
+        return AssetWalk(
             self._own_original(),
             PackageRun(values),
-            self._call.precision == "float16",
+            rounded,
             self._threshold,
             probes,
             self._interface,
         )
-        return walk.first() if walk.is_wrong() else None
 
     def _exposed(self, copy: Path, until: int | None = None) -> list[OpResult]:
-        given = map(str, (self._call.asset, self._twin, copy))
-        command = [sys.executable, "-m", _CHILD, *given]
-        command += [] if until is None else [str(until)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_CHILD_SECONDS)
-        if done.returncode:
-            last = done.stderr.strip().splitlines() or ["no message"]
-            raise CoreAIError("the operators of the asset cannot be read", found=last[-1])
-        lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+        last = () if until is None else (until,)
+        rows = printed_by(_CHILD, self._call.asset, self._twin, copy, *last)
         return [
             OpResult(**{**row, "shape": tuple(row["shape"]), "nodes": tuple(row["nodes"])})
-            for row in json.loads(lines[-1])
+            for row in rows
         ]
 
     def _own_original(self) -> Original:

@@ -15,46 +15,25 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coreai._compiler import ir
 from coreai.authoring import AIModelAsset, AIProgram
 
-_CONSTANT, _OUTPUT = "coreai.constant", "coreai.output"
+from lowering.core_ai.op_result import OpResult
+
+CONSTANT, OUTPUT = "coreai.constant", "coreai.output"
 # As an operator's place in a debugging program is printed (*measured*, coreai-core 1.0.0b3).
 _IDENTIFIERS = re.compile(r"identifiers = \[([^\]]*)\]")
 _NAME = re.compile(r'"([^"]+)"')
 
 
-@dataclass(frozen=True)
-class OpResult:
-    """A result of an operator.
-
-    Attributes:
-        name: as the copy returns it.
-        op_type: the operator.
-        position: its place in the program.
-        number: which of the operator's results.
-        shape: sizes; -1 where one is open.
-        nodes: of the torch program, from which the operator comes.
-        output: the output that it is, or ``""``.
-    """
-
-    name: str
-    op_type: str
-    position: int
-    number: int
-    shape: tuple[int, ...]
-    nodes: tuple[str, ...]
-    output: str
-
-
 def probes_of(program: AIProgram, twin: AIProgram) -> list[OpResult]:
     """Every tensor that ``program`` computes, or none where ``twin`` has other operators."""
-    ours = [(at, op) for at, op in enumerate(_operators(program)) if op.name != _CONSTANT]
-    theirs = [op for op in _operators(twin) if op.name != _CONSTANT]
+    ours = [(at, op) for at, op in enumerate(operators(program)) if op.name != CONSTANT]
+    theirs = [op for op in operators(twin) if op.name != CONSTANT]
     if [_kind(op) for _, op in ours] != [_kind(op) for op in theirs]:
         return []
     graph = program._get_graph("main")
@@ -86,9 +65,9 @@ def expose(program: AIProgram, probes: list[OpResult], until: int | None) -> Non
     """Makes ``program`` return ``probes``; all behind the operator at ``until`` is taken away."""
     graph = program._get_graph("main")
     assert graph is not None
-    operators = _operators(program)
-    results = [operators[p.position].results[p.number] for p in probes]
-    last, attributes = operators[-1], list(graph.res_attrs)
+    ops = operators(program)
+    results = [ops[p.position].results[p.number] for p in probes]
+    last, attributes = ops[-1], list(graph.res_attrs)
     values = [*last.operands, *results]
     if until is not None:
         values, attributes = results, []
@@ -97,17 +76,18 @@ def expose(program: AIProgram, probes: list[OpResult], until: int | None) -> Non
             [argument.type for argument in graph.regions[0].blocks[0].arguments],
             [value.type for value in values],
         )
-        ir.Operation.create(_OUTPUT, operands=values, ip=ir.InsertionPoint(last))
+        ir.Operation.create(OUTPUT, operands=values, ip=ir.InsertionPoint(last))
         last.erase()
         if until is not None:
-            for op in reversed(operators[until + 1 : -1]):
+            for op in reversed(ops[until + 1 : -1]):
                 op.erase()
         named = [ir.DictAttr.get({"coreai.name": ir.StringAttr.get(p.name)}) for p in probes]
         graph.operation.attributes["function_type"] = ir.TypeAttr.get(kinds)
         graph.operation.attributes["res_attrs"] = ir.ArrayAttr.get([*attributes, *named])
 
 
-def _operators(program: AIProgram) -> list[Any]:
+def operators(program: AIProgram) -> list[Any]:
+    """All operators of ``program``, constants and the return among them."""
     graph = program._get_graph("main")
     assert graph is not None
     return [op.operation for op in graph.regions[0].blocks[0].operations]

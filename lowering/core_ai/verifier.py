@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lowering.core_ai.asset import PREFIX, CoreAIModel, read_interface
-from lowering.core_ai.locating import FailedCall, located
+from lowering.core_ai.locating import AssetCall, located
 from lowering.core_ai.runtime import run_calls, starts
 from lowering.errors import CoreAIError
 from lowering.verification.original import Original, VerificationError
@@ -76,7 +76,7 @@ def verify_core_ai(
         if found.passed or not locate:
             return found
         before = run_calls(path, feeds[: found.step - 1]).states if found.step > 1 else starts(path)
-        return located(found, FailedCall(path, rounds[found.step - 1], before, precision))
+        return located(found, AssetCall(path, rounds[found.step - 1], before, precision))
 
 
 def _held(

@@ -135,8 +135,8 @@ def _folder_kind(path: Path) -> Kind:
     if path.suffix == ".aimodel":
         return Kind(
             "a Core AI asset",
-            "`predict` and `verify` take assets; where Core AI runs one and how fast is not known "
-            "here: convert the model to a .mlpackage for a plan or a report",
+            "`predict`, `verify` and `report` take assets; where Core AI runs one and how fast is "
+            "not known here: convert the model to a .mlpackage for a plan",
         )
     packages = sorted(path.glob("*.mlpackage"))
     if packages:

@@ -12,7 +12,6 @@ from lowering.reporting.tables import shape_text
 
 Spec = dict[str, Any]
 
-# One rounding to fp16: half of its relative spacing.
 # The line through the errors is the geometric mean of so many values to both sides.
 _TREND = 15
 _DEVICE_COLOUR = {
@@ -205,24 +204,37 @@ def growth(report: Report) -> Spec:
     """Relative error of every value that package and original share, in program order."""
     assert report.accuracy is not None
     ops = report.plan.ops
-    rows: list[Spec] = [
-        {
-            "i": point.op,
-            "error": point.rel_l2,
-            "value": point.value,
-            "type": ops[point.op].op_type,
-            "target": point.target,
-            "module": ops[point.op].source.module or "–",
-            "line": ops[point.op].source.line or "–",
-        }
-        for point in report.accuracy.growth
-        if _is_shown(point)
-    ]
+    return error_chart(
+        [
+            {
+                "i": point.op,
+                "error": point.rel_l2,
+                "value": point.value,
+                "type": ops[point.op].op_type,
+                "target": point.target,
+                "module": ops[point.op].source.module or "–",
+                "line": ops[point.op].source.line or "–",
+            }
+            for point in report.accuracy.growth
+            if _is_shown(point)
+        ],
+        len(ops),
+    )
+
+
+def error_chart(rows: list[Spec], ops: int) -> Spec:
+    """Errors along a program.
+
+    Args:
+        rows: for each value the place ``i`` of its operator, its ``error`` above zero, ``value``,
+            ``type``, ``target``, ``module`` and ``line``.
+        ops: how many operators the program has.
+    """
     x: Spec = {
         "field": "i",
         "type": "quantitative",
         "title": "operators in program order",
-        "scale": {"domain": [0, len(ops)], "nice": False},
+        "scale": {"domain": [0, ops], "nice": False},
         "axis": {"grid": False},
     }
     errors = [row["error"] for row in rows]

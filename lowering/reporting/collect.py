@@ -66,30 +66,20 @@ def collect(
             found="no model" if call is None else call.name,
             hint="export the model, and give its folder",
         )
-    if isinstance(call, ModelFolder):
-        original = original_of(call, program.metadata, known_passes).with_inputs(inputs or {})
-        outputs = verify_folder(
-            path, call, pictures=pictures, known_passes=known_passes, inputs=inputs
+    if call is not None:
+        original = original_for(call, program.metadata, known_passes, inputs)
+        found = (
+            verify_folder(path, call, pictures=pictures, known_passes=known_passes, inputs=inputs)
+            if isinstance(call, ModelFolder)
+            else verify(path, original, function=function)
         )
-        accuracy = _accuracy(path, original, program.ops, outputs, function)
-    elif call is not None:
-        original = Original.of(
-            call.model,
-            call.args,
-            call.kwargs,
-            metadata=program.metadata,
-            known_passes=known_passes,
-            dynamic_shapes=call.dynamic_shapes,
-        )
-        original = original.with_inputs(inputs or {})
-        found = verify(path, original, function=function)
         accuracy = _accuracy(path, original, program.ops, found, function)
     return Report(
         package=PackageFacts(
             path.name,
             stored_bytes(path),
             _versions(program.metadata),
-            _passes(program.metadata, () if original is None else original.reports),
+            passes_of_package(program.metadata, () if original is None else original.reports),
         ),
         plan=made,
         edges=_edges(program.ops),
@@ -101,6 +91,27 @@ def collect(
         ablation=ablation,
         ladder=ladder,
     )
+
+
+def original_for(
+    call: ModelCall | ModelFolder,
+    metadata: Mapping[str, str],
+    known_passes: Sequence[type[Pass]],
+    inputs: Mapping[str, Any] | None,
+) -> Original:
+    """What a package with this ``metadata`` is held against, ``inputs`` in their place."""
+    if isinstance(call, ModelFolder):
+        original = original_of(call, metadata, known_passes)
+    else:
+        original = Original.of(
+            call.model,
+            call.args,
+            call.kwargs,
+            metadata=metadata,
+            known_passes=known_passes,
+            dynamic_shapes=call.dynamic_shapes,
+        )
+    return original.with_inputs(inputs or {})
 
 
 def _accuracy(
@@ -117,7 +128,9 @@ def _versions(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: metadata[PREFIX + key] for name, key in keys.items() if PREFIX + key in metadata}
 
 
-def _passes(metadata: Mapping[str, str], reports: Sequence[PassReport]) -> tuple[PassCount, ...]:
+def passes_of_package(
+    metadata: Mapping[str, str], reports: Sequence[PassReport]
+) -> tuple[PassCount, ...]:
     """From repeated passes where there are any, else as the package counts them."""
     if reports:
         return tuple(

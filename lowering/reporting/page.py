@@ -11,8 +11,10 @@ from typing import Any
 
 from lowering.ablation.result import Ablation
 from lowering.reporting import ablation as of_ablation
+from lowering.reporting import asset as of_asset
 from lowering.reporting.ablation_overview import overview as overview_chart
 from lowering.reporting.ablation_overview import overview_table
+from lowering.reporting.asset import AssetReport
 from lowering.reporting.charts import CONFIG, charts
 from lowering.reporting.graph_layout import HEIGHT, WIDTH, layout
 from lowering.reporting.op_graph import OpGraph
@@ -53,6 +55,27 @@ def page(report: Report) -> str:
         ablation_part=parts[0] if parts else None,
         ladder_part=ladder,
         looks=drawn(report.pictures),
+    )
+
+
+def asset_page(report: AssetReport) -> str:
+    """The page of one Core AI asset.
+
+    Raises:
+        ReportError: the packages of the extra ``report`` are not installed.
+    """
+    specs = of_asset.charts(report)
+    tables = {table.name: table for table in of_asset.tables(report)}
+    return _rendered(
+        "asset.html",
+        f"{report.package.name} in Core AI",
+        specs,
+        list(tables.values()),
+        report=report,
+        facts=of_asset.facts(report),
+        sentences=of_asset.sentences(report),
+        charts=specs,
+        tables=tables,
     )
 
 

@@ -15,7 +15,9 @@ from lowering.ablation.result import Ablation
 from lowering.compression.ladder_result import Ladder
 from lowering.contract.folder import ModelFolder, open_folder
 from lowering.contract.pictures import Picture
+from lowering.core_ai.asset import is_aimodel
 from lowering.package.open import MAIN
+from lowering.reporting.asset import AssetReport, collect_asset, refuse_for_asset
 from lowering.reporting.collect import collect
 from lowering.reporting.result import Report, ReportError
 from lowering.reporting.write import FORMATS, format_of, written
@@ -39,11 +41,13 @@ def report(
     function: str = MAIN,
     output: str | Path | None = None,
     format: str | None = None,
-) -> Report:
+) -> Report | AssetReport:
     """What there is to say of a package: placement and cost *predicted*, errors measured here.
 
     Args:
-        package: path of a ``.mlpackage``.
+        package: path of a ``.mlpackage``, or of a Core AI ``.aimodel``: of that nothing is
+            predicted, its errors are measured in Apple's own runtime, and neither ``chip`` nor
+            what follows it applies.
         model: the module or program it was made from, or the folder of its contract; without it
             nothing is run, and the report says nothing of errors.
         args: positional example inputs of ``model``.
@@ -67,8 +71,9 @@ def report(
         VerificationError, CaptureError: ``model`` is not what the package was made from.
         ContractError: nor the folder.
         PictureError: a picture cannot be read.
-        ReportError: the format is not known, pictures are given without a folder, or a page is
-            asked for and its packages are missing.
+        CoreAIError: Core AI is not installed, or it cannot read the asset.
+        ReportError: the format is not known, pictures are given without a folder, an asset is
+            given what does not apply to it, or a page is asked for and its packages are missing.
         SaveError: ``output`` cannot be written.
     """
     chosen = format or format_of(output)
@@ -83,17 +88,22 @@ def report(
         call = open_folder(model)
     elif model is not None:
         call = ModelCall(type(model).__name__, model, args, kwargs or {}, dynamic_shapes)
-    made = collect(
-        package,
-        call,
-        inputs=inputs,
-        known_passes=known_passes,
-        chip=chip,
-        ablation=ablation,
-        ladder=ladder,
-        pictures=pictures,
-        function=function,
-    )
+    made: Report | AssetReport
+    if is_aimodel(package):
+        refuse_for_asset(ablation=ablation, ladder=ladder, pictures=pictures)
+        made = collect_asset(Path(package), call, inputs=inputs, known_passes=known_passes)
+    else:
+        made = collect(
+            package,
+            call,
+            inputs=inputs,
+            known_passes=known_passes,
+            chip=chip,
+            ablation=ablation,
+            ladder=ladder,
+            pictures=pictures,
+            function=function,
+        )
     if output is not None:
         write_text(written(made, chosen), Path(output))
     return made

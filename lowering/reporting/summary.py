@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lowering.ablation.result import Ablation
 from lowering.reporting.result import Report
+from lowering.verification import Verification
 
 # How a figure came about; every figure of a report carries one of them.
 PREDICTED, MEASURED, COUNTED = "predicted", "measured", "counted"
@@ -40,7 +41,7 @@ def facts(report: Report) -> list[Fact]:
         Fact(
             "on the Neural Engine",
             f"{share.ops:.1%}",
-            f"{on_ane:,} of {_count(len(plan.ops), 'operator')}, {share.cost:.1%} of the price",
+            f"{on_ane:,} of {count_of(len(plan.ops), 'operator')}, {share.cost:.1%} of the price",
             PREDICTED,
             "good" if share.ops >= 0.95 else "bad" if share.ops < 0.5 else "",
         ),
@@ -61,7 +62,7 @@ def facts(report: Report) -> list[Fact]:
         Fact(
             "switches",
             str(plan.switches),
-            f"{_count(len(plan.segments), 'segment')}; entry and return count",
+            f"{count_of(len(plan.segments), 'segment')}; entry and return count",
             PREDICTED,
         ),
     ]
@@ -76,8 +77,8 @@ def facts(report: Report) -> list[Fact]:
                 "good" if outputs.passed else "bad",
             )
         )
-    layout = f"{_count(report.count('transpose'), 'transpose')}, "
-    layout += f"{_count(report.count('reshape'), 'reshape')}, {report.not_rank4} of rank ≠ 4"
+    layout = f"{count_of(report.count('transpose'), 'transpose')}, "
+    layout += f"{count_of(report.count('reshape'), 'reshape')}, {report.not_rank4} of rank ≠ 4"
     found += [
         Fact("operators", f"{len(plan.ops):,}", layout, COUNTED),
         Fact("package", f"{report.package.bytes / 1e6:.1f} MB", "on disk", COUNTED),
@@ -92,9 +93,9 @@ def sentences(report: Report) -> list[str]:
     if plan.refusals:
         rule, count = plan.refusals.most_common(1)[0]
         reason = next(op.reason for op in plan.ops if op.reason and op.reason.rule == rule)
-        lines.append(f"Most often in the way ({_count(count, 'operator')}): {reason.sentence}.")
+        lines.append(f"Most often in the way ({count_of(count, 'operator')}): {reason.sentence}.")
     if report.accuracy is not None:
-        lines.append(_error(report))
+        lines.append(error_sentence(report.accuracy.outputs, "the interpreter"))
     if report.ablation is not None:
         lines += _passes(report.ablation, plan.target)
     if plan.advice:
@@ -109,24 +110,23 @@ def _placement(report: Report) -> str:
     rest = [op for op in plan.ops if op.device != "ane"]
     where = f"predicted to run on the Neural Engine of an {plan.target}"
     if not rest:
-        return f"All {_count(len(plan.ops), 'operator')} are {where}, without a break."
+        return f"All {count_of(len(plan.ops), 'operator')} are {where}, without a break."
     if len(rest) == len(plan.ops):
         return f"No operator is {where}."
     stretches = sum(segment.device == "ane" for segment in plan.segments)
     return (
-        f"{len(plan.ops) - len(rest):,} of {_count(len(plan.ops), 'operator')} are {where}, "
-        f"in {_count(stretches, 'stretch', 'es')}; {len(rest):,} stay on the CPU."
+        f"{len(plan.ops) - len(rest):,} of {count_of(len(plan.ops), 'operator')} are {where}, "
+        f"in {count_of(stretches, 'stretch', 'es')}; {len(rest):,} stay on the CPU."
     )
 
 
-def _error(report: Report) -> str:
-    assert report.accuracy is not None
-    outputs = report.accuracy.outputs
+def error_sentence(outputs: Verification, where: str, what: str = "package") -> str:
+    """How far ``what`` is from its original, as run in ``where``."""
     if outputs.error is not None:
-        return f"The package could not be run to its end: {outputs.error}."
+        return f"The {what} could not be run to its end: {outputs.error}."
     worst = max(outputs.outputs, key=lambda output: output.rel_l2, default=None)
     if worst is None:
-        return "The package has no outputs."
+        return f"The {what} has no outputs."
     yardstick = (
         f"; torch's own half precision comes to {worst.yardstick:.1e}" if worst.yardstick else ""
     )
@@ -138,7 +138,7 @@ def _error(report: Report) -> str:
         else ""
     )
     return (
-        f"Run in the interpreter, output {worst.name!r} is {worst.rel_l2:.1e} from the original's "
+        f"Run in {where}, output {worst.name!r} is {worst.rel_l2:.1e} from the original's "
         f"(relative L2, {worst.threshold:.1e} allowed{yardstick}).{culprit}"
     )
 
@@ -164,5 +164,6 @@ def _passes(ablation: Ablation, chip: str) -> list[str]:
     return [line + "."]
 
 
-def _count(number: int, noun: str, plural: str = "s") -> str:
+def count_of(number: int, noun: str, plural: str = "s") -> str:
+    """``1 operator``, ``2 operators``."""
     return f"{number:,} {noun}{'' if number == 1 else plural}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lowering.planner.result import OpPlan
-from lowering.reporting.result import Report
+from lowering.reporting.result import PassCount, Report
+from lowering.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ def reasons(report: Report) -> Table:
     return Table("reasons", "Not on the Neural Engine, and why", note, columns, tuple(rows))
 
 
-def passes(report: Report) -> Table:
-    """What each pass did."""
+def passes_table(passes: Sequence[PassCount], repeat: str) -> Table:
+    """What each pass did; ``repeat``: the command that tells why some declined."""
     rows = tuple(
         (
             entry.name,
@@ -132,7 +133,7 @@ def passes(report: Report) -> Table:
             entry.declined,
             "; ".join([*(f"{places} × {text}" for text, places in entry.reasons), *entry.notes]),
         )
-        for entry in report.package.passes
+        for entry in passes
     )
     columns = (
         Column("pass", "code"),
@@ -141,14 +142,14 @@ def passes(report: Report) -> Table:
         Column("why it declined"),
     )
     note = "In the order they ran."
-    if not any(entry.reasons for entry in report.package.passes):
-        note += " The reasons need the original: ane-passes report PACKAGE MODEL."
+    if any(entry.declined for entry in passes) and not any(entry.reasons for entry in passes):
+        note += f" The reasons need the original: {repeat}."
     return Table("passes", "Passes", note, columns, rows)
 
 
-def outputs(report: Report) -> Table:
-    """Each output and state beside the original's."""
-    found = () if report.accuracy is None else report.accuracy.outputs.outputs
+def outputs_table(outputs: Verification | None, where: str) -> Table:
+    """Each output and state beside the original's, as run in ``where``."""
+    found = () if outputs is None else outputs.outputs
     rows = tuple(
         (o.name, o.rel_l2, o.max_abs, o.yardstick, o.threshold, "ok" if o.passed else "differs")
         for o in found
@@ -161,13 +162,19 @@ def outputs(report: Report) -> Table:
         Column("allowed", "number", -2),
         Column("verdict"),
     )
-    note = "Measured in the interpreter, against the original in float32."
+    note = f"Measured in {where}, against the original in float32."
     return Table("outputs", "Outputs", note, columns, rows)
 
 
 def all_tables(report: Report) -> tuple[Table, ...]:
     """The tables that have rows, in the order of the report."""
-    made = (reasons(report), outputs(report), passes(report), operators(report))
+    accuracy = report.accuracy
+    made = (
+        reasons(report),
+        outputs_table(None if accuracy is None else accuracy.outputs, "the interpreter"),
+        passes_table(report.package.passes, "ane-passes report PACKAGE MODEL"),
+        operators(report),
+    )
     return tuple(table.without_details() for table in made if table.rows)
 
 

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from lowering.reporting import ablation as of_ablation
+from lowering.reporting import asset as of_asset
+from lowering.reporting.asset import AssetReport
 from lowering.reporting.pictures import pictures_table
 from lowering.reporting.result import Report
 from lowering.reporting.size_ladder import ladder_notes, ladder_table
-from lowering.reporting.summary import facts, sentences
-from lowering.reporting.tables import Column, Table, all_tables, operators
+from lowering.reporting.summary import Fact, facts, sentences
+from lowering.reporting.tables import Column, Table, all_tables
 
 # Markdown is read by people: of long tables, the rows that cost most.
 _ROWS = 30
@@ -20,12 +22,8 @@ _ROWS = 30
 
 def markdown(report: Report) -> str:
     """Summary and tables; of the operators the most expensive ones."""
-    lines = [f"# {report.package.name} on {report.plan.target}", ""]
-    lines += _rows(
-        (Column("figure"), Column("value"), Column("note"), Column("kind")),
-        [(fact.label, fact.value, fact.note, fact.kind) for fact in facts(report)],
-    )
-    lines += ["", *(f"- {sentence}" for sentence in sentences(report))]
+    title = f"{report.package.name} on {report.plan.target}"
+    lines = _summary(title, facts(report), sentences(report))
     tables = [*all_tables(report)]
     if report.pictures:
         tables.insert(0, pictures_table(report.pictures))
@@ -53,14 +51,36 @@ def markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def csv_text(report: Report) -> str:
-    """One line per operator, with all its figures."""
-    table: Table = operators(report)
+def asset_markdown(report: AssetReport) -> str:
+    """Summary and tables of a Core AI asset; of the values those that err most."""
+    title = f"{report.package.name} in Core AI"
+    lines = _summary(title, of_asset.facts(report), of_asset.sentences(report))
+    for table in of_asset.tables(report):
+        heading, rows = table.title, list(table.rows)
+        if table.name == "operators" and len(rows) > _ROWS:
+            error = next(i for i, c in enumerate(table.columns) if c.label == "relative L2")
+            rows = sorted(rows, key=lambda row: -(row[error] or 0.0))[:_ROWS]
+            heading += f": {_ROWS} of {len(table.rows)}, those with the largest error first"
+        lines += ["", f"## {heading}", "", table.note, "", *_rows(table.columns, rows)]
+    return "\n".join(lines)
+
+
+def csv_text(table: Table) -> str:
+    """One line per row, details included."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(column.label for column in table.columns)
     writer.writerows(table.rows)
     return stream.getvalue().rstrip("\n")
+
+
+def _summary(title: str, figures: Sequence[Fact], lines: Sequence[str]) -> list[str]:
+    found = [f"# {title}", ""]
+    found += _rows(
+        (Column("figure"), Column("value"), Column("note"), Column("kind")),
+        [(fact.label, fact.value, fact.note, fact.kind) for fact in figures],
+    )
+    return [*found, "", *(f"- {line}" for line in lines)]
 
 
 def _rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -8,10 +8,13 @@ from pathlib import Path
 from frontend.json_text import parse
 from lowering.ablation.result import Ablation
 from lowering.compression.ladder_result import Ladder
+from lowering.reporting import asset as of_asset
+from lowering.reporting.asset import AssetReport
 from lowering.reporting.model_explorer import graph_json
-from lowering.reporting.page import page
+from lowering.reporting.page import asset_page, page
 from lowering.reporting.result import Report, ReportError
-from lowering.reporting.text import csv_text, markdown
+from lowering.reporting.tables import operators
+from lowering.reporting.text import asset_markdown, csv_text, markdown
 from lowering.support.finite import finite
 
 FORMATS = ("html", "md", "csv", "json", "graph-json")
@@ -23,7 +26,7 @@ def format_of(output: str | Path | None) -> str:
     return "html" if output is None else _SUFFIXES.get(Path(output).suffix.lower(), "html")
 
 
-def written(report: Report, output_format: str) -> str:
+def written(report: Report | AssetReport, output_format: str) -> str:
     """``report`` as one text.
 
     Args:
@@ -31,16 +34,36 @@ def written(report: Report, output_format: str) -> str:
         output_format: one of ``FORMATS``.
 
     Raises:
-        ReportError: a page is asked for, and its packages are not installed.
+        ReportError: a page is asked for, and its packages are not installed; or a graph of an
+            asset, whose operators have no placement.
     """
+    if isinstance(report, AssetReport):
+        return _of_asset(report, output_format)
     if output_format == "html":
         return page(report)
     if output_format == "md":
         return markdown(report)
     if output_format == "csv":
-        return csv_text(report)
+        return csv_text(operators(report))
     value = graph_json(report) if output_format == "graph-json" else report.to_json()
     return json.dumps(finite(value), indent=1, ensure_ascii=False)
+
+
+def _of_asset(report: AssetReport, output_format: str) -> str:
+    if output_format == "html":
+        return asset_page(report)
+    if output_format == "md":
+        return asset_markdown(report)
+    if output_format == "csv":
+        return csv_text(of_asset.operators(report))
+    if output_format == "json":
+        return json.dumps(report.to_json(), indent=1, ensure_ascii=False)
+    raise ReportError(
+        "a report of a Core AI asset has no such format",
+        expected="html, md, csv or json",
+        found=output_format,
+        hint="the .mlpackage of the same program has a graph with placement and prices",
+    )
 
 
 def read_ablations(path: Path) -> list[Ablation]:

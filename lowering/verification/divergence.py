@@ -101,6 +101,16 @@ class Walk(ABC):
             self._outputs_error(self._package_values()) <= self.threshold
         )
 
+    def errors(self) -> dict[str, float]:
+        """Per matched float node the relative error of its value, what it inherited included."""
+        found = {}
+        for node, name in self.matched.items():
+            clean = self._clean[node]
+            if isinstance(clean, Tensor) and clean.is_floating_point():
+                value = in_form_of(self.run.values[name], clean)
+                found[node] = math.inf if value is None else rel_l2(value, clean)
+        return found
+
     def first(self) -> Divergence | None:
         """The op at fault; ``None`` when every op does what torch does on the same values."""
         self._own, self._expected = self._own_errors(self.matched)

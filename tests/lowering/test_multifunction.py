@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import passes
-from lowering import LoweringError, compare, convert, load, report, save, verify
+from lowering import LoweringError, Report, compare, convert, load, report, save, verify
 from lowering.cli import main
 from lowering.conversion.metadata import PIPELINE_KEY
 from lowering.errors import PackageError, SaveError
@@ -184,7 +184,7 @@ def test_functions_keep_their_own_sources_and_passes(scaled: Path):
     assert PIPELINE_KEY not in metadata["plain"]
     assert len(json.loads(metadata["tuned"][PIPELINE_KEY])) > 5
     made = report(scaled, Scaled(3.0), (torch.randn(1, 16),), function="tuned")
-    assert made.accuracy is not None and made.accuracy.outputs.passed
+    assert isinstance(made, Report) and made.accuracy is not None and made.accuracy.outputs.passed
     assert len(made.package.passes) > 5 and report(scaled).package.passes == ()
 
 

@@ -278,6 +278,6 @@ def test_a_run_that_ends_by_chance_is_made_again(monkeypatch):
 
 def test_verbs_of_packages_say_what_an_asset_is(tmp_path):
     asset = save(convert(nn.ReLU(), (torch.ones(1, 4),), format="aimodel"), tmp_path / "r.aimodel")
-    for verb in ("plan", "report"):
-        ran = CliRunner().invoke(main, [verb, str(asset)])
+    for verb in ("plan", "compare"):
+        ran = CliRunner().invoke(main, [verb, *[str(asset)] * (2 if verb == "compare" else 1)])
         assert ran.exit_code == 2 and "a Core AI asset" in ran.output and "verify" in ran.output

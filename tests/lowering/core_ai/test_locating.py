@@ -1,5 +1,9 @@
 """On failure ``verify`` names the operator of the asset, and the node and line it comes from."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -83,3 +87,34 @@ def test_where_the_runtime_ends_is_found_by_halving(monkeypatch):
     assert found.error is not None and found.divergence is not None
     assert "index_put" in found.divergence.target
     assert "index_put" in found.divergence.source.line
+
+
+def test_without_core_ai_one_error_says_what_to_install(tmp_path):
+    made = convert(nn.ReLU(), (torch.ones(1, 4),), format="aimodel")
+    asset = save(made, tmp_path / "r.aimodel")
+    script = (
+        "import torch, lowering\n"
+        f"asset, x = {str(asset)!r}, torch.ones(1, 4)\n"
+        "for run in (\n"
+        "    lambda: lowering.verify(asset, torch.nn.ReLU(), (x,)),\n"
+        "    lambda: lowering.report(asset),\n"
+        "    lambda: lowering.predict(asset, {'input': x}),\n"
+        "):\n"
+        "    try:\n"
+        "        run()\n"
+        "    except lowering.CoreAIError as error:\n"
+        "        print(error)\n"
+    )
+    folder = tmp_path / "coreai"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'coreai'\")")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("Core AI is not installed") == 3
+    assert ran.stdout.count('pip install "ane-passes[coreai]"') == 3
