@@ -1,8 +1,8 @@
-"""Samples for operators on mixed dtypes, and on sizes that other tests make dynamic."""
+"""Samples for operators on mixed dtypes or ties, and on sizes that other tests make dynamic."""
 
 import torch
 
-from tests.lowering.conversion.torch_op_samples import const, rand, whole
+from tests.lowering.conversion.torch_op_samples import TIES, const, rand, whole
 
 aten = torch.ops.aten
 
@@ -41,6 +41,12 @@ SAMPLES: dict[torch._ops.OpOverload, list[tuple[object, ...]]] = {
     aten.upsample_bilinear2d.vec: [(IMAGE, [12, 10], False, None), (IMAGE, [12, 10], True, None)],
     aten.masked_select.default: [(X, B), (X, B[:1]), (N, X > 0)],
     aten.slice.Tensor: [(X, 1, 0, 2), (X, 0, -2)],
+    aten.sort.stable: [
+        (TIES, {"stable": True}),
+        (TIES, {"stable": True, "dim": 1, "descending": True}),
+        (N, {"stable": True, "dim": 0}),
+        (B, {"stable": True, "dim": -2, "descending": True}),
+    ],
 }
 
 # Its other two results are empty unless asked for; test_data_sizes.py runs it. The maxima are ours
