@@ -87,10 +87,14 @@ class BlobFile:
 
         Types of a byte or more are views on the file; sub-byte types are unpacked.
         """
-        data = self._bytes[self.place(offset, dtype, count)]
+        data = self.packed(offset, dtype, count)
         if dtype.is_sub_byte:
             return unpack_bits(data, dtype, count)
         return data.view(dtype.storage)
+
+    def packed(self, offset: int, dtype: DType, count: int) -> np.ndarray:
+        """The bytes of a blob, as they lie in the file."""
+        return self._bytes[self.place(offset, dtype, count)]
 
     def place(self, offset: int, dtype: DType, count: int) -> slice:
         """Where in the file the elements of a blob are, checked against its record."""
@@ -167,6 +171,12 @@ class Weights:
             count = math.prod(shape)
             return self._file(blob.fileName).read(blob.offset, dtype, count).reshape(shape)
         return _immediate(value.immediateValue.tensor, dtype, shape)
+
+    def packed(self, value: proto.MIL_pb2.Value) -> np.ndarray:
+        """The bytes of a MIL tensor ``Value`` that is kept in a weights file; a view on it."""
+        dtype, shape = tensor_type(value.type)
+        blob = value.blobFileValue
+        return self._file(blob.fileName).packed(blob.offset, dtype, math.prod(shape))
 
     def plain(self, value: Message) -> object:
         """A MIL ``Value`` as Python's own: ``str``, numbers, lists of them."""

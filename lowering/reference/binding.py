@@ -38,12 +38,20 @@ class Slot:
 
     index: int
 
+    def read(self, registers: Sequence[Any]) -> object:
+        """The value there."""
+        return registers[self.index]
+
 
 @dataclass(frozen=True)
 class Constant:
     """A value known when the program is loaded."""
 
     value: Any
+
+    def read(self, registers: Sequence[Any]) -> object:
+        """The value itself."""
+        return self.value
 
 
 Reference: TypeAlias = Slot | Constant
@@ -117,6 +125,12 @@ class Dynamic:
     references: tuple[Reference, ...]
     convert: Convert | None
     single: bool
+
+    def read(self, registers: Sequence[Any]) -> object:
+        """The argument, as the semantics function wants it."""
+        values = [item.read(registers) for item in self.references]
+        value = values[0] if self.single else values
+        return self.convert(value) if self.convert else value
 
 
 def _plain(item: Dynamic) -> bool:

@@ -149,6 +149,8 @@ def stored(value: Tensor, dtype: DType) -> np.ndarray:
     """
     if dtype is FP16 and value.dtype is torch.float32:
         return value.half().numpy()
+    if dtype is FP16 and value.dtype is torch.float16:  # as the last step made it
+        return value.numpy()
     with np.errstate(over="ignore"):
         return value.numpy().astype(dtype.storage)
 

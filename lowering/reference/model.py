@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import torch
 
 from frontend.errors import InputError, about, first_line
+from lowering.package.dtypes import FP16
 from lowering.package.kinds import VALUE_ERRORS
 from lowering.package.metadata_entry import of_function
 from lowering.package.open import ModelLike, open_package
-from lowering.reference.binding import Constant, Reference
 from lowering.reference.errors import ExecutionError
 from lowering.reference.float_activations import has_integer_activations
 from lowering.reference.io import (
@@ -22,8 +22,9 @@ from lowering.reference.io import (
     to_output,
     to_value,
 )
-from lowering.reference.precision import OWN_RESULTS, Precision, rounded_to
-from lowering.reference.program import Block, Function, Op, Step, compile_function
+from lowering.reference.precision import Precision, rounded_to
+from lowering.reference.program import Block, Function, Op, Step, Value, compile_function
+from lowering.reference.shortcuts import shortened
 from lowering.reference.states import State, StateCell
 from lowering.reference.stored_weights import is_compressed
 
@@ -78,9 +79,20 @@ class LoadedModel:
         self.has_integers = has_integer_activations(block)
         self.metadata = of_function(package.metadata, function)
         with about(self.label):
-            self._compiled = compile_function(package, function, self.precision)
-            self.inputs, self.outputs = features(package.description, function, self._compiled)
+            compiled = compile_function(package, function, self.precision)
+            self.inputs, self.outputs = features(package.description, function, compiled)
+            self._compiled = shortened(compiled, [self._is_half(item) for item in compiled.outputs])
         self.ops: tuple[Op, ...] = tuple(self._compiled.ops())
+
+    def _is_half(self, output: Value) -> bool:
+        """Whether the caller gets an output, computed in float16, as float16 numbers."""
+        feature = self.outputs.get(output.name)
+        return (
+            feature is not None
+            and feature.image is None
+            and output.dtype is FP16
+            and feature.dtype is FP16
+        )
 
     @property
     def program(self) -> Function:
@@ -193,9 +205,8 @@ class LoadedModel:
             for step in block.steps:
                 if step.blocks:
                     computed = results = self._control(step, registers, observer)
-                elif observer is None and len(step.targets) == 1:
-                    # As below for one result, which most operators have.
-                    registers[step.targets[0]] = self._alone(step, registers)
+                elif observer is None and step.unwatched is not None:
+                    registers[step.targets[0]] = step.unwatched(registers)
                     for index in step.free:
                         registers[index] = None
                     continue
@@ -214,23 +225,12 @@ class LoadedModel:
         except VALUE_ERRORS as error:
             assert step is not None
             raise _failure(step, registers, error) from error
-        return [_read(reference, registers) for reference in block.outputs]
+        return [reference.read(registers) for reference in block.outputs]
 
     def _computed(self, step: Step, registers: Sequence[Any]) -> tuple[Any, ...]:
         """The results of ``step`` before they are rounded."""
         computed = step.call.function(**_arguments(step, registers))
         return computed if isinstance(computed, tuple) else (computed,)
-
-    def _alone(self, step: Step, registers: Sequence[Any]) -> object:
-        """The one result of ``step``, rounded; where it is new memory, in place."""
-        (made,) = self._computed(step, registers)
-        (how,) = step.rounding
-        if how is None:
-            return made
-        dtype, rounds = how
-        if rounds and made.dtype is torch.float32 and step.op.type in OWN_RESULTS:
-            return made.copy_(made.to(torch.float16))
-        return rounded_to(made, dtype, rounds)
 
     def _control(
         self, step: Step, registers: list[Any], observer: Observer | None
@@ -263,26 +263,15 @@ def _arguments(step: Step, registers: Sequence[Any]) -> dict[str, Any]:
     for name, index in step.call.direct:
         arguments[name] = registers[index]
     for item in step.call.indirect:
-        value: Any
-        if item.single:
-            value = _read(item.references[0], registers)
-        else:
-            value = [_read(reference, registers) for reference in item.references]
-        arguments[item.name] = item.convert(value) if item.convert else value
+        arguments[item.name] = item.read(registers)
     return arguments
-
-
-def _read(reference: Reference, registers: Sequence[Any]) -> object:
-    if isinstance(reference, Constant):
-        return reference.value
-    return registers[reference.index]
 
 
 def _failure(step: Step, registers: list[Any], error: Exception) -> ExecutionError:
     shapes = []
     for item in step.call.dynamic:
         for reference in item.references:
-            value = _read(reference, registers)
+            value = reference.read(registers)
             if isinstance(value, torch.Tensor):
                 shapes.append(f"{item.name} {tuple(value.shape)}")
     return ExecutionError(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from google.protobuf.message import Message
@@ -19,12 +20,14 @@ from lowering.package.dtypes import DType
 from lowering.package.kinds import damaged, operands_fit, undefined
 from lowering.package.open import Package
 from lowering.package.weights import tensor_type
+from lowering.reference import packed_palettes
 from lowering.reference.binding import BoundCall, Constant, Reference, Slot, bind
 from lowering.reference.constants import Constants
 from lowering.reference.errors import UnknownOpsError
 from lowering.reference.kept import as_stored, kept_as_stored
 from lowering.reference.precision import Precision, needs_rounding, rounded_weight
 from lowering.reference.semantics import CONTROL_FLOW, SEMANTICS
+from lowering.reference.shortcuts import Run, run_of
 from lowering.reference.strict import STRICT_SEMANTICS
 from lowering.support.memory import check_fits
 
@@ -78,6 +81,8 @@ class Step:
         rounding: per output, the declared type and whether to round to it; ``None``: leave as is.
         blocks: nested blocks of control flow.
         free: registers that no later step reads.
+        ends: its one result goes to the caller alone, who gets float16 numbers.
+        overwrites: nobody reads the memory of its ``x`` after it.
     """
 
     op: Op
@@ -86,6 +91,22 @@ class Step:
     rounding: tuple[tuple[DType, bool] | None, ...]
     blocks: tuple[Block, ...] = ()
     free: tuple[int, ...] = ()
+    ends: bool = False
+    overwrites: bool = False
+
+    @cached_property
+    def unwatched(self) -> Run | None:
+        """See :func:`lowering.reference.shortcuts.run_of`."""
+        return run_of(self)
+
+    def reads(self) -> set[int]:
+        """Registers that it reads, those that its blocks read included."""
+        found = self.call.slots()
+        for block in self.blocks:
+            found |= {item.index for item in block.outputs if isinstance(item, Slot)}
+            for inner in block.steps:
+                found |= inner.reads()
+        return found
 
 
 @dataclass(frozen=True)
@@ -244,6 +265,10 @@ class _Compiler:
         scope.names[output.name] = (Constant(value), declared(output))
 
     def _constexpr(self, operation: Message, scope: _Scope) -> None:
+        direct = packed_palettes.decoded(operation, self._weights)
+        if direct is not None:
+            self._define_weight(operation, scope, (direct,))
+            return
         known, self._known = self._known, Constants(self._weights)  # what is decoded can go
         call = self._bind(operation, scope)
         self._known = known
@@ -260,6 +285,11 @@ class _Compiler:
             raise damaged(
                 f"{len(results)} results", str(len(operation.outputs)), _describe(operation)
             )
+        self._define_weight(operation, scope, results)
+
+    def _define_weight(
+        self, operation: Message, scope: _Scope, results: tuple[object, ...]
+    ) -> None:
         for output, result in zip(operation.outputs, results, strict=True):
             value = declared(output)
             if value.dtype is not None:
@@ -328,22 +358,11 @@ def _with_lifetimes(
     alive = {item.index for item in outputs if isinstance(item, Slot)}
     result = []
     for step in reversed(steps):
-        touched = (_reads(step) | set(step.targets)) & own
+        touched = (step.reads() | set(step.targets)) & own
         free = touched - alive
         alive |= touched
-        result.append(
-            Step(step.op, step.call, step.targets, step.rounding, step.blocks, tuple(sorted(free)))
-        )
+        result.append(replace(step, free=tuple(sorted(free))))
     return tuple(reversed(result))
-
-
-def _reads(step: Step) -> set[int]:
-    reads = step.call.slots()
-    for block in step.blocks:
-        reads |= {item.index for item in block.outputs if isinstance(item, Slot)}
-        for inner in block.steps:
-            reads |= _reads(inner)
-    return reads
 
 
 def _op_name(operation: Message) -> str:

@@ -119,12 +119,15 @@ def _coordinates(mb: MilBuilder, x: Var, dim: int, index: Var) -> Var:
 
 def _gather(mb: MilBuilder, x: Var, dim: int, index: Var, *, sparse_grad: bool = False) -> Lowered:
     dim = axis_of(dim, max(x.rank, 1))
-    same = all(
-        a == b for i, (a, b) in enumerate(zip(x.shape, index.shape, strict=True)) if i != dim
-    )
-    if same or not _known(index):
+    if _same_but(x, index, dim) or not _known(index):
         return NotImplemented
     return mb.gather_nd(x=x, indices=_coordinates(mb, x, dim, index))
+
+
+def _same_but(x: Var, index: Var, dim: int) -> bool:
+    """Whether the sizes of both are the same along all axes but ``dim``."""
+    pairs = enumerate(zip(x.shape, index.shape, strict=True))
+    return all(a == b for axis, (a, b) in pairs if axis != dim)
 
 
 def _scatter(mode: str) -> Lowering:
@@ -144,8 +147,15 @@ def _scattered(mb: MilBuilder, x: Var, dim: int, index: Var, source: Operand, mo
     else:
         value = source if isinstance(source, Var) else cast(mb, source, mb.result.dtype)
         updates = broadcast(mb, _number_like(mb, value, x), tuple(index.shape))
+    data, places = _number_like(mb, x, x), cast(mb, index, torch.int32)
+    # Of constants alone coremltools computes it, and forgets the mode (9.0, put_along_axis).
+    computed = any(part.val is None for part in (data, places, updates))
+    if computed and _same_but(x, index, dim):
+        return mb.scatter_along_axis(
+            data=data, indices=places, updates=updates, axis=dim, mode=mode
+        )
     return mb.scatter_nd(
-        data=_number_like(mb, x, x),
+        data=data,
         indices=_coordinates(mb, x, dim, index),
         updates=updates,
         mode=mode,

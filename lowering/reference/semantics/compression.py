@@ -15,6 +15,8 @@ from lowering.reference.errors import ExecutionError
 
 # Elements of a weight that are decoded at a time.
 _PART = 1 << 20
+# Numbers of a table that are picked at a time.
+_PICKED = 1 << 17
 
 
 def quantize(
@@ -121,8 +123,8 @@ def constexpr_lut_to_dense(
             group = group * count + number.reshape(-1, *[1] * (indices.ndim - dim - 1))
     first = group * entries
     vectors = torch.empty(*indices.shape, vector_size, dtype=table.dtype)
-    # A part of the weight at a time: a large one is never held in wider numbers.
-    step = max(1, _PART * len(indices) // max(indices.numel(), 1))
+    # A part of the weight at a time: its wider numbers stay in the cache.
+    step = max(1, _PICKED * len(indices) // max(indices.numel(), 1))
     for start in range(0, len(indices), step):
         rows = slice(start, start + step)
         place = indices[rows].to(torch.int32)

@@ -261,9 +261,9 @@ def _all_within(x: Tensor, low: int, high: int) -> bool:
     """Whether every element is a number of the range, which torch then truncates as it is."""
     if x.numel() == 0:
         return True
-    least, most = torch.aminmax(x)  # NaN if any element is
+    least, most = map(float, torch.aminmax(x))  # NaN if any element is
     # A float may round the end of the range up to what lies beyond it.
-    return bool((least >= low) & (most < high))
+    return least >= low and most < high
 
 
 TABLE: dict[str, Semantics] = {

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lowering.reference.binding import Semantics
 from lowering.reference.errors import ExecutionError
+from lowering.reference.semantics.picking import picked
 
 _SHOWN = 8  # indices quoted in an error
 _REDUCE = {"mul": "prod", "max": "amax", "min": "amin"}
@@ -31,8 +32,8 @@ def gather(
     axis %= x.ndim
     index = _gather_index(indices, x.shape[axis], validate_indices)
     if batch_dims == 0:
-        picked = x.index_select(axis, index.reshape(-1))
-        return picked.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
+        found = picked(x, axis, index.reshape(-1))
+        return found.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
     batch = x.shape[:batch_dims]
     flat_x = x.reshape(batch.numel(), *x.shape[batch_dims:])
     flat_index = index.reshape(batch.numel(), *index.shape[batch_dims:])
@@ -63,12 +64,12 @@ def gather_nd(
     depth = indices.shape[-1]
     flat = x.reshape(x.shape[:depth].numel(), *x.shape[depth:])
     columns = [
-        _gather_index(indices[..., i], size, validate_indices)
-        for i, size in enumerate(x.shape[:depth])
+        _gather_index(column, size, validate_indices)
+        for column, size in zip(_columns(indices), x.shape[:depth], strict=True)
     ]
     position = _linear(columns, x.shape[:depth], indices.shape[:-1])
-    picked = flat.index_select(0, position.reshape(-1))
-    return picked.reshape((*position.shape, *x.shape[depth:]))
+    found = flat.index_select(0, position.reshape(-1))
+    return found.reshape((*position.shape, *x.shape[depth:]))
 
 
 def scatter(
@@ -110,7 +111,8 @@ def scatter_nd(
     depth = indices.shape[-1]
     sizes, rest = data.shape[:depth], math.prod(data.shape[depth:])
     columns = [
-        _scatter_index(indices[..., i], size, validate_indices) for i, size in enumerate(sizes)
+        _scatter_index(column, size, validate_indices)
+        for column, size in zip(_columns(indices), sizes, strict=True)
     ]
     position = _linear(columns, sizes, indices.shape[:-1])
     for column, size in zip(columns, sizes, strict=True):
@@ -160,6 +162,11 @@ def _scatter_index(indices: Tensor, size: int, validate: bool | None) -> Tensor:
     least, most = _ends(indices)
     within = least >= 0 and most < size
     return index if within else torch.where((index < 0) | (index >= size), size, index)
+
+
+def _columns(indices: Tensor) -> tuple[Tensor, ...]:
+    """Coordinates by axis, each in one piece: numbers that lie apart are read slowly."""
+    return indices.movedim(-1, 0).contiguous().unbind()
 
 
 def _linear(columns: list[Tensor], sizes: torch.Size, shape: torch.Size) -> Tensor:

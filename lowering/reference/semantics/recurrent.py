@@ -186,15 +186,19 @@ def _lstm(
     states = []
     for step in F.linear(_ordered(x, direction), weight_ih, bias):
         gates = step + F.linear(hidden, weight_hh)
-        in_gate, forget, out, new = gates.split(size, -1)
-        if peep_i is not None and peep_f is not None:
-            in_gate, forget = in_gate + peep_i * cell, forget + peep_f * cell
-        cell = gate(forget) * cell + gate(in_gate) * cell_act(new)
+        if peep_o is None:  # all gates at once
+            in_gate, forget, out = gate(gates[:, : 3 * size]).split(size, -1)
+        else:
+            assert peep_i is not None
+            assert peep_f is not None
+            in_gate, forget, out = gates[:, : 3 * size].split(size, -1)
+            in_gate, forget = gate(in_gate + peep_i * cell), gate(forget + peep_f * cell)
+        cell = forget * cell + in_gate * cell_act(gates[:, 3 * size :])
         if clip is not None:
             cell = cell.clamp(-clip, clip)
         if peep_o is not None:
-            out = out + peep_o * cell
-        hidden = gate(out) * act(cell)
+            out = gate(out + peep_o * cell)
+        hidden = out * act(cell)
         states.append(hidden)
     return _outputs(states, output_sequence), hidden, cell
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lowering.reference.binding import Ints, Semantics
 from lowering.reference.errors import ExecutionError
+from lowering.reference.semantics.picking import picked
 
 
 def upsample_nearest_neighbor(
@@ -204,21 +205,21 @@ def _interpolate(x: Tensor, axis: int, position: Tensor) -> Tensor:
     fraction = _along(position - low, axis)
     low = low.to(torch.int64)
     high = (low + 1).clamp(max=x.shape[axis] - 1)
-    start = x.index_select(axis, low)
+    start = picked(x, axis, low)
     if not x.dtype.is_floating_point:
-        return (start + (x.index_select(axis, high) - start) * fraction).to(x.dtype)
-    return x.index_select(axis, high).sub_(start).mul_(fraction).add_(start)
+        return (start + (picked(x, axis, high) - start) * fraction).to(x.dtype)
+    return picked(x, axis, high).sub_(start).mul_(fraction).add_(start)
 
 
 def _nearest(x: Tensor, axis: int, count: int, mode: str | None = None) -> Tensor:
     """The element nearest to each position of the grid; without ``mode`` the one before it."""
     size = x.shape[axis]
     if mode is None:
-        picked = torch.arange(count) * size // count
+        places = torch.arange(count) * size // count
     else:
         # Halfway positions go down, so that whole factors repeat elements evenly (*assumed*).
-        picked = torch.ceil(grid(size, count, mode) - 0.5).to(torch.int64)
-    return x if size == count and mode is None else x.index_select(axis, picked)
+        places = torch.ceil(grid(size, count, mode) - 0.5).to(torch.int64)
+    return x if size == count and mode is None else picked(x, axis, places)
 
 
 def _along(vector: Tensor, axis: int) -> Tensor:

@@ -39,12 +39,26 @@ def slice_update(
     squeeze_mask: Bools | None = None,
 ) -> Tensor:
     """``x`` with what ``slice_by_index`` would take replaced by ``update``."""
+    masks = (begin_mask, end_mask, squeeze_mask)
+    return write_slice(x.clone(), update, begin, end, stride, *masks)
+
+
+def write_slice(
+    x: Tensor,
+    update: Tensor,
+    begin: Ints,
+    end: Ints,
+    stride: Ints | None = None,
+    begin_mask: Bools | None = None,
+    end_mask: Bools | None = None,
+    squeeze_mask: Bools | None = None,
+) -> Tensor:
+    """As :func:`slice_update`, in ``x`` itself."""
     slices, flips, _ = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
-    y = x.clone()
-    target = y[slices]
+    target = x[slices]
     update = update.reshape(target.shape)
     target.copy_(update.flip(flips) if flips else update)
-    return y
+    return x
 
 
 def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lowering.reference.binding import Ints, Semantics
 from lowering.reference.errors import ExecutionError
+from lowering.reference.semantics.picking import picked
 
 # Where so many times more elements are there than are asked for, the rest is not sorted.
 _FEW = 8
@@ -45,11 +46,16 @@ def one_hot(
 ) -> Tensor:
     """``on_value`` at ``indices`` along a new ``axis``, ``off_value`` elsewhere."""
     axis %= indices.ndim + 1
-    # Numbers of one type are compared faster; those of a byte do not reach far enough.
-    dtype = torch.promote_types(indices.dtype, torch.int32)
-    places = torch.arange(one_hot_vector_size, dtype=dtype)
-    positions = places.reshape(-1, *[1] * (indices.ndim - axis))
-    return torch.where(indices.unsqueeze(axis) == positions, on_value, off_value)
+    index = indices.unsqueeze(axis).to(torch.int64)
+    outside = (index < 0) | (index >= one_hot_vector_size)
+    shape = (*indices.shape[:axis], one_hot_vector_size, *indices.shape[axis:])
+    values = on_value.reshape(()).expand(index.shape)
+    if bool(outside.any()):
+        # Such an index is nowhere: what it would write is what stands there.
+        index = torch.where(outside, 0, index)
+        values = torch.where(outside, off_value, values)
+    made = off_value.reshape(()).expand(shape).contiguous()
+    return made.scatter_(axis, index, values)
 
 
 def non_zero(x: Tensor) -> Tensor:
@@ -96,7 +102,7 @@ def pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0)
             at = torch.where(at >= size, 2 * (size - 1) - at, at)
         else:
             raise ExecutionError("unknown mode of pad", found=mode)
-        x = x.index_select(dim, at)
+        x = picked(x, dim, at)
     return x
 
 
@@ -127,22 +133,34 @@ def topk(
 def _best(x: Tensor, count: int, axis: int, ascending: bool) -> tuple[Tensor, ...] | None:
     """The first ``count`` of a stable sort without sorting the rest; ``None`` if NaN is in the way.
 
-    ``torch.topk`` finds them, but says nothing of the order of equal ones: all that are as good as
-    its last one are sorted.
+    ``torch.topk`` finds them, but says nothing of the order of equal ones. Where no other is as
+    good as its last one, they alone are sorted.
     """
     rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
-    edge = torch.topk(rows, count, largest=not ascending).values[:, -1:]
-    row, column = torch.nonzero(rows <= edge if ascending else rows >= edge, as_tuple=True)
-    sizes = torch.bincount(row, minlength=len(rows))
-    if bool((sizes < count).any()):
+    values, indices = torch.topk(rows, count, largest=not ascending)
+    if bool(values.isnan().any()):
         return None
-    order = torch.argsort(rows[row, column], descending=not ascending, stable=True)
-    order = order[torch.argsort(row[order], stable=True)]
-    starts = sizes.cumsum(0) - sizes
-    indices = column[order[starts.unsqueeze(1) + torch.arange(count)]]
+    indices = indices.sort(-1).values
+    order = torch.argsort(rows.gather(1, indices), descending=not ascending, stable=True)
+    indices = indices.gather(1, order)
+    edge = values[:, -1:]
+    as_good = (rows <= edge if ascending else rows >= edge).count_nonzero(1)
+    tied = as_good > count
+    if bool(tied.any()):
+        indices[tied] = _of_equals(rows[tied], edge[tied], count, ascending)
     shape = (*x.movedim(axis, -1).shape[:-1], count)
     parts = (rows.gather(1, indices), indices)
     return tuple(part.reshape(shape).movedim(-1, axis) for part in parts)
+
+
+def _of_equals(rows: Tensor, edge: Tensor, count: int, ascending: bool) -> Tensor:
+    """Places of the first ``count`` of rows whose last one equals others: all these are sorted."""
+    row, column = torch.nonzero(rows <= edge if ascending else rows >= edge, as_tuple=True)
+    sizes = torch.bincount(row, minlength=len(rows))
+    order = torch.argsort(rows[row, column], descending=not ascending, stable=True)
+    order = order[torch.argsort(row[order], stable=True)]
+    starts = sizes.cumsum(0) - sizes
+    return column[order[starts.unsqueeze(1) + torch.arange(count)]]
 
 
 def classify(probabilities: Tensor, classes: Any) -> tuple[Any, dict[Any, float]]:

@@ -1,0 +1,151 @@
+"""Copies and roundings that a run leaves out, where somebody would see it and where nobody does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil import types
+
+from lowering.package.open import open_package
+from lowering.reference import load, packed_palettes
+from lowering.reference.model import LoadedModel
+from lowering.reference.semantics import SEMANTICS
+
+X = np.arange(12, dtype=np.float32).reshape(3, 4) / 3
+ROW = np.full((1, 4), 7, np.float32)
+
+
+def written(x: Any, row: Any, at: int) -> Any:
+    return mb.slice_update(x=x, update=row, begin=[at, 0], end=[at + 1, 4])
+
+
+# Of programs of x (3, 4) and a row (1, 4): how many of their writes may write into x.
+PROGRAMS: dict[str, tuple[Callable[[Any, Any], Any], int]] = {
+    "twice": (lambda x, row: written(written(x, row, 0), row, 2), 2),
+    "read_after": (lambda x, row: (written(x, row, 0), mb.add(x=x, y=x)), 0),
+    "given_too": (lambda x, row: (mb.identity(x=written(x, row, 0)), mb.identity(x=x)), 0),
+    "a_view_read_after": (
+        lambda x, row: (lambda view, new: mb.add(x=new, y=view))(
+            mb.reshape(x=x, shape=[3, 4]), written(x, row, 0)
+        ),
+        0,
+    ),
+    "a_view_written": (lambda x, row: written(mb.reshape(x=x, shape=[3, 4]), row, 1), 0),
+    "its_own_rows": (
+        lambda x, row: written(x, mb.slice_by_size(x=x, begin=[1, 0], size=[1, 4]), 0),
+        0,
+    ),
+    "first_of_two_branches": (lambda x, row: (written(x, row, 0), written(x, row, 1)), 1),
+    "of_a_sum": (lambda x, row: written(mb.add(x=x, y=x), row, 1), 1),
+    "a_constant": (lambda x, row: mb.add(x=written(X * 2, row, 1), y=x), 0),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_slice_is_written_where_nobody_reads_what_was_there(name: str):
+    build, count = PROGRAMS[name]
+
+    @mb.program(
+        input_specs=[mb.TensorSpec((3, 4)), mb.TensorSpec((1, 4))],
+        opset_version=ct.target.iOS18,
+    )
+    def program(x, row):
+        return build(x, row)
+
+    loaded = load(program)
+    assert sum(step.overwrites for step in loaded.program.body.steps) == count
+    inputs = dict(zip(loaded.inputs, (X.copy(), ROW), strict=True))
+    names = list(loaded.outputs)
+    watched = loaded.run(inputs, observer=lambda op, results, computed: None)
+    for _ in range(2):
+        found = loaded(inputs)
+        for key in names:
+            np.testing.assert_array_equal(found[key], watched[key])
+        np.testing.assert_array_equal(inputs[next(iter(inputs))], X)
+
+
+def test_what_a_state_holds_is_not_written_over():
+    @mb.program(
+        input_specs=[mb.TensorSpec((1, 4), types.fp16), mb.StateTensorSpec((3, 4), types.fp16)],
+        opset_version=ct.target.iOS18,
+    )
+    def program(row, kept):
+        new = written(mb.read_state(input=kept), row, 0)
+        mb.coreml_update_state(state=kept, value=new)
+        return mb.add(x=written(new, row, 1), y=new)
+
+    loaded = load(program)
+    state = loaded.make_state()
+    loaded({"row": ROW.astype(np.float16)}, state)
+    np.testing.assert_array_equal(state["kept"][1], 0)
+    np.testing.assert_array_equal(state["kept"][0], 7)
+
+
+@pytest.mark.parametrize("reader", ["nobody", "another", "float32", "twice"])
+def test_the_last_rounding_is_that_of_what_is_given(reader: str):
+    @mb.program(input_specs=[mb.TensorSpec((2, 8), types.fp16)], opset_version=ct.target.iOS17)
+    def program(x):
+        third = mb.mul(x=x, y=np.float16(1 / 3))
+        if reader == "another":
+            return third, mb.mul(x=third, y=np.float16(3))
+        if reader == "float32":
+            return mb.cast(x=third, dtype="fp32")
+        return (third, mb.identity(x=third)) if reader == "twice" else third
+
+    loaded = load(program)
+    ends = sum(step.ends for step in loaded.program.body.steps)
+    assert ends == {"nobody": 1, "another": 1, "float32": 0, "twice": 0}[reader]
+    x = np.linspace(-3, 3, 16, dtype=np.float16).reshape(2, 8)
+    third = (x.astype(np.float32) * np.float32(np.float16(1 / 3))).astype(np.float16)
+    found = next(iter(loaded({"x": x}).values()))
+    assert found.dtype == (np.float32 if reader == "float32" else np.float16)
+    np.testing.assert_array_equal(found, third)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "direct"),
+    [((8, 6), 1, True), ((8, 6), 4, True), ((6, 5, 1, 1), 3, True), ((3, 5), 1, False),
+     ((6, 3), 6, False), ((4, 3, 3, 3), 2, True)],
+    ids=str,
+)  # fmt: skip
+def test_palettes_are_decoded_from_their_bytes(tmp_path: Path, shape, groups: int, direct: bool):
+    random = np.random.default_rng(0)
+    places = random.integers(0, 16, shape).astype(np.uint8)
+    lut = random.normal(size=(groups, *[1] * (len(shape) - 1), 16, 1)).astype(np.float16)
+
+    @mb.program(input_specs=[mb.TensorSpec(shape, types.fp16)], opset_version=ct.target.iOS18)
+    def program(x):
+        indices = places.astype(types.np_uint4_dtype)
+        return mb.add(x=x, y=mb.constexpr_lut_to_dense(indices=indices, lut=lut))
+
+    model = ct.convert(program, minimum_deployment_target=ct.target.iOS18, skip_model_load=True)
+    model.save(str(tmp_path / "model.mlpackage"))
+    package = open_package(tmp_path / "model.mlpackage")
+    _, block = package.function("main")
+    (op,) = [op for op in block.operations if op.type.startswith("constexpr")]
+    found = packed_palettes.decoded(op, package.weights)
+    wanted = SEMANTICS[op.type](torch.from_numpy(places), torch.from_numpy(lut).float())
+    assert (found is not None) == direct
+    if found is not None:
+        assert torch.equal(found, wanted)
+    loaded = LoadedModel(tmp_path / "model.mlpackage")
+    given = loaded({"x": np.zeros(shape, np.float32)})
+    np.testing.assert_array_equal(next(iter(given.values())), wanted.half().numpy())
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_one_hot_of_an_index_that_is_nowhere(axis: int, dtype: torch.dtype):
+    indices = torch.tensor([[0, 2, 250], [1, 1, 3]]).to(dtype)
+    if dtype is torch.int32:
+        indices[0, 1] = -1
+    found = SEMANTICS["one_hot"](indices, 3, torch.tensor(5), torch.tensor(2), axis)
+    wanted = torch.where(
+        indices.int().unsqueeze(-1) == torch.arange(3), torch.tensor(5), torch.tensor(2)
+    ).movedim(-1, axis)
+    assert torch.equal(found, wanted)
