@@ -29,6 +29,7 @@ from frontend.encoding import Encoding, EncodingError, Place
 from frontend.errors import AnePassesError, CaptureError
 from frontend.example_inputs import infer_inputs
 from frontend.export_errors import decomposed, explain_export_error
+from frontend.given_guards import check_given_guards
 from frontend.heap import frozen_heap
 from frontend.held_tensors import HeldTensors, adopt, written_constants
 from frontend.keras_models import for_inference
@@ -92,9 +93,11 @@ def capture(
     Raises:
         CaptureError: inputs are missing or do not fit, or the model cannot be captured; the
             message names the user's source line and the next step.
+        SizeError: a given program refuses sizes that its own ranges include.
     """
     warn_of_untried()
     if isinstance(model, ExportedProgram):
+        check_given_guards(model)
         return _normalise(model, None)
     if not isinstance(model, nn.Module):
         raise CaptureError(

@@ -247,9 +247,8 @@ class Draft:
     def close(self) -> ExportedProgram:
         """The edited program, tidied and verified; the draft is not to be used any more."""
         self.tidy()
-        old = self._program
-        state, constants = self.kept()
-        return ExportedProgram(
+        old, (state, constants) = self._program, self.kept()
+        closed = ExportedProgram(
             root=old.graph_module,
             graph=self.graph,
             graph_signature=self.signature,
@@ -260,6 +259,8 @@ class Draft:
             constants=constants,
             verifiers=old.verifiers,
         )
+        closed._guards_code = []  # ``capture`` has decided them, at every size of the ranges
+        return closed
 
     def _lifted(self, node: fx.Node) -> bool:
         spec = self._specs.get(node.name)
