@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from lowering.checking.result import Preflight as Preflight
     from lowering.checking.rules import Severity as Severity
     from lowering.checking.scan import check as check
-    from lowering.compression.compressing import compress as compress
-    from lowering.compression.ladder import ladder as ladder
     from lowering.compression.ladder_result import Ladder as Ladder
     from lowering.compression.result import Compression as Compression
     from lowering.contract.contract import Acceptance as Acceptance
@@ -48,7 +46,9 @@ if TYPE_CHECKING:
     from lowering.contract.tasks.embed import Embed as Embed
     from lowering.contract.tasks.segment import Segment as Segment
     from lowering.contract.tasks.speech import Speech as Speech
+    from lowering.contract.verbs import compress as compress
     from lowering.contract.verbs import convert as convert
+    from lowering.contract.verbs import ladder as ladder
     from lowering.contract.verbs import plan as plan
     from lowering.contract.verbs import predict as predict
     from lowering.contract.verbs import verify as verify
@@ -152,11 +152,11 @@ __all__, __getattr__, __dir__ = lazily(
         "check_composite": "lowering.verification.check_composite",
         "compare": "lowering.ablation.compare",
         "composite": "lowering.conversion.composites",
-        "compress": "lowering.compression.compressing",
+        "compress": "lowering.contract.verbs",
         "convert": "lowering.contract.verbs",
         "explain": "lowering.checking.explain",
         "export": "lowering.contract.export",
-        "ladder": "lowering.compression.ladder",
+        "ladder": "lowering.contract.verbs",
         "load": "lowering.reference",
         "make_state": "lowering.reference",
         "open_folder": "lowering.contract.folder",

@@ -16,6 +16,7 @@ from lowering.cli.verify import METRIC_NAMES
 
 if TYPE_CHECKING:
     from lowering.compression.ladder_result import Ladder
+    from lowering.contract.folder import ModelFolder
 
 HELP = f"""Store a package's weights in fewer bits, and prove each from the file that is written.
 
@@ -35,7 +36,8 @@ Rungs:
   w8a8                   int8, and integers for activations (iOS 17), calibrated on --inputs
 
 With --ladder and the model, every rung is made and compared: size, error, task metric, and the
-price and latency that are predicted. A --budget chooses one, and -o writes it.
+price and latency that are predicted. A --budget chooses one, and -o writes it. PACKAGE may be a
+folder that `ane-passes export` wrote: it is converted first, and --ladder needs no MODEL then.
 
 {MODEL_HELP}
 \b
@@ -45,6 +47,7 @@ Examples:
   ane-passes compress net.mlpackage model.py:net --ladder
   ane-passes compress net.mlpackage model.py:net --ladder --budget 12MB -o small.mlpackage
   ane-passes compress net.mlpackage vit/ --ladder --rungs int8,pal6 --budget metric=0.99 --json
+  ane-passes compress vit/ --rung int8 -o small.mlpackage
 
 Exit codes: 0 done, 2 the package or the call needs attention.
 """
@@ -105,10 +108,10 @@ def compress(
             refuse_given(("metric",), "That is of --ladder, or of a --budget metric=0.99")
         calls = () if inputs is None else (read_arrays(inputs),)
         with step("Compressing and decoding"):
-            from lowering.compression.compressing import compress as compress_package
+            from lowering.contract.verbs import compress as compress_package
 
             small = compress_package(
-                package,
+                _opened(package, trust),
                 rung,
                 output,
                 budget=budget,
@@ -121,7 +124,7 @@ def compress(
             stdout_console().print(small)
             stdout_console().print(f"saved {small.package}", markup=False)
         return
-    if model_spec is None:
+    if model_spec is None and not is_folder(str(package)):
         raise click.UsageError("--ladder needs the MODEL that the package was made from.")
     if composites is not None:
         load_composites(composites)
@@ -143,9 +146,18 @@ def compress(
         stdout_console().print(found)
 
 
+def _opened(path: Path, trust: bool) -> Path | ModelFolder:
+    """``path``, or the folder of a contract that stands there."""
+    if not is_folder(str(path)):
+        return path
+    from lowering.contract.folder import open_folder
+
+    return open_folder(path, trust=trust)
+
+
 def _ladder(
     package: Path,
-    model_spec: str,
+    model_spec: str | None,
     trust: bool,
     rungs: str | None,
     *,
@@ -155,17 +167,15 @@ def _ladder(
     chip: str,
     out: Path | None,
 ) -> Ladder:
-    from lowering.compression.ladder import RUNGS, ladder
+    from lowering.compression.ladder import RUNGS
+    from lowering.contract.verbs import ladder
     from lowering.verification import Original
 
-    original: Original
-    if is_folder(model_spec):
-        from lowering.contract.folder import open_folder
-        from lowering.contract.originals import original_of
-        from lowering.reference import load
-
-        original = original_of(open_folder(model_spec, trust=trust), load(package).metadata)
-    else:
+    model: Original | Path | ModelFolder | None = None
+    inputs: dict[str, object] | None = arrays
+    if model_spec is not None:
+        model = _opened(Path(model_spec), trust)
+    if model_spec is not None and isinstance(model, Path):
         loaded = load_model_call(model_spec, trust)
         original = Original.of(
             loaded.model,
@@ -174,9 +184,11 @@ def _ladder(
             pipeline=(),
             dynamic_shapes=loaded.dynamic_shapes,
         )
+        model, inputs = original.with_inputs(arrays or {}), None
     return ladder(
-        package,
-        original if arrays is None else original.with_inputs(arrays),
+        _opened(package, trust),
+        model,
+        inputs,
         rungs=RUNGS if rungs is None else [name.strip() for name in rungs.split(",")],
         metric=metric,
         budget=budget,

@@ -26,8 +26,9 @@ The HTML page is one file that needs no network: summary, placement of every ope
 block before and after the passes, growth of the error, tables that sort and filter. Placement and
 times are predicted; errors are measured in the interpreter and need MODEL, the original. Of a
 folder that `ane-passes export` wrote, each picture is shown with the labels, boxes or masks of
-torch and of the package side by side. Of a Core AI asset nothing is predicted, and its errors are
-measured in Apple's own runtime.
+torch and of the package side by side; the folder alone, in the place of PACKAGE, is converted and
+held against its own model. Of a Core AI asset nothing is predicted, and its errors are measured in
+Apple's own runtime.
 
 {MODEL_HELP}
 \b
@@ -35,6 +36,7 @@ Examples:
   ane-passes report tiny.mlpackage model.py:tiny -o report.html
   ane-passes report tiny.mlpackage --chip "A17 Pro"
   ane-passes report vit.mlpackage vit/ --pictures cat.png -o report.html
+  ane-passes report vit/ --pictures cat.png -o report.html
   ane-passes report tiny.mlpackage model.py:tiny --ablation ablation.json -o report.html
   ane-passes compress tiny.mlpackage model.py:tiny --ladder --json > sizes.json
   ane-passes report tiny.mlpackage model.py:tiny --ladder sizes.json -o report.html
@@ -102,6 +104,8 @@ def report(
         raise click.UsageError("Give a PACKAGE, or --ablation for a page of ablations alone.")
     if package is None and ladder is not None:
         raise click.UsageError("--ladder is shown beside the PACKAGE that it was climbed from.")
+    if package is not None and model_spec is None and is_folder(str(package)):
+        model_spec = str(package)
     if inputs is not None and model_spec is None:
         raise click.UsageError("--inputs are the original's: give its MODEL too.")
     if pictures and (model_spec is None or not is_folder(model_spec)):
@@ -172,6 +176,12 @@ def _collected(
                 call = open_folder(model_spec, trust=trust)
             else:
                 call = load_model_call(model_spec, trust)
+    of: Path | ModelFolder = package
+    if is_folder(str(package)):
+        from lowering.contract.folder import ModelFolder, open_folder
+
+        same = isinstance(call, ModelFolder) and call.path == package
+        of = call if same else open_folder(package, trust=trust)
     from lowering.core_ai.asset import is_aimodel
 
     arrays = None if inputs is None else read_arrays(inputs)
@@ -187,7 +197,7 @@ def _collected(
         from lowering.reporting import collect
 
         return collect(
-            package,
+            of,
             call,
             inputs=arrays,
             known_passes=known_passes(own_passes),

@@ -1,9 +1,12 @@
-"""``convert``, ``verify``, ``predict`` and ``plan`` of models, packages and contracts' folders."""
+"""The verbs that take models, packages and contracts' folders: ``convert``, ``verify``, ``predict``,
+``plan``, ``compress`` and ``ladder``.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -12,6 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+    from lowering.compression.ladder_result import Ladder
+    from lowering.compression.result import Compression
+    from lowering.compression.rungs import Rung
+    from lowering.contract.folder import ModelFolder
     from lowering.package.open import ModelLike
     from lowering.planner.result import Plan
     from lowering.reference import LoadedModel, Precision, State
@@ -22,6 +29,7 @@ from frontend.errors import InputError
 from lowering.contract.names import CONTRACT, CONTRACT_KEY
 from lowering.core_ai.asset import CoreAIModel, is_aimodel
 from lowering.errors import LoweringError
+from lowering.package.folder import SUFFIX
 
 FORMATS = ("mlpackage", "aimodel")
 # What each verb needs is imported where it is called: predict and plan start without a converter.
@@ -258,6 +266,103 @@ def plan(model: ModelLike, **options: object) -> Plan:
 
     call: Callable[..., Plan] = placement.plan
     return call(_package_of(model), **options)
+
+
+def compress(
+    package: ModelFolder | str | os.PathLike[str],
+    rung: str | Rung,
+    out: str | os.PathLike[str] | None = None,
+    **options: object,
+) -> Compression:
+    """Write a package whose large weights are stored as ``rung`` says.
+
+    Args:
+        package: path of a ``.mlpackage``, or a folder, which is converted first.
+        rung: see :func:`lowering.compression.compressing.compress`.
+        out: where the package goes; beside ``package`` by default, as ``NAME-RUNG.mlpackage``.
+        options: as there.
+
+    Raises:
+        ContractError: the folder cannot be used.
+        InputError: the weights cannot be stored so.
+        PackageError: there is no ML Program at the path.
+        SaveError: it cannot be written.
+        CompressionError: a weight does not decode to what it was.
+    """
+    from lowering.compression import compressing
+
+    write: Callable[..., Compression] = compressing.compress
+    folder = _folder_of(package)
+    if folder is None:
+        return write(package, rung, out, **options)
+    from lowering.contract.packaged import packaged
+
+    name = rung if isinstance(rung, str) else rung.name
+    target = out or folder.path.with_name(f"{folder.path.name}-{name}{SUFFIX}")
+    with packaged(folder) as path:
+        return write(path, rung, target, **options)
+
+
+def ladder(
+    package: ModelFolder | str | os.PathLike[str],
+    model: nn.Module | ExportedProgram | Original | ModelFolder | str | os.PathLike[str] | None = (
+        None
+    ),
+    inputs: object = None,
+    kwargs: Mapping[str, object] | None = None,
+    **options: object,
+) -> Ladder:
+    """Compress a package to every rung, and compare what they cost.
+
+    Args:
+        package: path of a ``.mlpackage``, or a folder, which is converted first.
+        model: what the package was made from, as for :func:`lowering.compression.ladder.ladder`,
+            or its folder; of a folder its own model by default.
+        inputs: positional inputs; of a folder a mapping by name.
+        kwargs: keyword inputs.
+        options: as there.
+
+    Raises:
+        ContractError: the folder cannot be used.
+        InputError: a rung or budget is unknown, no rung is within the budget, or the package
+            cannot be compressed.
+        SaveError: a package cannot be written.
+        VerificationError: package and model do not belong together.
+    """
+    from lowering.compression import ladder as ladders
+
+    climb: Callable[..., Ladder] = ladders.ladder
+    folder = _folder_of(package)
+    if folder is not None:
+        from lowering.contract.packaged import packaged
+
+        with packaged(folder) as path:
+            found = ladder(path, folder if model is None else model, inputs, kwargs, **options)
+        return replace(found, package=str(folder.path))
+    own = _folder_of(model)
+    if own is not None:
+        from lowering.contract.originals import original_of
+        from lowering.package.open import open_package
+
+        given = cast("Mapping[str, Any]", inputs or {})
+        model = original_of(own, open_package(cast(str, package)).metadata).with_inputs(given)
+        inputs = None
+    elif model is None or isinstance(model, str | os.PathLike):
+        raise InputError(
+            "rungs are compared with the model that the package was made from",
+            expected="a module, an exported program, or a folder that `ane-passes export` wrote",
+            found="no model" if model is None else os.fspath(model),
+        )
+    return climb(package, model, inputs, kwargs, **options)
+
+
+def _folder_of(model: object) -> ModelFolder | None:
+    """The folder that ``model`` is or names, ``None`` where it is something else."""
+    from lowering.contract.folder import ModelFolder, is_model_folder, open_folder
+
+    if isinstance(model, ModelFolder):
+        return model
+    return open_folder(cast(str, model)) if is_model_folder(model) else None
 
 
 def _package_of(model: ModelLike) -> ModelLike:

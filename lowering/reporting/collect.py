@@ -11,7 +11,8 @@ from frontend.json_text import parse
 from frontend.model_call import ModelCall
 from lowering.ablation.result import Ablation
 from lowering.compression.ladder_result import Ladder
-from lowering.contract.folder import ModelFolder
+from lowering.contract.folder import ModelFolder, is_model_folder, open_folder
+from lowering.contract.packaged import packaged
 from lowering.contract.pictures import Picture
 from lowering.contract.verifying import original_of, verify_folder
 from lowering.package.folder import stored_bytes
@@ -29,7 +30,7 @@ from passes.pipeline import PassReport
 
 
 def collect(
-    package: str | Path,
+    package: str | Path | ModelFolder,
     call: ModelCall | ModelFolder | None = None,
     *,
     inputs: Mapping[str, Any] | None = None,
@@ -43,9 +44,9 @@ def collect(
     """Everything there is to say of a package. Works on any OS.
 
     Args:
-        package: path of a ``.mlpackage``.
-        call: the model it was made from, or its contract's folder; without it nothing is run,
-            and the report says nothing of errors.
+        package: path of a ``.mlpackage``, or a contract's folder, which is converted first.
+        call: the model it was made from, or its contract's folder; of a folder its own by
+            default; without it nothing is run, and the report says nothing of errors.
         inputs, known_passes, chip, ablation, ladder, pictures, function: as for
             :func:`lowering.report`.
 
@@ -55,6 +56,21 @@ def collect(
         VerificationError, CaptureError: ``call`` is not what the package was made from.
         ContractError, PictureError: nor the folder, or a picture cannot be used.
     """
+    if not isinstance(package, ModelFolder) and is_model_folder(package):
+        package = open_folder(package)
+    if isinstance(package, ModelFolder):
+        with packaged(package) as made_path:
+            return collect(
+                made_path,
+                package if call is None else call,
+                inputs=inputs,
+                known_passes=known_passes,
+                chip=chip,
+                ablation=ablation,
+                ladder=ladder,
+                pictures=pictures,
+                function=function,
+            )
     path = Path(package).expanduser()
     program = read_program(path, function_name=function)
     made = plan(program, chip=chip)

@@ -26,7 +26,7 @@ from passes.base import Pass
 
 
 def report(
-    package: str | Path,
+    package: str | Path | ModelFolder,
     model: nn.Module | ExportedProgram | ModelFolder | str | os.PathLike[str] | None = None,
     args: object = None,
     kwargs: Mapping[str, Any] | None = None,
@@ -45,11 +45,11 @@ def report(
     """What there is to say of a package: placement and cost *predicted*, errors measured here.
 
     Args:
-        package: path of a ``.mlpackage``, or of a Core AI ``.aimodel``: of that nothing is
-            predicted, its errors are measured in Apple's own runtime, and neither ``chip`` nor
-            what follows it applies.
-        model: the module or program it was made from, or the folder of its contract; without it
-            nothing is run, and the report says nothing of errors.
+        package: path of a ``.mlpackage``, a contract's folder, which is converted first, or the path
+            of a Core AI ``.aimodel``: of that nothing is predicted, its errors are measured in
+            Apple's own runtime, and neither ``chip`` nor what follows it applies.
+        model: the module or program it was made from, or the folder of its contract; of a folder
+            its own by default; without it nothing is run, and the report says nothing of errors.
         args: positional example inputs of ``model``.
         kwargs: keyword example inputs of ``model``.
         dynamic_shapes: of ``model``, as for ``torch.export.export``.
@@ -89,7 +89,7 @@ def report(
     elif model is not None:
         call = ModelCall(type(model).__name__, model, args, kwargs or {}, dynamic_shapes)
     made: Report | AssetReport
-    if is_aimodel(package):
+    if not isinstance(package, ModelFolder) and is_aimodel(package):
         refuse_for_asset(ablation=ablation, ladder=ladder, pictures=pictures)
         made = collect_asset(Path(package), call, inputs=inputs, known_passes=known_passes)
     else:

@@ -209,3 +209,52 @@ def test_the_contract_is_the_same_after_a_round_trip(tmp_path):
     assert contract_of(package.user_defined_metadata[CONTRACT_KEY], "").to_text() == text
     again = exported(tmp_path / "again")
     assert Path(again / CONTRACT).read_text().count("\n") == text.count("\n")
+
+
+def wide(folder):
+    """A folder whose model has a weight that is large enough to compress."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 96, 8), nn.Flatten(), nn.Linear(96, len(LABELS))).eval()
+    inputs = {"input": lowering.Image((8, 8), mean=MEAN, std=STD)}
+    task = lowering.Classify(LABELS)
+    return lowering.export(model, (torch.randn(1, 3, 8, 8),), folder, inputs=inputs, task=task)
+
+
+def test_a_folder_is_compressed_and_reported_as_its_package_is(tmp_path):
+    folder = wide(tmp_path / "net")
+    package = saved(folder, tmp_path / "apart.mlpackage")
+    small = lowering.compress(folder, "int8")
+    assert small.package == tmp_path / "net-int8.mlpackage"
+    wanted = lowering.compress(package, "int8")
+    assert small.bytes_after == wanted.bytes_after
+    assert lowering.verify(small.package, folder).compression
+
+    climbed = lowering.ladder(folder, rungs=("int8",))
+    assert climbed.package == str(folder)
+    assert climbed.levels == lowering.ladder(package, folder, rungs=("int8",)).levels
+
+    made = lowering.report(folder, pictures=[picture()], output=tmp_path / "net.html")
+    assert made.package.name == "net.mlpackage" and made.accuracy.outputs.passed
+    assert "net.mlpackage" in (tmp_path / "net.html").read_text()
+
+
+def test_the_command_line_compresses_and_reports_folders(tmp_path):
+    folder = wide(tmp_path / "net")
+    picture().save(tmp_path / "photo.png")
+    code, output = run("compress", folder, "--rung", "int8", "-o", tmp_path / "small.mlpackage")
+    assert code == 0 and (tmp_path / "small.mlpackage").is_dir(), output
+    code, output = run("compress", folder, "--ladder", "--rungs", "int8", "--json")
+    assert code == 0 and json.loads(output)["package"] == str(folder)
+    words = ("--pictures", tmp_path / "photo.png", "-o", tmp_path / "net.html")
+    assert run("report", folder, *words)[0] == 0
+    assert "photo.png" in (tmp_path / "net.html").read_text()
+
+
+def test_errors_of_a_folders_package_name_the_folder(tmp_path):
+    folder = wide(tmp_path / "net")
+    with pytest.raises(lowering.errors.RungTargetError) as caught:
+        lowering.compress(folder, "int4-block", tmp_path / "small.mlpackage")
+    assert str(folder) in str(caught.value) and "mlpackage" not in str(caught.value)
+    with pytest.raises(lowering.InputError, match="the model that the package was made from"):
+        lowering.ladder(tmp_path / "small.mlpackage")
+    assert not (tmp_path / "small.mlpackage").exists()
