@@ -37,11 +37,9 @@ from lowering.contract.reading import contract_of
 from lowering.contract.size_spec import sizes_of
 from lowering.contract.sound import Sound
 from lowering.contract.tasks.base import OutputTask, Wanted
+from lowering.contract.weights import weight_problems
 from lowering.errors import SaveError
 from lowering.support.staging import put, reason, staged, standing
-
-# So many weights are named.
-_NAMED = 3
 
 
 def export(
@@ -103,7 +101,7 @@ def export(
     taken = tuple(_formed(entry, forms.get(entry.name)) for entry in taken)
     for entry in taken:
         problems += _form_problems(entry, forms.get(entry.name))
-    problems += size_faults + _weight_problems(program)
+    problems += size_faults + weight_problems(program)
     if task is not None:
         shapes = {entry.name: entry.shape for entry in returned}
         wanted = Wanted(shapes, {entry.name: entry.shape for entry in taken})
@@ -137,17 +135,6 @@ def export(
     if task is not None:
         contract = replace(contract, outputs=_task_outputs(program, contract))
     return _written(place, program, contract)
-
-
-def _weight_problems(program: ExportedProgram) -> list[str]:
-    """Weights with NaN; infinities are masks to some models."""
-    wrong = [
-        name
-        for name, value in program.state_dict.items()
-        if value.is_floating_point() and bool(value.isnan().any())
-    ]
-    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-    return [f"weights: NaN in {', '.join(wrong[:_NAMED])}{more}"] if wrong else []
 
 
 def _formed(entry: InputSpec, form: Image | Sound | None) -> InputSpec:

@@ -1,5 +1,5 @@
-"""The verbs that take models, packages and contracts' folders: ``convert``, ``verify``, ``predict``,
-``plan``, ``compress`` and ``ladder``.
+"""``convert``, ``verify``, ``predict``, ``plan``, ``compress`` and ``ladder``: of models, packages
+and contracts' folders.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def report(
     """What there is to say of a package: placement and cost *predicted*, errors measured here.
 
     Args:
-        package: path of a ``.mlpackage``, a contract's folder, which is converted first, or the path
-            of a Core AI ``.aimodel``: of that nothing is predicted, its errors are measured in
+        package: path of a ``.mlpackage``; a contract's folder, which is converted first; or path of
+            a Core AI ``.aimodel``: of that nothing is predicted, its errors are measured in
             Apple's own runtime, and neither ``chip`` nor what follows it applies.
         model: the module or program it was made from, or the folder of its contract; of a folder
             its own by default; without it nothing is run, and the report says nothing of errors.
