@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import click
@@ -127,9 +128,7 @@ def run(name: str, size: int = _SIZE, plain: bool = False) -> Application:
 
 def application(name: str, size: int = _SIZE) -> Any:
     """The model with random weights, on torch, on pictures of ``size``."""
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    import keras
-
+    keras = keras_on_torch()
     keras.utils.set_random_seed(0)
     shape = (size, size, 3)
     if name == "NASNetMobile":
@@ -138,6 +137,14 @@ def application(name: str, size: int = _SIZE) -> Any:
 
         return NASNet(shape, **_NASNET_MOBILE)
     return getattr(keras.applications, name)(weights=None, input_shape=shape)
+
+
+def keras_on_torch() -> ModuleType:
+    """Keras with torch underneath, unless the caller's environment asks for another backend."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    import keras
+
+    return keras
 
 
 def _packages(name: str, model: Any, size: int, plain: bool) -> Application:

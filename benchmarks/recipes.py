@@ -95,9 +95,10 @@ def yolo11n() -> Recipe:
 
 def keras_mobilenet_v2() -> Recipe:
     """MobileNetV2 of Keras, which takes channels last."""
-    import keras
+    from benchmarks.keras_applications import keras_on_torch
 
-    model = keras.applications.MobileNetV2(weights=None, input_shape=(96, 96, 3), alpha=0.35)
+    make = keras_on_torch().applications.MobileNetV2
+    model = make(weights=None, input_shape=(96, 96, 3), alpha=0.35)
     image = Image((96, 96), mean=(0.5,), std=(0.5,))
     (name,) = (entry.name for entry in model.inputs)
     x = torch.rand(1, 96, 96, 3)

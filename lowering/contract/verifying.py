@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from lowering.contract.composed import as_image_input
-from lowering.contract.contract import ModelContract
+from lowering.contract.contract import InputSpec, ModelContract
 from lowering.contract.converting import digest_in
 from lowering.contract.errors import ContractError, PictureError, SoundError
 from lowering.contract.folder import ModelFolder, open_folder
@@ -22,6 +22,7 @@ from lowering.contract.reading import package_contract
 from lowering.contract.size_spec import combinations, resized
 from lowering.contract.sounds import SoundLike, of_input, samples_of, sound_files, telling_sound
 from lowering.reference import ModelLike, load
+from lowering.reference.io import Feature
 from lowering.reference.model import LoadedModel
 from lowering.verification.looks import Look, PictureLook, of_numbers
 from lowering.verification.metrics import AT_LEAST, Metric
@@ -143,28 +144,7 @@ def check_package(model: LoadedModel, contract: ModelContract) -> None:
     Raises:
         ContractError: inputs are others; all differences at once.
     """
-    problems = [
-        f"inputs: the package lacks {entry.name!r}"
-        for entry in contract.inputs
-        if entry.name not in model.inputs
-    ]
-    known = {entry.name for entry in contract.inputs}
-    problems += [f"inputs: the package takes {n!r} too" for n in model.inputs if n not in known]
-    for entry in contract.inputs:
-        feature = model.inputs.get(entry.name)
-        if feature is None:
-            continue
-        if entry.image is None and feature.image is not None:
-            problems.append(f"inputs.{entry.name}: the package takes a picture")
-        elif entry.image is not None and feature.image is None:
-            problems.append(f"inputs.{entry.name}: the package takes numbers, no picture")
-        elif entry.image is not None and feature.image is not None:
-            size = (feature.image.height, feature.image.width)
-            if size != entry.image.size:
-                problems.append(
-                    f"inputs.{entry.name}: the package takes pictures of height and width {size}, "
-                    f"and the contract says {entry.image.size}"
-                )
+    problems = interface_problems(model, contract)
     if problems:
         raise ContractError(
             "the package is none of this contract",
@@ -180,6 +160,46 @@ def check_package(model: LoadedModel, contract: ModelContract) -> None:
             OtherContractWarning,
             stacklevel=3,
         )
+
+
+def interface_problems(model: LoadedModel, contract: ModelContract) -> list[str]:
+    """How a package's inputs differ from what a contract says, as sentences."""
+    problems = [
+        f"inputs: the package lacks {entry.name!r}"
+        for entry in contract.inputs
+        if entry.name not in model.inputs
+    ]
+    known = {entry.name for entry in contract.inputs}
+    problems += [f"inputs: the package takes {n!r} too" for n in model.inputs if n not in known]
+    varying = {name for size in contract.sizes for name, _ in size.places if len(size.values) > 1}
+    for entry in contract.inputs:
+        if entry.name in model.inputs:
+            found = _problem(model.inputs[entry.name], entry, entry.name in varying)
+            problems += [f"inputs.{entry.name}: {found}"] if found else []
+    return problems
+
+
+def _problem(feature: Feature, entry: InputSpec, varies: bool) -> str:
+    """How an input of a package differs from what a contract says of it, ``""`` for not at all."""
+    image = feature.image
+    if (image is None) != (entry.image is None):
+        return "the package takes " + ("numbers, no picture" if image is None else "a picture")
+    if image is not None and entry.image is not None:
+        size = (image.height, image.width)
+        if size != entry.image.size:
+            return (
+                f"the package takes pictures of height and width {size}, and the contract says "
+                f"{entry.image.size}"
+            )
+        return ""
+    shape = feature.default_shape
+    ranges = any(low != high for low, high in feature.ranges or ())
+    if not shape or ranges or feature.enumerated or varies or entry.sound is not None:
+        return ""
+    wanted = tuple(entry.shape)
+    if wanted and shape != wanted:  # a single number has one axis in a package
+        return f"the package takes {list(shape)}, and the contract says {list(wanted)}"
+    return ""
 
 
 def _own_contract(model: LoadedModel) -> ModelContract | None:

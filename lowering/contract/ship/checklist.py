@@ -13,26 +13,34 @@ from lowering.contract.ship import device, rows
 from lowering.contract.ship.looked_at import Shipped
 from lowering.contract.ship.result import Checklist, Row
 
-# Each line, and those that must not have failed for it to mean anything.
+# What looks at the package.
+_MADE = ("package",)
+# What runs it as the contract says.
+_RUN = ("package", "contract")
+# What compares it with the model.
+_COMPARED = (*_RUN, "pure forward", "finite")
+
+# Each line, and those that must have passed for it to mean anything.
 _LINES: tuple[tuple[Callable[[Shipped], Row], tuple[str, ...]], ...] = (
     (rows.inference_mode, ()),
     (rows.pure, ("inference mode",)),
     (rows.varied, ("pure forward",)),
-    (rows.contract_digest, ()),
-    (rows.sizes, ()),
-    (rows.states, ()),
-    (rows.precision, ()),
-    (rows.labels, ("contract",)),
-    (rows.finite, ()),
-    (rows.preprocessing, ("pure forward", "finite", "contract")),
-    (rows.accuracy, ("pure forward", "finite", "contract", "preprocessing")),
-    (rows.metric, ("pure forward", "finite", "contract", "preprocessing", "accuracy")),
-    (rows.compression, ()),
-    (rows.size, ("precision",)),
-    (rows.placement, ("precision",)),
-    (rows.fallback, ("precision",)),
-    (device.compute_plan, ()),
-    (device.latency, ()),
+    (rows.package, ("inference mode",)),
+    (rows.contract_digest, _MADE),
+    (rows.sizes, _MADE),
+    (rows.states, _MADE),
+    (rows.precision, _MADE),
+    (rows.labels, _RUN),
+    (rows.finite, _RUN),
+    (rows.preprocessing, _COMPARED),
+    (rows.accuracy, (*_COMPARED, "preprocessing")),
+    (rows.metric, (*_COMPARED, "preprocessing", "accuracy")),
+    (rows.compression, _MADE),
+    (rows.size, (*_MADE, "precision")),
+    (rows.placement, (*_MADE, "precision")),
+    (rows.fallback, (*_MADE, "precision")),
+    (device.compute_plan, _MADE),
+    (device.latency, _MADE),
     (device.instruments, ()),
     (device.power, ()),
     (device.memory, ()),
@@ -79,17 +87,22 @@ def ship(
         None if planned is None else Path(planned),
     )
     found = [Row("folder", "pass", "contract and program fit")]
+    # The failing line that each line which says nothing rests on, and each failing one itself.
+    resting: dict[str, str] = {}
     for line, needs in _LINES:
-        failed = [row.name for row in found if row.status == "fail" and row.name in needs]
         name = _name(line)
-        if failed:
-            command = f"ane-passes check {folder} --ship, when {failed[0]} passes"
-            found.append(Row(name, "skip", f"rests on {failed[0]}, which fails", command))
+        failed = next((resting[need] for need in needs if need in resting), None)
+        if failed is not None:
+            resting[name] = failed
+            command = f"ane-passes check {folder} --ship, when {failed} passes"
+            found.append(Row(name, "skip", f"rests on {failed}, which fails", command))
             continue
         try:
             found.append(line(subject))
         except AnePassesError as error:
             found.append(Row(name, "fail", str(error), "see the message"))
+        if found[-1].status == "fail":
+            resting[name] = name
     return Checklist(opened.contract.name, tuple(found))
 
 

@@ -7,6 +7,7 @@ import torch
 from lowering.contract.converting import digest_in
 from lowering.contract.ship.looked_at import Shipped
 from lowering.contract.ship.result import Row
+from lowering.contract.verifying import interface_problems
 
 # Kinds of package values that hold weights in fewer bits.
 _COMPRESSED = "constexpr_"
@@ -62,9 +63,20 @@ def varied(subject: Shipped) -> Row:
     )
 
 
+def package(subject: Shipped) -> Row:
+    """There is a package, and it can be read."""
+    operators = len(subject.model.ops)
+    if subject.path is None:
+        return Row("package", "pass", f"converted now, {operators} operators")
+    return Row("package", "pass", f"{subject.path.name}, {operators} operators")
+
+
 def contract_digest(subject: Shipped) -> Row:
     """The package was made from this contract."""
     digest = digest_in(subject.model.metadata)
+    differences = interface_problems(subject.model, subject.contract)
+    if differences:
+        return Row("contract", "fail", "; ".join(differences), _again(subject))
     if digest is None:
         return Row("contract", "fail", "the package names none", _again(subject))
     if digest != subject.contract.digest():
@@ -177,12 +189,8 @@ def compression(subject: Shipped) -> Row:
     kinds = sorted({op.type for op in subject.model.ops if op.type.startswith(_COMPRESSED)})
     if kinds:
         return Row("compression", "pass", ", ".join(kinds))
-    return Row(
-        "compression",
-        "skip",
-        "weights are dense",
-        "ane-passes compress PACKAGE FOLDER --ladder shows what each way of storing them costs",
-    )
+    command = f"ane-passes compress {subject.package_word} {subject.folder.path} --ladder"
+    return Row("compression", "skip", "weights are dense", command)
 
 
 def placement(subject: Shipped) -> Row:

@@ -1,6 +1,7 @@
 """The checklist: a clean folder fails nothing, and one that is spoiled fails in that line."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -110,6 +111,46 @@ def other_contract(tmp_path, folder):
     return packaged(written(tmp_path / "other", precision="float16", name="x"), tmp_path / "p")
 
 
+def other_size(tmp_path, folder):
+    model, x = classifier((16, 16))
+    image = lowering.Image((16, 16), MEAN, STD)
+    other = lowering.export(model, (x,), tmp_path / "other", inputs={"input": image})
+    return packaged(other, tmp_path / "p.mlpackage", folder)
+
+
+def other_resizing(tmp_path, folder):
+    """A package that brings pictures to their size in another way, under the right digest."""
+    contract = json.loads((folder / CONTRACT).read_text())
+    contract["inputs"][0]["image"]["resize"] = "nearest"
+    shutil.copytree(folder, tmp_path / "other")
+    (tmp_path / "other" / CONTRACT).write_text(json.dumps(contract))
+    package = lowering.convert(tmp_path / "other", skip_model_load=True)
+    package.user_defined_metadata[DIGEST_KEY] = lowering.open_folder(folder).contract.digest()
+    return lowering.save(package, tmp_path / "p.mlpackage")
+
+
+def cut_off(tmp_path, folder):
+    package = packaged(folder, tmp_path / "p.mlpackage")
+    next(package.rglob("weight.bin")).write_bytes(b"")
+    return package
+
+
+class InTraining(nn.Module):
+    """A batch norm that is left in training mode: it cannot be converted, either."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(x).mean((2, 3)).repeat(1, 2)[:, :5]
+
+
+def in_training():
+    """A program: of a module, export takes what it is after training."""
+    return torch.export.export(InTraining().train(), (torch.randn(1, 3, 8, 8),))
+
+
 @pytest.mark.parametrize(
     ("line", "options", "package"),
     [
@@ -120,6 +161,10 @@ def other_contract(tmp_path, folder):
         ("precision", {"precision": "float32"}, None),
         ("varied inputs", {"model": Constant()}, None),
         ("pure forward", {"model": Draws()}, None),
+        ("contract", {}, other_size),
+        ("preprocessing", {}, other_resizing),
+        ("package", {}, cut_off),
+        ("inference mode", {"model": in_training()}, None),
         ("finite", {"model": Overflows()}, None),
         # The share of numbers that are the same: none of them is in float16.
         ("metric", {"accept": lowering.Acceptance("mask", 1.0)}, None),
