@@ -75,7 +75,7 @@ _FORMATS = ("html", "md", "csv", "json", "graph-json")
 )
 @click.option(
     "--pictures",
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path),
     multiple=True,
     help="A picture, or a folder of them, for MODELs that `ane-passes export` wrote.",
 )

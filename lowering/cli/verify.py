@@ -82,7 +82,7 @@ Exit codes: 0 the package agrees, 1 it does not, 2 the package or the call needs
 @function_option
 @click.option(
     "--pictures",
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path),
     multiple=True,
     help="A picture, or a folder of them, for MODELs that `ane-passes export` wrote.",
 )

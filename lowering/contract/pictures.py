@@ -61,8 +61,8 @@ def prepared(image: Image, picture: Picture) -> PIL.Image.Image:
     Raises:
         PictureError: it cannot be read, or has numbers that are no pixels.
     """
-    opened = _converted(_opened(picture), image.mode, _label(picture))
-    return _fitted(image, opened, _label(picture))
+    label = _label(picture)
+    return _fitted(image, _converted(opened(picture), image.mode, label), label)
 
 
 def pixels(image: Image, fitted: PIL.Image.Image) -> Tensor:
@@ -101,7 +101,12 @@ def _label(picture: Picture) -> str:
     return str(picture) if isinstance(picture, str | os.PathLike) else "the given image"
 
 
-def _opened(picture: Picture) -> PIL.Image.Image:
+def opened(picture: Picture) -> PIL.Image.Image:
+    """``picture`` as it is looked at: turned as its EXIF says.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
     pillow = _pillow()
     from PIL import ImageOps
 

@@ -237,6 +237,10 @@ def with_files(model: LoadedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
             sound = contract.sounds[name]
             found[name] = of_input(sound, samples_of(sound.form, value)).numpy()
+        elif isinstance(value, os.PathLike) and _takes_image(model, name):
+            from lowering.contract.pictures import opened
+
+            found[name] = opened(value)
         elif isinstance(value, os.PathLike):
             raise InputError(
                 f"input {name!r} takes numbers, and nothing says how a file becomes them",
@@ -245,6 +249,10 @@ def with_files(model: LoadedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
                 hint="export the model with --sound, and convert its folder",
             )
     return found
+
+
+def _takes_image(model: LoadedModel, name: str) -> bool:
+    return name in model.inputs and model.inputs[name].image is not None
 
 
 def _is_file(value: object) -> bool:

@@ -12,7 +12,6 @@ from frontend.errors import InputError
 from lowering.reference.images import image_mode, new_image
 from lowering.reference.io import Feature
 from lowering.support.array_file import READ_ERRORS, read_array_file
-from lowering.support.picture_file import read_picture
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 _PIXEL_VALUES = 256
@@ -27,8 +26,8 @@ def given_inputs(
 
     An optional one that is not given is left out.
 
-    A value is a ``.npy`` file, an image file, a number, ``random`` or ``zeros``; a ``.wav`` file is
-    left to what knows how the model takes sound.
+    A value is a ``.npy`` file, an image file, a number, ``random`` or ``zeros``; an image and a
+    ``.wav`` file stay paths, left to what knows how the model takes pictures and sound.
 
     Raises:
         InputError: a word cannot be read, or names no input.
@@ -74,13 +73,15 @@ def _value(feature: Feature, word: str, generator: np.random.Generator) -> objec
     path = Path(word)
     if path.suffix == ".npy":
         return _read_array(feature, path)
-    if path.suffix.lower() in _IMAGE_SUFFIXES:
-        return _read_image(feature, path)
+    if feature.image is None and path.suffix.lower() in _IMAGE_SUFFIXES:
+        raise InputError(f"input {feature.name!r} is no image", expected="a .npy file")
     if path.suffix.lower() == ".wav":
         return path
     try:
         number = float(word)
     except ValueError as error:
+        if feature.image is not None:
+            return path
         raise InputError(
             f"cannot read input {feature.name!r}",
             expected="a .npy file, an image, a .wav file, a number, random or zeros",
@@ -99,18 +100,6 @@ def _read_array(feature: Feature, path: Path) -> np.ndarray:
             f"cannot read input {feature.name!r}", expected="one array", found=f"{path}: several"
         )
     return array
-
-
-def _read_image(feature: Feature, path: Path) -> object:
-    try:
-        image = read_picture(path)
-    except ImportError as error:
-        raise InputError("an image input needs Pillow", hint="pip install pillow") from error
-    except OSError as error:
-        raise InputError(f"cannot read input {feature.name!r}", found=f"{path}: {error}") from error
-    if feature.image is None:
-        raise InputError(f"input {feature.name!r} is no image", expected="a .npy file")
-    return image
 
 
 def _random_image(feature: Feature, generator: np.random.Generator) -> object:

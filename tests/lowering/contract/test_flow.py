@@ -258,3 +258,35 @@ def test_errors_of_a_folders_package_name_the_folder(tmp_path):
     with pytest.raises(lowering.InputError, match="the model that the package was made from"):
         lowering.ladder(tmp_path / "small.mlpackage")
     assert not (tmp_path / "small.mlpackage").exists()
+
+
+def test_predict_and_verify_say_the_same_of_a_picture_that_cannot_be_read(tmp_path):
+    folder = exported(tmp_path / "net")
+    package = saved(folder, tmp_path / "net.mlpackage")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    import PIL.Image
+
+    PIL.Image.new("F", (4, 4)).save(tmp_path / "floats.tif")
+    for name in ("no.png", "floats.tif", "nowhere.jpg", "nowhere"):
+        file = tmp_path / name
+        with pytest.raises(lowering.PictureError) as caught:
+            lowering.verify(package, folder, pictures=[file])
+        message = str(caught.value).splitlines()[0]
+        for words in (
+            ["verify", package, folder, "--pictures", file],
+            ["predict", package, "-i", f"input={file}"],
+        ):
+            code, output = run(*words)
+            assert code == 2 and message in output and name in output, output
+
+
+def test_a_picture_for_a_package_without_a_contract(tmp_path):
+    image = ct.ImageType(name="x", shape=(1, 3, 6, 4), scale=1 / 255)
+    model = nn.Conv2d(3, 2, 1).eval()
+    made = lowering.convert(model, (torch.rand(1, 3, 6, 4),), inputs=[image], skip_model_load=True)
+    package = lowering.save(made, tmp_path / "net.mlpackage")
+    (name,) = lowering.load(package).inputs
+    picture(size=(4, 6)).save(tmp_path / "a.png")
+    assert run("predict", package, "-i", f"{name}={tmp_path / 'a.png'}")[0] == 0
+    code, output = run("predict", package, "-i", f"{name}={tmp_path / 'b.png'}")
+    assert code == 2 and "no such picture" in output
