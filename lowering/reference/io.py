@@ -117,6 +117,8 @@ def to_value(feature: Feature, declared: Value, given: object, rounds: bool = Tr
     array = _as_array(feature, given)
     if declared.shape == () and array.shape == (1,):
         array = array.reshape(())  # Core ML has no scalars: it sees them as one-element arrays
+    elif declared.shape == (1,) and array.shape == ():
+        array = array.reshape(1)  # likewise
     elif declared.shape == () and array.shape == ():
         pass
     else:

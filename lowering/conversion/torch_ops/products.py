@@ -186,6 +186,19 @@ def _cdist(mb: MilBuilder, x: Var, y: Var, p: float = 2.0, mode: int | None = No
     return mb.reduce_l2_norm(x=difference, axes=[-1], keep_dims=False)
 
 
+def _pdist(mb: MilBuilder, x: Var, p: float = 2.0) -> Lowered:
+    """Distances of all pairs of rows, the upper triangle of those of all to all."""
+    count = x.shape[0]
+    if not isinstance(count, (int, np.integer)) or count < 2:
+        return NotImplemented
+    distances = _cdist(mb, x, x, p)
+    if distances is NotImplemented:
+        return NotImplemented
+    rows, columns = np.triu_indices(int(count), 1)
+    flat = mb.reshape(x=distances, shape=[-1])
+    return mb.gather(x=flat, indices=(rows * count + columns).astype(np.int32), axis=0)
+
+
 def _trilinear(
     mb: MilBuilder,
     a: Var,
@@ -217,5 +230,6 @@ TABLE = {
     aten.scaled_dot_product_attention.default: _attention,
     aten._cdist_forward.default: _cdist,
     aten.cdist.default: _cdist,
+    aten._pdist_forward.default: _pdist,
     aten._trilinear.default: _trilinear,
 }

@@ -205,7 +205,7 @@ def test_weights_that_are_no_numbers_are_refused(place, number, found, tmp_path)
 
 def test_models_of_other_kinds_are_refused_by_name(tmp_path):
     scripted = tmp_path / "net.pt"
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
         torch.jit.trace(nn.ReLU(), torch.ones(1)).save(scripted)
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07")
     for name, words in (("net.pt", "TorchScript"), ("net.onnx", "ONNX")):

@@ -17,6 +17,7 @@ SAMPLES: dict[torch._ops.OpOverload, list[tuple[object, ...]]] = {
     aten.bmm.default: [(whole(2, 3, 4), whole(2, 4, 5))],
     aten.mv.default: [(whole(3, 4), whole(4)), (rand(3, 4), rand(4))],
     aten.addmm.default: [(whole(5), whole(3, 4), whole(4, 5)), (rand(5), rand(3, 4), rand(4, 5))],
+    aten._pdist_forward.default: [(X,), (rand(5, 3), 1.0), (rand(2, 3), 2.0)],
     aten.prelu.default: [(X, const(rand(4))), (IMAGE, const(rand(4))), (X, const(rand(1)))],
     # resizes
     aten.upsample_nearest2d.vec: [

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from lowering import convert
 from lowering.reference import InputError, load, make_state, predict
 from tests.lowering.reference.reference_models import converted, program_of
 
@@ -196,3 +197,13 @@ def test_functions_are_run_by_name(tmp_path: Path) -> None:
     for function, value in (("double", 16.0), ("triple", 24.0), ("main", 16.0)):
         output = next(iter(predict(both, inputs, function=function).values()))
         np.testing.assert_array_equal(output, np.full((1, 8), value))
+
+
+def test_a_scalar_may_be_given_for_an_input_that_the_model_has_as_one() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+            return x * by
+
+    made = convert(Scaled(), (torch.ones(2), torch.tensor(3.0)))
+    for by in (np.float32(2.0), np.array(2.0), torch.tensor(2.0), np.array([2.0])):
+        assert predict(made, {"x": np.ones(2), "by": by})["output"].tolist() == [2.0, 2.0]
