@@ -8,6 +8,9 @@ root mean squares, and a note says so: one token that a router sends elsewhere i
 coremltools runs beside it, by torch.jit.trace and by torch.export; its packages are executed too,
 and count as right below an error of 0.1.
 
+With ``--safe`` each is converted in safe precision too: a table has the models that it changes, by
+the operators that it keeps in float32 and their share of the price, and both errors.
+
 Results are kept in .cache/zoo and measured again when the sources change.
 
 Exit codes: 0 at least 97 % of the models are verified and all are optimised, 1 fewer.
@@ -34,8 +37,11 @@ from lowering.cli.common import (
     print_json,
     stdout_console,
 )
+from lowering.precision.safe import SAFE
 
 TARGET_RATE = 0.97
+# Errors that differ by less come from other operators in another order.
+_SAME_ERROR = 0.05
 
 
 @click.command(help=__doc__)
@@ -51,6 +57,7 @@ TARGET_RATE = 0.97
 @click.option("--stock/--no-stock", default=True, help="Measure stock coremltools beside.")
 @click.option("--fresh", is_flag=True, help="Measure everything again.")
 @click.option("--resume", is_flag=True, help="Keep results of earlier sources too.")
+@click.option("--safe", is_flag=True, help="Convert in safe precision too.")
 @click.option("--brief", is_flag=True, help="Without the list of models.")
 @json_option
 @guarded
@@ -61,6 +68,7 @@ def main(
     stock: bool,
     fresh: bool,
     resume: bool,
+    safe: bool,
     brief: bool,
     as_json: bool,
 ) -> None:
@@ -75,7 +83,9 @@ def main(
             if not console.is_terminal:
                 click.echo(f"{name}: {outcome(result).reason or 'verified'}", err=True)
 
-        results = run(chosen, jobs=jobs, stock=stock, fresh=fresh, resume=resume, done=done)
+        results = run(
+            chosen, jobs=jobs, stock=stock, fresh=fresh, resume=resume, safe=safe, done=done
+        )
     outcomes = {name: outcome(result) for name, result in results.items()}
     if as_json:
         print_json({"summary": _summary(outcomes), "models": results})
@@ -86,7 +96,12 @@ def main(
             output.print(_models(outcomes, results))
         _print_failures(output, outcomes)
         _print_chance(output, results)
-    sys.exit(0 if _kept(outcomes) else EXIT_CHECK_FAILED)
+        if safe:
+            output.print(_in_safe(results))
+            for name, (before, after) in sorted(worse(results).items()):
+                output.print(f"{name}: worse in safe precision, {before:.2g} to {after:.2g}")
+    kept = _kept(outcomes) and not (safe and worse(results))
+    sys.exit(0 if kept else EXIT_CHECK_FAILED)
 
 
 def _chosen(names: tuple[str, ...], families: tuple[str, ...]) -> list[str]:
@@ -151,6 +166,43 @@ def _models(outcomes: dict[str, Outcome], results: dict[str, dict[str, Any]]) ->
             f"{seconds:.0f}",
             f"{result.get('peak_mb', 0):.0f}",
             stock if each.stock else "",
+        )
+    return table
+
+
+def worse(results: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Models whose error is above what is allowed in safe precision alone, or is larger there.
+
+    By name: the error in float16, and that in safe precision.
+    """
+    found = {}
+    for name, result in results.items():
+        if "rel_l2" not in result.get(SAFE, {}) or "rel_l2" not in result.get("fp16", {}):
+            continue
+        plain, careful = result["fp16"], result[SAFE]
+        grew = careful["rel_l2"] > plain["rel_l2"] * (1 + _SAME_ERROR)
+        if not careful["passed"] and (plain["passed"] or grew):
+            found[name] = (plain["rel_l2"], careful["rel_l2"])
+    return found
+
+
+def _in_safe(results: dict[str, dict[str, Any]]) -> Table:
+    table = Table("changed by safe precision", box=None)
+    for heading in ("float32 operators", "ends", "price ×", "fp16", "safe", "half torch"):
+        table.add_column(heading, justify="right")
+    for name, result in results.items():
+        found = result.get(SAFE, {})
+        same = not found.get("pins") and not found.get("ends")
+        if not found or (same and found.get("before") == found.get("after")):
+            continue
+        table.add_row(
+            escape(name),
+            str(found["pins"]),
+            str(found["ends"]),
+            f"{found['price']:.3f}",
+            _number(result, "fp16", "rel_l2"),
+            _number(result, SAFE, "rel_l2"),
+            _number(result, SAFE, "half"),
         )
     return table
 

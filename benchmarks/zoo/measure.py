@@ -27,6 +27,8 @@ from benchmarks.zoo.entry import CHECK_SEED, Entry
 from benchmarks.zoo.stock_side import stock_side
 from frontend.errors import AnePassesError
 from lowering import convert
+from lowering.precision.pins import PinReport
+from lowering.precision.safe import SAFE
 from lowering.verification import Original, Thresholds, verify
 
 # A router that rounds to another expert on one token, or a maximum to another place, is chance: one
@@ -36,30 +38,42 @@ _PRECISIONS = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
 _STATES_SINCE = ct.target.iOS18
 
 
-def measure(name: str, *, ours: bool, stock: bool) -> dict[str, Any]:
-    """Every stage of one model: its seconds and errors, and what stock makes of it."""
+def measure(name: str, *, ours: bool, stock: bool, safe: bool = False) -> dict[str, Any]:
+    """Every stage of one model: its seconds and errors, and what stock makes of it.
+
+    Args:
+        name: of the model.
+        ours: measure it through the passes, conversion and the interpreter.
+        stock: measure stock coremltools.
+        safe: convert in safe precision too.
+    """
     entry = entries()[name][1]
     module, example, check = entry.made()
     result: dict[str, Any] = {"parameters": sum(p.numel() for p in module.parameters())}
     if ours:
-        _ours(result, entry, module, example, check)
+        _ours(result, entry, module, example, check, safe)
     if stock:
         result["stock"] = stock_side(module, example, check)
     return result
 
 
 def _ours(
-    result: dict[str, Any], entry: Entry, module: nn.Module, example: Any, check: Any
+    result: dict[str, Any], entry: Entry, module: nn.Module, example: Any, check: Any, safe: bool
 ) -> None:
     optimized = _stage(result, "optimize", lambda: passes.optimize_for_ane(module, kwargs=example))
     if optimized is not None:
         result["rewrites"] = sum(report.rewrites for report in optimized.reports)
-        _lower(result, entry, module, optimized, check)
+        _lower(result, entry, module, optimized, check, safe)
     result["peak_mb"] = _peak_mb()
 
 
 def _lower(
-    result: dict[str, Any], entry: Entry, module: nn.Module, optimized: Any, check: Any
+    result: dict[str, Any],
+    entry: Entry,
+    module: nn.Module,
+    optimized: Any,
+    check: Any,
+    safe: bool,
 ) -> None:
     target = (
         _STATES_SINCE if optimized.program.graph_signature.buffers_to_mutate else ct.target.iOS17
@@ -73,7 +87,12 @@ def _lower(
     against = _stage(result, "check inputs", partial(original, check))
     if against is None:
         return
-    for precision, compute in _PRECISIONS.items():
+    ways: dict[str, dict[str, Any]] = {
+        precision: {"compute_precision": compute} for precision, compute in _PRECISIONS.items()
+    }
+    if safe:
+        ways[SAFE] = {"precision": SAFE}
+    for precision, options in ways.items():
         mlmodel = _stage(
             result,
             f"convert {precision}",
@@ -81,8 +100,8 @@ def _lower(
                 convert,
                 optimized,
                 minimum_deployment_target=target,
-                compute_precision=compute,
                 skip_model_load=True,
+                **options,
             ),
         )
         if mlmodel is None:
@@ -90,14 +109,30 @@ def _lower(
         found = _stage(result, f"verify {precision}", partial(verify, mlmodel, against))
         if found is not None:
             result[precision] = _errors(found)
-            if precision == "fp16" and not found.passed:
+            if precision != "fp32" and not found.passed:
                 more = _over_more_inputs(mlmodel, entry, module, original)
                 result[precision] |= {"first": found.to_json()["outputs"], **more}
+        if precision == SAFE:
+            result[SAFE] = {**result.get(SAFE, {}), **_pins(mlmodel)}
+        elif found is not None:
             program = mlmodel._mil_program.functions["main"]
             result["ops"] = sum(
                 op.op_type != "const" and not op.op_type.startswith("constexpr")
                 for op in program.operations
             )
+
+
+def _pins(mlmodel: ct.models.MLModel) -> dict[str, Any]:
+    """What safe precision did to a package."""
+    report = PinReport.from_metadata(mlmodel.user_defined_metadata)
+    assert report is not None, "every package in safe precision has one"
+    return {
+        "pins": len(report.pins),
+        "ends": len(report.ends),
+        "before": report.before,
+        "after": report.after,
+        "price": report.price_after / report.price_before if report.price_before else 1.0,
+    }
 
 
 def _stage(result: dict[str, Any], stage: str, action: Callable[[], Any]) -> Any:
@@ -160,9 +195,10 @@ def _peak_mb() -> float:
 @click.argument("name")
 @click.option("--ours/--no-ours", default=True, help="Measure ane-passes.")
 @click.option("--stock/--no-stock", default=True, help="Measure stock coremltools.")
-def main(name: str, ours: bool, stock: bool) -> None:
+@click.option("--safe", is_flag=True, help="Convert in safe precision too.")
+def main(name: str, ours: bool, stock: bool, safe: bool) -> None:
     """Measure one model and print it as JSON."""
-    print(json.dumps(measure(name, ours=ours, stock=stock)))
+    print(json.dumps(measure(name, ours=ours, stock=stock, safe=safe)))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def run(
     stock: bool,
     fresh: bool,
     resume: bool,
+    safe: bool = False,
     done: Callable[[str, dict[str, Any]], None],
 ) -> dict[str, dict[str, Any]]:
     """Results by name, in the order of ``names``.
@@ -65,6 +66,7 @@ def run(
             not measured again: it does not depend on our sources.
         fresh: measure everything again.
         resume: keep results of other sources too.
+        safe: convert in safe precision too.
         done: called with each result as it arrives, kept ones included.
     """
     key = sources_key()
@@ -73,14 +75,14 @@ def run(
     for name in names:
         last = None if fresh else kept(name)
         usable = last is not None and (resume or last.get("key") == key)
-        if last is not None and usable and ("stock" in last or not stock):
+        if last is not None and usable and _has(last, stock, safe):
             results[name] = last
             done(name, last)
         else:
             missing.append(name)
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {
-            pool.submit(_measured, name, key, stock, fresh, resume): name for name in missing
+            pool.submit(_measured, name, key, stock, fresh, resume, safe): name for name in missing
         }
         for future in as_completed(waiting):
             name = waiting[future]
@@ -89,11 +91,22 @@ def run(
     return {name: results[name] for name in names}
 
 
-def _measured(name: str, key: str, stock: bool, fresh: bool, resume: bool) -> dict[str, Any]:
+def _has(result: dict[str, Any], stock: bool, safe: bool) -> bool:
+    """Whether a result has what is asked for."""
+    return ("stock" in result or not stock) and (result.get("in_safe", False) or not safe)
+
+
+def _measured(
+    name: str, key: str, stock: bool, fresh: bool, resume: bool, safe: bool
+) -> dict[str, Any]:
     last = None if fresh else kept(name)
     known = last.get("stock") if last and last.get("versions") == versions() else None
     ours = last if last and (resume or last.get("key") == key) else None
-    result = _in_a_process(name, ours is None, stock and known is None)
+    if safe and ours is not None and not _has(ours, stock=False, safe=True):
+        ours = None
+    result = _in_a_process(name, ours is None, stock and known is None, safe)
+    if ours is None:
+        result["in_safe"] = safe
     if known is not None:
         result["stock"] = known
     # A kept result stays one of the sources that made it.
@@ -102,9 +115,10 @@ def _measured(name: str, key: str, stock: bool, fresh: bool, resume: bool) -> di
     return result
 
 
-def _in_a_process(name: str, ours: bool, stock: bool) -> dict[str, Any]:
+def _in_a_process(name: str, ours: bool, stock: bool, safe: bool) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo.measure", name]
     command += ["--ours" if ours else "--no-ours", "--stock" if stock else "--no-stock"]
+    command += ["--safe"] if safe else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     try:
         # What a process that is ended, or that crashes, leaves behind goes with its folder.

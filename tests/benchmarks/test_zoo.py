@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.zoo import measure
 from benchmarks.zoo import run as zoo_run
-from benchmarks.zoo.__main__ import main
+from benchmarks.zoo.__main__ import main, worse
 from benchmarks.zoo.catalog import FAMILIES, entries
 from benchmarks.zoo.entry import Entry, calibrate_batch_norms
 from benchmarks.zoo.outcome import outcome
@@ -126,7 +126,7 @@ def test_one_model_is_measured_kept_and_measured_again(tmp_path, monkeypatch):
     kept.write_text(json.dumps({**result, "key": "of other sources", "failed": {"optimize": "x"}}))
     assert runner.invoke(main, ["mlp", "--no-stock", "--resume"]).exit_code == 1
     monkeypatch.setattr(
-        zoo_run, "_in_a_process", lambda name, ours, stock: {"fp32": GOOD, "fp16": GOOD}
+        zoo_run, "_in_a_process", lambda name, ours, stock, safe: {"fp32": GOOD, "fp16": GOOD}
     )
     assert runner.invoke(main, ["mlp", "--no-stock"]).exit_code == 0
 
@@ -141,3 +141,24 @@ def test_a_model_that_cannot_be_built_is_listed(tmp_path, monkeypatch):
 def test_unknown_models_are_refused():
     found = CliRunner().invoke(main, ["no-such-model"])
     assert found.exit_code == 2 and "no-such-model" in found.output
+
+
+@pytest.mark.parametrize(
+    ("fp16", "safe", "is_worse"),
+    [((True, 1e-3), (True, 1.2e-3), False), ((True, 1e-3), (False, 4e-3), True),
+     ((False, 4e-3), (False, 4.1e-3), False), ((False, 4e-3), (False, 8e-3), True),
+     ((False, 4e-3), (True, 1e-3), False)],
+)  # fmt: skip
+def test_what_is_worse_in_safe_precision(fp16, safe, is_worse):
+    both = (dict(zip(("passed", "rel_l2"), found, strict=True)) for found in (fp16, safe))
+    results = {"model": dict(zip(("fp16", "safe"), both, strict=True)), "failed": {"failed": {}}}
+    assert list(worse(results)) == (["model"] if is_worse else [])
+
+
+def test_a_model_in_safe_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo_run, "CACHE", tmp_path)
+    found = CliRunner().invoke(main, ["mlp", "--no-stock", "--safe", "--json"])
+    assert found.exit_code == 0, found.output
+    result = json.loads(found.stdout)["models"]["mlp"]
+    assert (result["safe"]["pins"], result["safe"]["price"]) == (0, 1.0)
+    assert result["safe"]["rel_l2"] == result["fp16"]["rel_l2"]
