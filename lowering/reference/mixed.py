@@ -110,7 +110,8 @@ def _rounded(step: Step, cast: Collection[str]) -> Step:
     rounding = tuple(
         how if how is None or not how[0].is_float else (how[0], True) for how in step.rounding
     )
-    return replace(step, call=BoundCall(function, constants, call.dynamic), rounding=rounding)
+    made = BoundCall(function, constants, call.dynamic)
+    return replace(step, call=made, rounding=rounding, overwrites=False)
 
 
 def _round(value: object) -> object:

@@ -13,6 +13,7 @@ from coremltools.converters.mil.mil import types
 
 from lowering.package.open import open_package
 from lowering.reference import load, packed_palettes
+from lowering.reference.mixed import MixedProgram
 from lowering.reference.model import LoadedModel
 from lowering.reference.semantics import SEMANTICS
 
@@ -149,3 +150,20 @@ def test_one_hot_of_an_index_that_is_nowhere(axis: int, dtype: torch.dtype):
         indices.int().unsqueeze(-1) == torch.arange(3), torch.tensor(5), torch.tensor(2)
     ).movedim(-1, axis)
     assert torch.equal(found, wanted)
+
+
+def test_a_write_in_place_in_two_precisions():
+    @mb.program(
+        input_specs=[mb.TensorSpec((3, 4)), mb.TensorSpec((1, 4))],
+        opset_version=ct.target.iOS18,
+    )
+    def program(x, row):
+        return mb.mul(x=written(mb.add(x=x, y=x), row, 1), y=np.float32(1 / 3))
+
+    loaded = load(program)
+    (name,) = [step.op.name for step in loaded.program.body.steps if step.overwrites]
+    mixed = MixedProgram(loaded, {name: ["x", "update"]}).with_halves([name])
+    doubled = (2 * X).astype(np.float16).astype(np.float32)
+    doubled[1] = 7
+    (found,) = mixed(dict(zip(loaded.inputs, (X, ROW), strict=True))).values()
+    np.testing.assert_array_equal(found, doubled * np.float32(1 / 3))
