@@ -99,6 +99,21 @@ class LogMel(nn.Module):
         return (torch.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0
 
 
+class Gated(nn.Module):
+    """The gated layers of a language model where a few products are massive, and a norm after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(32, 64), nn.Linear(32, 64), nn.Linear(64, 32)
+        with torch.no_grad():
+            self.gate.weight.mul_(400)
+            self.up.weight.mul_(400)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, tokens, 32) to the same."""
+        return F.layer_norm(self.down(F.silu(self.gate(x)) * self.up(x)), (32,))
+
+
 def gaussian(x: Tensor) -> Tensor:
     """A narrow density."""
     return torch.exp(-0.5 * ((x - 3) / 1e-3) ** 2) / (1e-3 * math.sqrt(2 * math.pi))
@@ -150,6 +165,22 @@ def rendered(density: Tensor) -> Tensor:
     """What each of the samples along a ray (1, samples) adds, as radiance fields sum it."""
     seen = torch.exp(-density)
     return torch.cumprod(seen + 1e-10, -1) * (1 - seen)
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Of many tokens (1, tokens, features), whose sums grow with their number."""
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    return (q @ (k.mT @ v)) / (q @ k.sum(-2, keepdim=True).mT + 1e-6)
+
+
+def colatitude(v: Tensor) -> Tensor:
+    """Of directions (n, 3) that are nearly upright."""
+    return torch.acos(v[:, 2] / v.norm(dim=-1))
+
+
+def gumbel(u: Tensor) -> Tensor:
+    """Noise from numbers in 0 to 1."""
+    return -torch.log(-torch.log(u + 1e-10) + 1e-10)
 
 
 def more_cases() -> tuple[Case, ...]:
@@ -225,5 +256,20 @@ def more_cases() -> tuple[Case, ...]:
         of("power pooling", lambda x: F.lp_pool2d(x, 2.0, 3), 200 * image),
         of("response norm", lambda x: F.local_response_norm(x, 5), 100 * image),
         of("xlogy", torch.special.xlogy, 1e-6 * p, p),
+        Case("gated layers, massive", Gated(), (4 * tokens,)),
+        of("bilinear form", lambda a, b: torch.einsum("bi,bi->b", a, b), 60 * x.abs(), 60 * p),
+        of("linear attention", linear_attention, *torch.randn(3, 1, 2048, 16).mul(3).unbind()),
+        of(
+            "sines of pixels",
+            lambda p: (p @ torch.tensor([[30.0, 11], [7, 25]])).sin(),
+            90 * p.view(-1, 2),
+        ),
+        of("colatitude", colatitude, torch.tensor([0.0, 0, 1]) + 1e-2 * torch.randn(8, 3)),
+        of("Gumbel noise", gumbel, 1 - 1e-3 * p),
+        of("erfc of its tail", torch.erfc, 2 + 2 * p),
+        of("acosh near 1", torch.acosh, 1 + 1e-3 * p),
+        of("log of cosh", lambda x: x.cosh().log(), 1e-2 * x),
+        of("fraction", lambda x: torch.remainder(x * 100, 1.0), 20 * p),
+        of("std of near rows", lambda x: x.std(0), 1 + 1e-4 * torch.randn(4, 64)),
         of("Box-Cox", lambda x: ((x + 1e-6) ** 0.01 - 1) / 0.01, 1 + 1e-2 * p),
     )

@@ -19,14 +19,25 @@ class PinnedPrecision(FP16ComputePrecision):
     Args:
         pins: names of MIL operators that stay in float32; ``None`` for all of them.
         wide: names of inputs and outputs that are float32; ``None`` for all of them.
+        judged: names of the operators that were asked about; later passes rename others or join
+            them. One of these stays in float32 where it reads such numbers: a transpose between
+            two pinned operators has to carry what float16 has no room for.
 
     Attributes:
+        followed: the types of the operators that stay in float32 for that, by name.
         castable: of each operator that would be cast without pins, in program order, the
             parameters that would be; filled in by a conversion.
     """
 
-    def __init__(self, pins: Collection[str] | None, wide: Collection[str] | None = ()) -> None:
+    def __init__(
+        self,
+        pins: Collection[str] | None,
+        wide: Collection[str] | None = (),
+        judged: Collection[str] | None = None,
+    ) -> None:
         super().__init__(op_selector=self._is_cast)
+        self._judged = None if judged is None else frozenset(judged)
+        self.followed: dict[str, str] = {}
         self._pins = None if pins is None else frozenset(pins)
         self._wide = None if wide is None else frozenset(wide)
         self._exact: Mapping[str, int] = {}
@@ -52,12 +63,31 @@ class PinnedPrecision(FP16ComputePrecision):
         cast = frozenset(name for name in op.inputs if self._casts(op, name))
         if cast or any(var.is_tensor_or_scalar_of(dtype="fp32") for var in op.outputs):
             self.castable[op.name] = cast
-        return self._pins is not None and op.name not in self._pins
+        if self._pins is None or op.name in self._pins:
+            return False
+        asked = self._judged is None or op.name in self._judged
+        if not asked and cast and _reads_float32(op):
+            self.followed[op.name] = op.op_type
+            return False
+        return True
 
     def _casts(self, op: Operation, name: str) -> bool:
-        value = op.inputs[name]
-        given = value if isinstance(value, list | tuple) else [value]
-        is_float = any(
-            isinstance(var, Var) and var.is_tensor_or_scalar_of(dtype="fp32") for var in given
-        )
+        given = _vars(op.inputs[name])
+        is_float = any(var.is_tensor_or_scalar_of(dtype="fp32") for var in given)
         return is_float and bool(self.should_cast_parameter(op, name))
+
+
+def _reads_float32(op: Operation) -> bool:
+    """Whether an operator reads numbers that no cast to float16 has gone before."""
+    given = (var for item in op.inputs.values() for var in _vars(item))
+    return any(
+        var.val is None
+        and var.is_tensor_or_scalar_of(dtype="fp32")
+        and (var.op is None or var.op.op_type != "cast")
+        for var in given
+    )
+
+
+def _vars(value: object) -> list[Var]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [item for item in items if isinstance(item, Var)]

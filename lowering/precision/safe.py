@@ -205,13 +205,14 @@ def _pinned(
 
     search = Search(mixed.names, share)
     names = search.pins()
-    pinned = make(PinnedPrecision(names, wide))
+    kind = PinnedPrecision(names, wide, judged=mixed.names)
+    pinned = make(kind)
     after = worst(samples, load(pinned))
     if not after < unpinned.after:
         return made, unpinned
     reasons = Reasons(mixed, judged, SourceTable.from_metadata(exact.user_defined_metadata))
     report = PinReport(
-        pins=reasons.of_operators(names),
+        pins=_in_order(reasons, names, kind),
         ends=reasons.of_ends(wide),
         before=unpinned.before,
         after=after,
@@ -222,6 +223,16 @@ def _pinned(
         fewest=not search.is_cut_short,
     )
     return pinned, report
+
+
+def _in_order(reasons: Reasons, names: Sequence[str], kind: PinnedPrecision) -> tuple[Pin, ...]:
+    """What stays in float32, in program order: what was found, and what follows from that."""
+    found = {pin.op: pin for pin in reasons.of_operators(names)}
+    found |= {
+        name: Pin(name, op_type, reasons.sources.lookup(name), "it passes on numbers in float32")
+        for name, op_type in kind.followed.items()
+    }
+    return tuple(found[name] for name in kind.castable if name in found)
 
 
 def _as_given(

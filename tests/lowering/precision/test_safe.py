@@ -8,6 +8,7 @@ import coremltools as ct
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 from torch import nn
 
@@ -21,7 +22,7 @@ from lowering.conversion.pinned import PinnedPrecision
 from lowering.errors import LoweringError, PackageError
 from lowering.package.dtypes import FP16
 from lowering.precision.pins import PINS_KEY, PinReport
-from lowering.precision.safe import PrecisionWarning
+from lowering.precision.safe import PrecisionWarning, convert_safely
 from lowering.reference import load
 from lowering.reference.mixed import MixedProgram
 
@@ -283,3 +284,45 @@ def test_whole_numbers_are_tried_at_the_ends_of_their_range():
     assert report_of(made(input_ranges={"ids": (0, 9)})).pins == ()
     with pytest.raises(InputError, match="which is no input"):
         made(input_ranges={"place": (0, 7)})
+
+
+def turned_norm(x):
+    """The program's own passes turn the product after the layer; a later pass names it anew."""
+    return F.layer_norm((x * 300.0).square().transpose(-1, -2), (x.shape[-2],))
+
+
+def folded(x):
+    return F.layer_norm((x * 300.0).square().reshape(-1, 4).unsqueeze(0), (4,))
+
+
+def sums_of_rows(x):
+    return torch.einsum("bi,bi->b", x * 300.0, x * 300.0).sqrt()
+
+
+class Narrowed(nn.Module):
+    """A layer whose rows float16 has no room for, before a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return F.layer_norm(self.layer((x * 300.0).square()), (4,))
+
+
+@pytest.mark.parametrize("model", [*map(Of, (turned_norm, folded, sums_of_rows)), Narrowed()])
+def test_what_lies_between_pinned_operators_passes_on_their_numbers(model):
+    torch.manual_seed(0)
+    x = 2 * torch.randn(1, 6, 8) if not isinstance(model, Of) else 2 * torch.randn(6, 8)
+    optimized = passes.optimize_for_ane(model.eval(), (x,))
+    package = lowering.convert(optimized, precision="safe", skip_model_load=True)
+    report = report_of(package)
+    assert report.after <= 1 < report.before
+    assert lowering.verify(package, model, (x,), locate=False)
+    names = [pin.op for pin in report.pins]
+    # As a contract gives them again.
+    again = convert_safely(
+        optimized, given={"pins": names, "ends": [end.op for end in report.ends]},
+        skip_model_load=True,
+    )  # fmt: skip
+    assert [op.type for op in load(again).ops] == [op.type for op in load(package).ops]
