@@ -42,6 +42,8 @@ OWN_ERROR_FACTOR = 2.0
 # Relative L2 error of the fp16 package: 2^-11 is one rounding, a model makes some hundred.
 PACKAGE_BOUND = 1e-2
 METRICS = ("ops", "transpose", "reshape", "rank≠4", "linear", "matmul", "layer_norm")
+PRICE = "price, ms"
+CHIP = "M4"
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ class Count:
     """
 
     metric: str
-    found: int
+    found: float
     limit: str = ""
     kept: bool = True
 
     def __str__(self) -> str:
         sign = "" if self.kept else "[red]✗[/red] "
-        return f"{sign}{self.found} {self.limit}".rstrip()
+        return f"{sign}{self.found:.4g} {self.limit}".rstrip()
 
 
 def counts(mlmodel: Any, port: Port) -> list[Count]:
@@ -92,6 +94,19 @@ def counts(mlmodel: Any, port: Port) -> list[Count]:
         kept = value <= limit if sign == "≤" else value == limit
         result.append(Count(metric, value, f"{sign}{limit}", kept))
     return result
+
+
+def price(mlmodel: Any, port: Port, model: Any, inputs: Any) -> Count:
+    """The dispatcher's price of a converted model, and the port's own where it is written here."""
+    from benchmarks.stock import stock_convert
+    from lowering import plan
+
+    found = plan(mlmodel, chip=CHIP).dispatch_ms
+    if port.by_hand is None:
+        return Count(PRICE, found)
+    by_hand = stock_convert(port.by_hand(model), tuple(inputs.values())).mlmodel
+    limit = plan(by_hand, chip=CHIP).dispatch_ms
+    return Count(PRICE, found, f"≤{limit:.4g}", found <= limit)
 
 
 def _ops_in_blocks(mlmodel: Any, block: str) -> list[str]:
@@ -141,7 +156,7 @@ def measure(name: str) -> dict[str, Any]:
     ran = torch.from_numpy(package(fresh)[mlmodel.get_spec().description.output[0].name])
     ran = _shaped(ran.float(), want)
     relative = float((ran - want).norm() / want.norm())
-    found = counts(mlmodel, port)
+    found = [*counts(mlmodel, port), price(mlmodel, port, model, fresh)]
     return {
         "name": name,
         "port": port.port,
@@ -189,21 +204,21 @@ def table(results: list[dict[str, Any]]) -> Table:
     """One row for each model; a missed limit is marked."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("model", no_wrap=True)
-    for heading in (*METRICS, "in blocks", "fp32\nmax |Δ|", "fp16\nrel L2"):
-        shown.add_column(heading.replace("_", "\n"), justify="right")
+    for heading in (*METRICS, PRICE, "in blocks", "fp32\nmax |Δ|", "fp16\nrel L2"):
+        shown.add_column(heading.replace("_", "\n").replace(", ", "\n"), justify="right")
     for result in results:
         if "error" in result:
             shown.add_row(result["name"], "[red]✗[/red] error")
             continue
         by_metric = {count.metric: count for count in result["counts"]}
         inside = [c for c in result["counts"] if c.metric.endswith(" in blocks")]
-        bad = [f"[red]✗[/red] {c.found} {c.metric.split()[0]}" for c in inside if not c.kept]
+        bad = [f"[red]✗[/red] {c.found:g} {c.metric.split()[0]}" for c in inside if not c.kept]
         near = "~" if result["as_near_to_float64"] else "[red]✗[/red] "
         parity = "" if result["allclose"] else near
         package = "" if result["package_relative_l2"] <= PACKAGE_BOUND else "[red]✗[/red] "
         shown.add_row(
             result["name"],
-            *(str(by_metric[metric]) for metric in METRICS),
+            *(str(by_metric[metric]) for metric in (*METRICS, PRICE)),
             ", ".join(bad) if bad else "clean" if inside else "",
             f"{parity}{result['max_abs_difference']:.1e}",
             f"{package}{result['package_relative_l2']:.1e}",
@@ -239,7 +254,7 @@ def main(names: tuple[str, ...], threads: int, as_json: bool) -> None:
         console.print(
             f"\n≤ and = are limits, ✗ a missed one. Fresh random inputs; float32 within rtol "
             f"{RTOL:g}, atol {ATOL:g}\n(~: beyond it, as the original is from its own float64 "
-            f"result); package within {PACKAGE_BOUND:g}."
+            f"result); package within {PACKAGE_BOUND:g}. Price: {CHIP}, predicted."
         )
     if not all(result["kept"] for result in results):
         sys.exit(EXIT_CHECK_FAILED)

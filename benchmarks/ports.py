@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import passes
+from benchmarks import hand_port
 from passes.base import Pass
 from passes.split_attention import SplitAttention
 
@@ -33,6 +34,7 @@ class Port:
         exactly: metric to the value that it must have.
         block: start of the module paths of the encoder blocks.
         banned: MIL operators that must not stand between the blocks' first and last operator.
+        by_hand: makes the port from the model, where it is written here: its price is a limit.
     """
 
     port: str
@@ -42,6 +44,7 @@ class Port:
     exactly: Mapping[str, int] = field(default_factory=dict)
     block: str = ""
     banned: tuple[str, ...] = ()
+    by_hand: Callable[[nn.Module], nn.Module] | None = None
 
 
 def distilbert(layers: int = 6, *, width: int = 768, heads: int = 12) -> Built:
@@ -175,6 +178,7 @@ PORTS: dict[str, Port] = {
         IMAGE,
         at_most={"transpose": 4},
         exactly={"reshape": 0, "rank≠4": 0},
+        by_hand=lambda model: hand_port.Encoder(model.get_submodule("encoder")).eval(),
     ),
     "gpt2": Port(
         "smpanaro: 6 transposes, 30 reshapes", gpt2, at_most={"transpose": 6, "reshape": 30}

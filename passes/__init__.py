@@ -33,6 +33,7 @@ from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
+from passes.squares_to_norm import SquaresToNorm
 from passes.stable_logs import StableLogs
 from passes.stable_roots import StableRoots
 from passes.to_inference import ToInference
@@ -75,6 +76,7 @@ __all__ = [
     "SimplifyIndex",
     "SimplifyViews",
     "SplitAttention",
+    "SquaresToNorm",
     "StableLogs",
     "StableRoots",
     "ToInference",

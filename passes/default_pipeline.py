@@ -31,6 +31,7 @@ from passes.simplify_algebra import SimplifyAlgebra
 from passes.simplify_index import SimplifyIndex
 from passes.simplify_views import SimplifyViews
 from passes.split_attention import SplitAttention
+from passes.squares_to_norm import SquaresToNorm
 from passes.stable_logs import StableLogs
 from passes.stable_roots import StableRoots
 from passes.swap_last_axes import SwapLastAxes
@@ -79,6 +80,7 @@ def default_pipeline(
         AssignLayout(image_outputs=image_outputs),
         LimitRank(),
         StableRoots(),
+        SquaresToNorm(),
         SimplifyViews(),
         EliminateCommon(),
         FoldConstants(),
@@ -122,6 +124,7 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     SimplifyViews,
     SplitAttention,
     StableLogs,
+    SquaresToNorm,
     StableRoots,
     SwapLastAxes,
     TabulatePositions,

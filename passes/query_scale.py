@@ -14,20 +14,35 @@ from passes.patterns.operators import MOVES, PARTS
 from passes.rewriter import Rewriter
 
 
-def scaled_query(rw: Rewriter, query: fx.Node, scale: float) -> fx.Node:
-    """``query * scale``; the factor goes into the weights of the linear it comes from, if any.
+def scaled_scores(
+    rw: Rewriter, query: fx.Node, key: fx.Node, scale: float
+) -> tuple[fx.Node, fx.Node]:
+    """Queries and keys whose products are scaled.
 
-    Raw weights are not touched: ``mul`` on the weight is emitted and folded with the constants.
+    The factor goes into the weights of the linear that the queries come from, if any, and else to
+    the smaller of the two: where heads share keys, those are fewer. Raw weights are not touched:
+    ``mul`` on the weight is emitted and folded with the constants.
     """
     if scale == 1.0:
-        return query
+        return query, key
+    projected = _in_projection(rw, query, scale)
+    if projected is not None:
+        return projected, key
+    static = is_static(query) and is_static(key)
+    if static and math.prod(shape(key)) < math.prod(shape(query)):
+        return query, rw.emit(aten.mul.Tensor, key, scale)
+    return rw.emit(aten.mul.Tensor, query, scale), key
+
+
+def _in_projection(rw: Rewriter, query: fx.Node, scale: float) -> fx.Node | None:
+    """The queries of a scaled linear, ``None`` where they come from none that can be scaled."""
     chain = _moves_to_linear(rw, query)
     if chain is None:
-        return rw.emit(aten.mul.Tensor, query, scale)
+        return None
     linear, moves = chain
     rows = _rows(linear, moves)
     if rows is None:
-        return rw.emit(aten.mul.Tensor, query, scale)
+        return None
     x, weight, *bias = linear.args
     outputs = shape(linear)[-1]
     factor: Any = scale

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import fx
 
 from frontend import fp16
@@ -119,7 +120,7 @@ def _scaled(rw: Rewriter, x: fx.Node, axes: list[int], eps: float) -> fx.Node:
     largest = rw.emit(aten.clamp.default, largest, max(root, fp16.NORMAL))
     small = rw.emit(aten.div.Tensor, x, largest)
     power = rw.emit(aten.mean.dim, rw.emit(aten.mul.Tensor, small, small), axes, True)
-    floor = rw.emit(aten.mul.Tensor, rw.emit(aten.reciprocal.default, largest), root)
+    floor = rw.emit(aten.div.Tensor, rw.constant("root_of_eps", torch.tensor(root)), largest)
     floor = rw.emit(aten.mul.Tensor, floor, floor)
     inverse = rw.emit(aten.rsqrt.default, rw.emit(aten.add.Tensor, power, floor))
     return rw.emit(aten.mul.Tensor, small, inverse)

@@ -16,7 +16,7 @@ from passes.attention_mask import additive_mask, masks_nothing
 from passes.base import Choice, Forms, Pass
 from passes.errors import PassError
 from passes.patterns.nodes import aten, input_of, is_static, shape
-from passes.query_scale import scaled_query
+from passes.query_scale import scaled_scores
 from passes.rewriter import Rewriter
 
 
@@ -165,7 +165,7 @@ class SplitAttention(Pass):
         single = len(shape(query)) == 3
         scale = shape(query)[-1] ** -0.5 if scale is None else scale
         if self.form != "native":
-            query = scaled_query(rw, query, scale)
+            query, key = scaled_scores(rw, query, key, scale)
         if single:
             query, key, value = (rw.emit(aten.unsqueeze.default, t, 1) for t in (query, key, value))
         scores = (*shape(query)[:3], shape(key)[2])

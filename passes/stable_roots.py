@@ -8,40 +8,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import fx
-from torch.fx.node import Argument
 
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, input_of, is_call, is_tensor, shape
+from passes.patterns.nodes import aten, is_tensor
 from passes.patterns.operands import (
     add_sides,
     mul_sides,
     plus_scalar,
     powered,
-    reduced_axes,
-    times_scalar,
 )
+from passes.patterns.powers import norm_of, power_of
 from passes.rewriter import Rewriter
 
 _ROOTS = (aten.sqrt.default, aten.rsqrt.default, aten.pow.Tensor_Scalar)
-
-
-@dataclass(frozen=True)
-class _Power:
-    """``factor`` times the sum of the squares of ``x`` over ``axes``, or its variance.
-
-    Attributes:
-        x: what is squared, or what varies.
-        axes: non-negative.
-        keepdim: they stay, with one element each.
-        factor: above zero.
-        correction: of a variance; ``None`` for a sum of squares.
-    """
-
-    x: fx.Node
-    axes: tuple[int, ...]
-    keepdim: bool
-    factor: float
-    correction: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +64,9 @@ class StableRoots(Pass):
 
     def _root(self, rw: Rewriter, y: fx.Node) -> fx.Node | None:
         """``sqrt(y)`` without its squares, if ``y`` is a sum of some."""
-        power = _power(rw, y)
+        power = power_of(rw, y)
         if power is not None:
-            return _norm(rw, power)
+            return norm_of(rw, power)
         square = powered(rw, y)
         if square is not None and square[1] == 2.0:
             return rw.emit(aten.abs.default, square[0])
@@ -116,46 +95,6 @@ def _put(rw: Rewriter, node: fx.Node, root: fx.Node, *, inverse: bool) -> None:
                 rw.replace(user, rw.emit(aten.div.Tensor, other, root), counted=False)
     with rw.at(node):
         rw.replace(node, rw.emit(aten.reciprocal.default, root))
-
-
-def _power(rw: Rewriter, y: Argument) -> _Power | None:
-    if is_call(y, aten.var.correction):
-        x, correction = input_of(y), argument(y, "correction")
-        axes = reduced_axes(y, len(shape(x)))
-        keepdim = bool(argument(y, "keepdim"))
-        return _Power(x, axes, keepdim, 1.0, 1.0 if correction is None else float(correction))
-    if is_call(y, aten.sum.dim_IntList, aten.mean.dim, aten.mean.default):
-        square = powered(rw, input_of(y))
-        if square is None or square[1] != 2.0 or argument(y, "dtype") is not None:
-            return None
-        x = square[0]
-        whole = is_call(y, aten.mean.default)
-        axes = tuple(range(len(shape(x)))) if whole else reduced_axes(y, len(shape(x)))
-        count = math.prod(shape(x)[axis] for axis in axes)
-        if is_call(y, aten.sum.dim_IntList):
-            count = 1
-        if not axes or not isinstance(count, int) or not count:
-            return None
-        keepdim = not whole and bool(argument(y, "keepdim"))
-        return _Power(x, axes, keepdim, 1.0 / count)
-    scaled = times_scalar(rw, y)
-    inner = _power(rw, scaled[0]) if scaled is not None and scaled[1] > 0 else None
-    if scaled is None or inner is None:
-        return None
-    factor = inner.factor * scaled[1]
-    return _Power(inner.x, inner.axes, inner.keepdim, factor, inner.correction)
-
-
-def _norm(rw: Rewriter, power: _Power) -> fx.Node:
-    axes, keep = list(power.axes), power.keepdim
-    if power.correction is None:
-        found = rw.emit(aten.linalg_vector_norm.default, power.x, 2, axes, keep)
-    else:
-        found = rw.emit(
-            aten.std.correction, power.x, axes, correction=power.correction, keepdim=keep
-        )
-    root = math.sqrt(power.factor)
-    return found if root == 1.0 else rw.emit(aten.mul.Tensor, found, root)
 
 
 def _beside(rw: Rewriter, norm: fx.Node, number: float) -> fx.Node:

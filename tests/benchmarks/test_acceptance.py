@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import passes
-from benchmarks import acceptance, ports
+from benchmarks import acceptance, hand_port, ports
 from benchmarks.ports import Port
 
 
@@ -122,3 +123,40 @@ def test_table():
 def test_chunks_reach_the_pass():
     (split,) = (p for p in ports.PORTS["whisper-split-256"].pipeline if p.name == "split_attention")
     assert split.query_chunk == 256 and split.chunk_above == 0
+
+
+@pytest.mark.parametrize(("layers", "width", "heads"), [(1, 16, 2), (2, 32, 4), (3, 24, 1)])
+def test_the_hand_port_computes_the_encoder(layers, width, heads):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(width, heads, 2 * width, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(1, 5, width)
+    with torch.no_grad():
+        found = hand_port.Encoder(encoder)(x.transpose(1, 2).unsqueeze(2))
+        expected = encoder(x)
+    torch.testing.assert_close(found.squeeze(2).transpose(1, 2), expected, rtol=1e-4, atol=1e-5)
+
+
+class Twice(nn.Module):
+    """More work than ``Net``: it runs it twice."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(self.net(x)[0])[0]
+
+
+@pytest.mark.usefixtures("own_ports")
+@pytest.mark.parametrize(
+    ("by_hand", "kept"), [(Twice, True), (lambda net: nn.Identity(), False), (None, True)]
+)
+def test_the_price_of_the_hand_port_is_the_limit(by_hand, kept, monkeypatch):
+    monkeypatch.setitem(ports.PORTS, "ours", replace(OURS, by_hand=by_hand))
+    result = acceptance.measure("ours")
+    price = by_metric(result)[acceptance.PRICE]
+    assert price.found > 0 and price.kept is kept and result["kept"] is kept
+    assert price.limit.startswith("≤") is (by_hand is not None)
