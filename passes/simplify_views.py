@@ -70,7 +70,7 @@ def _in_front_of_reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:
     if not is_call(reshape, *RESHAPES) or not is_static(node):
         return None
     inner: Any = reshape.args[0]
-    if not is_call(inner, aten.permute.default) or len(inner.users) > 1:
+    if not is_call(inner, aten.permute.default) or sum(map(_is_read, inner.users)) > 1:
         return None
     pairs = blocks(shape(inner), shape(reshape))
     if pairs is None:
@@ -94,6 +94,13 @@ def _in_front_of_reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:
     else:
         source = rw.emit(aten.permute.default, source, order)
     return _to_shape(rw, source, list(shape(node)))
+
+
+def _is_read(view: fx.Node) -> bool:
+    """False for a view that nobody reads any more: a shorter chain has taken its place."""
+    if not is_call(view, aten.permute.default, *RESHAPES):
+        return True
+    return any(map(_is_read, view.users))
 
 
 def _order(node: fx.Node) -> list[int]:

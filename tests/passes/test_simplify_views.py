@@ -38,6 +38,24 @@ CASES = {
         3,
         2,
     ),
+    "moves_around_two_reshapes": (
+        lambda m, x: (
+            x.permute(0, 2, 3, 1).reshape(2, 20, 3).reshape(2, 1, 20, 3).permute(0, 3, 1, 2)
+        ),
+        4,
+        1,
+    ),
+    "moves_around_three_reshapes": (
+        lambda m, x: (
+            x.permute(0, 2, 3, 1)
+            .reshape(40, 3)
+            .reshape(2, 20, 3)
+            .reshape(2, 4, 5, 3)
+            .permute(3, 0, 1, 2)
+        ),
+        5,
+        1,
+    ),
     "windows": (
         lambda m, x: (
             x.reshape(2, 3, 2, 2, 5).permute(0, 2, 1, 3, 4).reshape(4, 3, 2, 5).permute(0, 3, 1, 2)
@@ -81,6 +99,16 @@ def test_shared_inner_view_stays():
 
     _, after, _ = run_pass(Function(function), X, SimplifyViews())
     assert count(after, aten.permute.default) == 1
+    assert_same(Function(function), after, X, rtol=0, atol=0)
+
+
+def test_a_view_between_that_is_read_keeps_its_move():
+    def function(m, x):
+        tokens = x.permute(0, 2, 3, 1).reshape(2, 20, 3)
+        return tokens.cumsum(1), tokens.reshape(2, 1, 20, 3).permute(0, 3, 1, 2) + 1
+
+    _, after, _ = run_pass(Function(function), X, SimplifyViews())
+    assert count(after, aten.permute.default) == 2
     assert_same(Function(function), after, X, rtol=0, atol=0)
 
 

@@ -32,7 +32,7 @@ class Function(nn.Module):
 
 def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
     """Normal numbers that are the same in every run."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def run_pass(
