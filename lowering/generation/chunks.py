@@ -149,7 +149,8 @@ class _Chain:
                     self._refuse(size - self._weights.estimate(begin, end))
                 shutil.rmtree(package)
                 end -= 1
-            parts.append(PartContract(package.name, dict(self._place(begin, end).shapes)))
+            layers = (begin, min(end, len(self._layers.names)))
+            parts.append(PartContract(package.name, dict(self._place(begin, end).shapes), layers))
             begin = end
         table = None
         if self._asked.apart:

@@ -106,10 +106,12 @@ class PartContract:
     Attributes:
         file: name of the package, in the folder of all.
         states: shapes of its packed tensors by name.
+        layers: the first of the decoder's layers that it holds, and the one behind its last.
     """
 
     file: str
     states: Mapping[str, tuple[int, ...]]
+    layers: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,11 @@ class Contract:
     table: TableContract | None = None
     parts: tuple[PartContract, ...] = ()
     embedder: str | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest step."""
+        return max(step.tokens for step in self.steps.values())
 
     def to_metadata(self) -> str:
         """JSON, to be stored under ``CONTRACT_KEY``."""
@@ -185,7 +192,9 @@ class Contract:
                 table=None if table is None else TableContract(**table),
                 parts=tuple(
                     PartContract(
-                        part["file"], {k: tuple(shape) for k, shape in part["states"].items()}
+                        part["file"],
+                        {k: tuple(shape) for k, shape in part["states"].items()},
+                        tuple(part["layers"]),
                     )
                     for part in raw.get("parts", ())
                 ),

@@ -41,7 +41,7 @@ class Functions:
         self.contract = contract = contract_of(package)
         self._precision = precision
         own = Path(os.fspath(package)).expanduser()
-        wholes = contract.parts or (PartContract("", contract.states),)
+        wholes = contract.parts or (PartContract("", contract.states, (0, 0)),)
         self._parts = [
             _Part(own / part.file, part.states, contract.form == "io", precision) for part in wholes
         ]

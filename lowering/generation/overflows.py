@@ -62,9 +62,9 @@ class Watcher(fx.Interpreter):
         return leaves
 
     def run_node(self, n: fx.Node) -> object:
-        """As torch's, with a look at the result."""
+        """As torch's, with a look at the result; a conversion looks at the weights itself."""
         result = super().run_node(n)
-        if isinstance(result, torch.Tensor) and result.is_floating_point() and result.numel():
+        if n.op == "call_function" and isinstance(result, torch.Tensor) and not _fits(result):
             sizes = result.abs()
             counts = (result > _MASKED) & (sizes < _NO_RESULT)
             largest = float(sizes.where(counts, 0).max())
@@ -72,6 +72,14 @@ class Watcher(fx.Interpreter):
             if largest > max(fp16.MAX, known.largest if known else 0.0):
                 self._found[n.name] = Overflow(self._function, n.name, largest, source_of(n))
         return result
+
+
+def _fits(value: torch.Tensor) -> bool:
+    """Whether float16 has room for all of it, found without a copy; it may be a weight's view."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    least, largest = torch.aminmax(value)
+    return float(least) >= -fp16.MAX and float(largest) <= fp16.MAX
 
 
 def warn(overflows: Iterable[Overflow]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,21 +61,29 @@ class Recipe:
         steps: dict[str, StepContract] = {}
         overflows: list[Overflow] = []
         for function in wanted:
-            program = stepper.program(function)
-            overflows += program.overflows
             path = folder / function.name
-            made[function.name] = self.function(program.model, path, program.calls)
-            steps[function.name] = StepContract(
-                function.tokens,
-                function.context,
-                function.last,
-                program.padded,
-                program.from_start,
-                function.best,
-            )
-            if self.progress is not None:
-                self.progress(f"{function.name}: {len(program.model.reports)} passes, converted")
+            made[function.name], steps[function.name], found = self._step(stepper, function, path)
+            overflows += found
+            gc.collect()  # a program's constants are held in cycles, and the next one is as large
         return made, steps, overflows
+
+    def _step(
+        self, stepper: Stepper, function: WantedFunction, path: Path
+    ) -> tuple[Path, StepContract, Sequence[Overflow]]:
+        """One function; nothing of its program is left in memory."""
+        program = stepper.program(function)
+        step = StepContract(
+            function.tokens,
+            function.context,
+            function.last,
+            program.padded,
+            program.from_start,
+            function.best,
+        )
+        made = self.function(program.model, path, program.calls)
+        if self.progress is not None:
+            self.progress(f"{function.name}: {len(program.model.reports)} passes, converted")
+        return made, step, program.overflows
 
     def function(
         self,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from frontend.decoder.embedding import embedding_of
 from frontend.decoder.probing import Decoder, logits_of, probe
 from frontend.decoder.step import Rooms, rooms
 from frontend.surroundings import inference_mode
 from lowering.generation.contract import Contract, SourceContract
 from lowering.generation.functions import Functions
-from lowering.generation.held import HeldDecoder
+from lowering.generation.held import HeldDecoder, stepper_of
 from lowering.generation.reference import Reference
 from lowering.generation.settings import WantedFunction
 from lowering.generation.stepping import Stepper
-from lowering.package.open import MAIN, open_package
+from lowering.package.open import MAIN
 from lowering.reference import Precision
 from lowering.verification import package_values
 from lowering.verification.decoded import Compressed, Lost
@@ -111,16 +111,9 @@ def verify_decoder(
     thresholds = thresholds or Thresholds()
     held = None
     if functions.loaded(names[0]).is_compressed:
-        if contract.parts:
-            raise VerificationError(
-                "compressed parts of a decoder are held against nothing",
-                expected="parts with the weights as they are, or one compressed package",
-                found=os.fspath(package),
-                hint="verify an export without compress=, and compare what both generate",
-            )
         passes = passes_of(None, functions.loaded(names[0]).metadata, known_passes)
-        stepper = _stepper(contract, model, decoder, place, passes)
-        held = HeldDecoder(stepper, contract, open_package(package), names)
+        path = Path(os.fspath(package)).expanduser()
+        held = HeldDecoder(path, contract, model, decoder, place, passes, names)
     worst: dict[str, Parity] = {}
     lost: dict[str, Lost] = {}
     found = Verification((), Precision.of(precision).value)
@@ -156,7 +149,7 @@ def verify_decoder(
             if not locate or held is not None or contract.parts:
                 return found
             passes = passes_of(None, functions.loaded(call.function).metadata, known_passes)
-            stepper = _stepper(contract, model, decoder, place, passes)
+            stepper = stepper_of(contract, model, decoder, place, passes)
             return _located(found, package, functions, stepper, call, before, inputs)
     return found
 
@@ -177,8 +170,7 @@ def _chosen(contract: Contract, function: str) -> list[str]:
 def _decoder(contract: Contract, model: nn.Module) -> tuple[Decoder, Rooms]:
     """What the model keeps, and where in the package."""
     decoder = probe(model, _example(contract.source))
-    longest = max(step.tokens for step in contract.steps.values())
-    place = rooms(decoder, contract.context, longest, ring=bool(contract.rings))
+    place = rooms(decoder, contract.context, contract.longest, ring=bool(contract.rings))
     mine = {"vocabulary": decoder.vocabulary, **place.shapes}
     theirs = {"vocabulary": contract.vocabulary, **contract.states}
     if mine != theirs:
@@ -313,23 +305,6 @@ def _in_half(model: nn.Module, given: Mapping[str, torch.Tensor]) -> torch.Tenso
             return logits_of(copy(**inputs, use_cache=False))[0].float()
     except HALF_ERRORS:
         return None
-
-
-def _stepper(
-    contract: Contract, model: nn.Module, decoder: Decoder, place: Rooms, passes: Sequence[Pass]
-) -> Stepper:
-    longest = max(step.tokens for step in contract.steps.values())
-    apart = None if contract.table is None else embedding_of(model, decoder)
-    return Stepper(
-        model,
-        decoder,
-        rooms=place,
-        form=contract.form,
-        pipeline=passes,
-        context=contract.context,
-        longest=longest,
-        embedding=apart,
-    )
 
 
 def _located(

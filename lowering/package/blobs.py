@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from lowering.errors import PackageError
 from lowering.package.blocks import walk
 from lowering.package.dtypes import DType
-from lowering.package.weights import pack_bits
+from lowering.package.weights import pack_bits, release_pages
 
 _Bytes: TypeAlias = mmap.mmap | memoryview
 
@@ -141,6 +141,8 @@ def _stored_values(function: Message, but: Collection[str]) -> Iterator[Any]:
 def _blocks(source: _Bytes, start: int, size: int) -> Iterator[bytes | memoryview]:
     for at in range(start, start + size, _BLOCK):
         yield source[at : min(at + _BLOCK, start + size)]
+        if isinstance(source, mmap.mmap):
+            release_pages(source, at, min(_BLOCK, start + size - at))
 
 
 def _aligned(offset: int) -> int:

@@ -46,6 +46,15 @@ _UNPACKED = 1 << 18
 _COPY_AGAIN = "copy the package again as a whole folder, or save the model again"
 
 
+def release_pages(mapped: mmap.mmap, offset: int, size: int) -> None:
+    """Lets pages of a mapped file go, where the system can; they are read again if needed."""
+    if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+        start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = offset + size - start
+        if length > 0:
+            mapped.madvise(mmap.MADV_DONTNEED, start, length)
+
+
 class BlobFile:
     """A memory-mapped weights file.
 
@@ -114,11 +123,7 @@ class BlobFile:
 
     def release(self, offset: int, size: int) -> None:
         """Lets the pages of a blob go that has been decoded; they are read again if needed."""
-        if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-            start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
-            length = offset + size - start
-            if length > 0:
-                self._map.madvise(mmap.MADV_DONTNEED, start, length)
+        release_pages(self._map, offset, size)
 
     def _corrupt(self, offset: int, why: str) -> PackageError:
         return PackageError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from torch import nn
 
@@ -75,6 +76,25 @@ def test_verify_and_the_command_line(chain: ExportReport):
     asked = ["generate", str(chain.path), "--ids", "5,9", "--max-new-tokens", "3", "--json"]
     listed = json.loads(CliRunner().invoke(main, asked, catch_exceptions=False).stdout)
     assert listed["new"] == Generator(chain.path).generate([5, 9], 3)
+
+
+def test_compressed_parts_are_held_against_the_model(tmp_path: Path):
+    limit = 170_000
+    made = export_decoder(
+        tied(), tmp_path / "m", context=32, prefill=4, chunk_bytes=limit, compress="int8"
+    )
+    assert [part.layers for part in made.contract.parts] == [(0, 1), (1, 2), (2, 2)]
+    found = verify_decoder(made.path, tied())
+    assert found and found.compression is not None
+    places = {weight.name.partition(":")[0] for weight in found.compression.weights}
+    assert {"part 1", "part 2"} <= places and len(found.compression.lost) == 2
+    other = qwen3(tie_word_embeddings=True, num_key_value_heads=2)
+    with torch.no_grad():
+        other.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(-1)
+    wrong = verify_decoder(made.path, other)
+    assert not wrong and wrong.compression is not None
+    faults = [weight.name for weight in wrong.compression.weights if weight.fault]
+    assert faults and all(name.startswith("part 2") for name in faults)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lowering.cli import main
-from lowering.generation.contract import Contract, StepContract
+from lowering.generation.contract import Contract, PartContract, StepContract, TableContract
 from lowering.generation.export import ExportReport
 from lowering.generation.generator import Generator
-from lowering.generation.swift import swift_source
+from lowering.generation.swift import swift_source, write_swift
 from tests.lowering.generation.families import prompt
 
 MODEL = """
@@ -97,7 +97,7 @@ def test_text_is_streamed(exported: ExportReport, tmp_path: Path):
 
 def test_the_swift_file_knows_the_contract(exported: ExportReport):
     source = swift_source("q.mlpackage", exported.contract)
-    assert 'load("decode")' in source and 'load("prefill")' in source
+    assert '[["decode", "prefill"]]' in source and "embeddings" not in source
     assert "let context = 48" in source and "position + 8 <= context" in source
     assert source.count("{") == source.count("}")
     steps = {
@@ -109,6 +109,33 @@ def test_the_swift_file_knows_the_contract(exported: ExportReport):
         assert condition in careful
     alone = Contract(64, 9, "state", (), {}, {"decode": steps["decode"]})
     assert "prefill" not in swift_source("m", alone)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_swift_file_of_parts(apart: bool, tmp_path: Path):
+    shapes = {"key_cache": (1, 2, 64, 16), "value_cache": (1, 2, 64, 16)}
+    parts = (
+        PartContract("part_1.mlpackage", shapes, (0, 1)),
+        PartContract("part_2.mlpackage", {}, (1, 1)),
+    )
+    steps = {"decode": StepContract(1, 64, False, False, False)}
+    table = TableContract("embeddings.npy", 8, "float16", "") if apart else None
+    embedder = None if apart else "embed"
+    contract = Contract(64, 9, "state", (), shapes, steps, None, table, parts, embedder)
+    written = write_swift(tmp_path / "m.chunks", contract)
+    assert written == tmp_path / "m.swift"
+    source = written.read_text()
+    assert "part_1.mlpackage, part_2.mlpackage" in source
+    assert "let hasState = [true, false]" in source
+    assert 'inputs["hidden"] = result.featureValue(for: "hidden_new")' in source
+    assert source.count("{") == source.count("}") and source.count("(") == source.count(")")
+    if apart:
+        assert 'inputs: [String: Any] = ["inputs_embeds": try rows(of: padded)]' in source
+        assert "let size = 8 * 2" in source and "embeddings: URL" in source
+    else:
+        assert '[["decode"], ["decode", "embed_1"]]' in source and "URL]) throws" in source
+    recurrent = Contract(64, 9, "io", (), shapes, steps)
+    assert write_swift(tmp_path / "n.mlpackage", recurrent) is None
 
 
 def test_each_function_is_planned_by_itself(exported: ExportReport):
