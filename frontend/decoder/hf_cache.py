@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frontend.decoder.probing import Layer
+from frontend.decoder.probing import Layer, lists_of
 from frontend.decoder.store import PackedStore, Places
 
 
@@ -22,8 +22,9 @@ def step_cache(
     carried: Mapping[tuple[int, str, int], Tensor],
     crossed: Sequence[tuple[Tensor, Tensor]] = (),
     held: range | None = None,
+    kind: type | None = None,
 ) -> object:
-    """A ``transformers.Cache`` for one step.
+    """A ``transformers.Cache`` for one step, or a plain list of what is carried.
 
     Args:
         layers: what each layer keeps.
@@ -34,12 +35,16 @@ def step_cache(
         crossed: keys and values of what an encoder said, for each layer.
         held: the layers that run, all by default. Of the others the model may ask how long they
             are; the stores have no slot for them.
+        kind: class of the model's own cache, which may take no other.
     """
+    if kind is list:
+        return [state.clone() for state in carried.values()]  # models write to it in place
     known = _classes()
     attention = slots = 0
     own = sum(layer.attention is not None for layer in _held(layers, held))
     index_at = own + len(crossed)
     made = []
+    listed: dict[str, list[object]] = {}
     for index, layer in enumerate(layers):
         slot = window = None
         is_held = held is None or index in held
@@ -52,24 +57,16 @@ def step_cache(
             slots += is_held
         states = {key[1:]: state for key, state in carried.items() if key[0] == index}
         if not is_held:
-            states = _empty(layer)
+            states = {key: torch.zeros(shape) for key, shape in layer.carried.items()}
+        for name in layer.listed or {}:
+            listed.setdefault(name, [[] for _ in layers])[index] = states.pop((name, 0))
         made.append(known.make(slot, window, states))
-    cache = known.Cache(made)
+    cache = known.Cache(made) if kind is None else known.of_kind(kind, made, listed)
     return known.with_encoded(cache, crossed) if crossed else cache
 
 
 def _held(layers: Sequence[Layer], held: range | None) -> Sequence[Layer]:
     return layers if held is None else layers[held.start : held.stop]
-
-
-def _empty(layer: Layer) -> dict[tuple[str, int], Tensor]:
-    """Recurrent states that nothing reads."""
-    kinds = {"conv_states": layer.convolution, "recurrent_states": layer.recurrence}
-    return {
-        (kind, at): torch.zeros(shape)
-        for kind, states in kinds.items()
-        for at, shape in (states or {}).items()
-    }
 
 
 def cache_to_encode() -> Any:
@@ -90,6 +87,8 @@ def encoded_as(hidden: Tensor) -> object:
 
 def carried_by(cache: Any) -> dict[tuple[int, str, int], Tensor]:
     """What the recurrent layers of a ``step_cache`` carry on after the step."""
+    if isinstance(cache, list | tuple):
+        return {(0, "recurrent_states", at): state for at, state in enumerate(cache)}
     found = {}
     own = getattr(cache, "self_attention_cache", cache)
     for index, layer in enumerate(own.layers):
@@ -97,6 +96,9 @@ def carried_by(cache: Any) -> dict[tuple[int, str, int], Tensor]:
             for at, state in (getattr(layer, kind, None) or {}).items():
                 if state is not None:
                     found[index, kind, at] = state
+    for name, entries in lists_of(own).items():
+        tensors = {at: one for at, one in enumerate(entries) if isinstance(one, Tensor)}
+        found |= {(index, name, 0): state for index, state in tensors.items()}
     return found
 
 
@@ -232,7 +234,7 @@ class _Known:
             cache_utils.EncoderDecoderCache,
             cache_utils.DynamicCache,
         )
-        self._Crossing = Crossing
+        self._Crossing, self._Base = Crossing, cache_utils.Cache
         self._kinds = (Attending, Carrying, Both, cache_utils.DummyLayer)
 
     def make(
@@ -248,7 +250,17 @@ class _Known:
             layer.attend(slot, window)
         if states:
             layer.carry(states)
+        if getattr(layer, "keys", layer) is None:
+            # As a layer before its first tokens: some models ask whether there are any.
+            layer.keys = layer.values = torch.empty(0)
         return layer
+
+    def of_kind(self, kind: type, layers: list[Any], listed: Mapping[str, list[object]]) -> object:
+        """A cache of a model's own class, without what that does when it is made."""
+        cache = kind.__new__(kind)
+        self._Base.__init__(cache, layers=layers)
+        vars(cache).update(listed)
+        return cache
 
     def with_encoded(self, cache: Any, crossed: Sequence[tuple[Tensor, Tensor]]) -> object:
         """``cache`` for self-attention beside what the encoder said."""

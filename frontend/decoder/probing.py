@@ -16,7 +16,10 @@ from frontend.surroundings import inference_mode
 
 # Tokens of the probing call: more than one, so that what grows with them can be told.
 _PROBED_TOKENS = 3
-_CACHE_NAMES = ("cache", "past_key_values")
+_CACHES = "transformers.cache_utils"
+_STATES = "state"
+"""The parameter, and result, of models that carry a plain list of tensors on, as RWKV does."""
+_CACHE_NAMES = ("cache", "past_key_values", _STATES)
 MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 """What models raise that are called in a way they do not know."""
 
@@ -49,17 +52,31 @@ class Layer:
         convolution, recurrence: by index, the shapes (batch first) of what a recurrent layer
             carries on.
         cross: keys and values of what the encoder said.
+        listed: the shapes of what the cache itself lists for this layer, by the list's name;
+            models with a class of cache of their own do.
     """
 
     attention: Attention | None = None
     convolution: Mapping[int, tuple[int, ...]] | None = None
     recurrence: Mapping[int, tuple[int, ...]] | None = None
     cross: Attention | None = None
+    listed: Mapping[str, tuple[int, ...]] | None = None
+
+    @property
+    def carried(self) -> dict[tuple[str, int], tuple[int, ...]]:
+        """Shapes of all but keys and values, by the attribute that holds them and index."""
+        kinds = {"conv_states": self.convolution, "recurrent_states": self.recurrence}
+        found = {
+            (kind, at): shape
+            for kind, states in kinds.items()
+            for at, shape in (states or {}).items()
+        }
+        return {**found, **{(name, 0): shape for name, shape in (self.listed or {}).items()}}
 
     @property
     def is_recurrent(self) -> bool:
         """True if it carries on more than keys and values."""
-        return bool(self.convolution or self.recurrence)
+        return bool(self.carried)
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,8 @@ class Decoder:
         positions: how many positions it was made for, ``None`` where it does not say.
         layers: what each layer keeps.
         source: what its encoder reads, ``None`` for a decoder alone.
+        kind: class of the cache that it makes itself, where that is none of transformers' own: it
+            may refuse any other.
     """
 
     cache_name: str
@@ -81,6 +100,7 @@ class Decoder:
     positions: int | None
     layers: tuple[Layer, ...]
     source: EncoderInput | None = None
+    kind: type | None = None
 
     def named(self, name: str) -> str:
         """How the model calls ``name`` of the decoder: those of an encoder stand beside it."""
@@ -140,6 +160,10 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
             found=", ".join(result) if isinstance(result, Mapping) else type(result).__name__,
             hint="pass the whole model",
         )
+    if name == _STATES:
+        return Decoder(
+            name, takes, vocabulary, _positions(model), _stated(model, result), kind=list
+        )
     cache = _cache_in(result)
     if cache is None:
         raise CaptureError(
@@ -150,7 +174,10 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
             hint="export it as it is with optimize_for_ane and convert",
         )
     own = getattr(cache, "self_attention_cache", cache)
-    layers = tuple(_layer(index, layer) for index, layer in enumerate(own.layers))
+    layers = tuple(
+        replace(_layer(index, layer), listed=_listed(own, index))
+        for index, layer in enumerate(_padded(own))
+    )
     if read is not None:
         crossed = [_layer(i, layer) for i, layer in enumerate(cache.cross_attention_cache.layers)]
         layers = tuple(
@@ -159,7 +186,49 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
         )
         keys = cache.cross_attention_cache.layers[0].keys.shape[2]
         read = _as_read(model, read, result, keys)
-    return Decoder(name, takes, vocabulary, _positions(model), layers, read)
+    kind = None if type(own).__module__ == _CACHES else type(own)
+    return Decoder(name, takes, vocabulary, _positions(model), layers, read, kind)
+
+
+def _stated(model: nn.Module, result: object) -> tuple[Layer, ...]:
+    """What a model carries on in a plain list, as if all of it were one layer's."""
+    states = left_in(result, None)
+    if not isinstance(states, list | tuple) or not all(isinstance(s, torch.Tensor) for s in states):
+        raise CaptureError(
+            f"{type(model).__name__} takes a state that is no list of tensors",
+            expected="a list of tensors as state, and in the result of use_cache=True",
+            found=type(states).__name__,
+            hint="export it as it is with optimize_for_ane and convert",
+        )
+    return (Layer(recurrence={at: tuple(state.shape) for at, state in enumerate(states)}),)
+
+
+def left_in(result: object, cache: object) -> object:
+    """What goes into the next step: a list that the model returns, or ``cache``, written to."""
+    return getattr(result, _STATES, cache)
+
+
+def lists_of(cache: object) -> dict[str, list[object]]:
+    """What a cache lists beside its layers, tensors among it, by name."""
+    return {
+        name: value
+        for name, value in vars(cache).items()
+        if isinstance(value, list) and any(isinstance(one, torch.Tensor) for one in value)
+    }
+
+
+def _listed(cache: object, index: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that a cache lists for one layer."""
+    entries = {name: found[index] for name, found in lists_of(cache).items() if index < len(found)}
+    return {
+        name: tuple(one.shape) for name, one in entries.items() if isinstance(one, torch.Tensor)
+    }
+
+
+def _padded(cache: Any) -> list[object]:
+    """A cache's layers, and ``None`` for those behind that it lists something for alone."""
+    count = max([len(cache.layers), *map(len, lists_of(cache).values())])
+    return [*cache.layers, *[None] * (count - len(cache.layers))]
 
 
 def _as_read(model: nn.Module, read: EncoderInput, result: object, keys: int) -> EncoderInput:
@@ -247,7 +316,7 @@ def _layer(index: int, layer: object) -> Layer:
         }
     others = [
         name
-        for name, value in vars(layer).items()
+        for name, value in ({} if layer is None else vars(layer)).items()
         if isinstance(value, torch.Tensor)
         and value.dim()
         and name not in ("keys", "values", "indexer_keys")

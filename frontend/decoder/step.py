@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from frontend.decoder.embedding import ROWS, Embedding, given_rows
 from frontend.decoder.hf_cache import carried_by, encoded_as, step_cache
+from frontend.decoder.hidden_rows import HiddenRows
 from frontend.decoder.moving_ranges import moving_ranges
 from frontend.decoder.packing import CacheSlot, Extent, Packing, aligned, pack
 from frontend.decoder.part import HIDDEN, DecoderPart, running
-from frontend.decoder.probing import Decoder, logits_of
+from frontend.decoder.probing import Decoder, left_in, logits_of
 from frontend.decoder.source import LENGTH
 from frontend.decoder.store import PackedStore, Places, Write
 from frontend.ops import slice_update
@@ -27,6 +28,7 @@ same, written with a mask. ``io``: inputs and outputs of the program, written at
 NEW = "_new"
 """Ending of the output that takes the place of an ``io`` input at the next step."""
 
+_STATE_NAMES = {"conv_states": "conv_state", "recurrent_states": "recurrent_state"}
 Key = tuple[int, str, int]  # layer, kind, index of a recurrent state
 
 
@@ -40,11 +42,14 @@ class CallForm:
         looks_full: keys and values in the order of the tokens, the newest at the end, and a mask
             that hides what was not written yet; for models that tell the place of a query by the
             number of keys.
+        hides_rows: rows of the cache behind a token are hidden from attention itself; for models
+            that make no mask for a single token.
     """
 
     position_ids: bool
     mask: bool
     looks_full: bool = False
+    hides_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,13 +184,11 @@ def _carried(
     for index, layer in enumerate(decoder.layers):
         if held is not None and index not in held:
             continue
-        kinds = (("conv_states", layer.convolution), ("recurrent_states", layer.recurrence))
-        for kind, states in kinds:
-            for at, shape in (states or {}).items():
-                groups.setdefault((kind, shape), []).append((index, kind, at))
+        for (kind, at), shape in layer.carried.items():
+            groups.setdefault((kind, shape), []).append((index, kind, at))
     found: dict[str, tuple[Key, ...]] = {}
     for (kind, shape), keys in groups.items():
-        base = {"conv_states": "conv_state", "recurrent_states": "recurrent_state"}[kind]
+        base = _STATE_NAMES.get(kind, kind)
         name, count = base, 1
         while name in shapes:
             name, count = f"{base}_{count}", count + 1
@@ -300,9 +303,13 @@ class DecoderStep(nn.Module):
             self._rows(states),
             crossed,
             rooms.held,
+            self._decoder.kind,
         )
         taken: list[Tensor] = []
         with moving_ranges(self._tokens), ExitStack() as given:
+            if self._call.hides_rows:
+                plain = {*rooms.lengths} - rooms.rings
+                given.enter_context(HiddenRows(position, self._tokens, plain))
             if self._part is not None:
                 taken = given.enter_context(running(self.model, self._part, hidden))
             if hidden is not None and self._embedding is not None:
@@ -323,7 +330,7 @@ class DecoderStep(nn.Module):
         new: dict[str, Tensor] = {}
         if keys is not None and values is not None:
             new = {"key_cache": keys.tensor, "value_cache": values.tensor}
-        carried = carried_by(cache)
+        carried = carried_by(left_in(result, cache))
         for name, rows in rooms.carried.items():
             # Row by row into the old one: a function that reads no state must keep it all the same.
             new[name] = states[name]

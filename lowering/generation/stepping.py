@@ -71,9 +71,9 @@ def call_forms(decoder: Decoder) -> tuple[CallForm, ...]:
     positions = (True, False) if decoder.named("position_ids") in decoder.takes else (False,)
     masks = (False, True) if decoder.named("attention_mask") in decoder.takes else (False,)
     plain = [CallForm(position, mask) for mask in masks for position in positions]
-    if masks == (False,):
-        return tuple(plain)
-    return (*plain, *(CallForm(position, True, looks_full=True) for position in positions))
+    full = [CallForm(position, True, looks_full=True) for position in positions]
+    hiding = [CallForm(position, False, hides_rows=True) for position in positions]
+    return (*plain, *(full if any(masks) else ()), *hiding)
 
 
 class Stepper:
@@ -158,9 +158,13 @@ class Stepper:
         for form in self._forms:
             try:
                 self.check(function, form)
-                found = self._program(function, form)
             except (CaptureError, GenerationError) as error:
                 failures.append(error)
+                continue
+            try:
+                found = self._program(function, form)
+            except (CaptureError, GenerationError) as error:
+                failures.insert(0, error)  # this call was right, so that it says more
                 continue
             self._forms = (form,)
             return found
@@ -254,12 +258,23 @@ class Stepper:
                 "than without",
                 expected=f"logits within {_TOLERANCE} of their standard deviation",
                 found=f"{error:.2g}",
-                hint="report this model; its cache is used in a way that is not known yet"
-                if self._embedding is None
-                else "leave the table in the package: embeddings='inside'; where that works, the "
-                "model reads token ids in more places than its embedding",
+                hint=self._other_ways(),
             )
         return padded, from_start
+
+    def _other_ways(self) -> str:
+        """What to try where the model says something else with its cache in the package."""
+        if self._embedding is not None:
+            return (
+                "leave the table in the package: embeddings='inside'; where that works, the "
+                "model reads token ids in more places than its embedding"
+            )
+        if self._rooms.rings:
+            return (
+                "keep the whole context: window='full' (--window full); where that works, the "
+                "model looks further than the window that it tells its cache"
+            )
+        return "report this model; its cache is used in a way that is not known yet"
 
     def _error(
         self, run: _Run, function: WantedFunction, padded: bool, only_first: bool = False

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from benchmarks.generation_configs import build
+from frontend.decoder.hidden_rows import HiddenRows
 from frontend.decoder.moving_ranges import moving_ranges
 from frontend.decoder.probing import probe
 from frontend.decoder.step import CallForm, rooms
 from frontend.errors import AnePassesError
+from lowering.generation.errors import GenerationError
 from lowering.generation.settings import functions
 from lowering.generation.stepping import Stepper, call_forms
 
@@ -55,6 +58,64 @@ def test_keys_by_which_tokens_are_chosen_lie_with_the_others(family: str):
     works(family)
     decoder = probe(build(family).model)
     assert set(rooms(decoder, 32, 4).shapes) == {"key_cache", "value_cache"}
+
+
+@pytest.mark.parametrize("family", ["minimax", "rwkv", "mllama"])
+def test_caches_of_a_models_own_kind_and_layers_that_hold_nothing(family: str):
+    works(family)
+
+
+def test_what_is_listed_by_a_cache_or_carried_in_a_list_becomes_states():
+    listed = probe(build("minimax").model)
+    assert listed.is_recurrent and listed.kind is not None
+    shapes = rooms(listed, 32, 4).shapes
+    assert set(shapes) == {"key_cache", "value_cache", "linear_cache"}
+    carried = probe(build("rwkv").model)
+    assert carried.kind is list and len(carried.layers[0].carried) == 5
+
+
+@pytest.mark.parametrize("family", ["led", "fsmt"])
+def test_models_without_a_mask_for_a_single_token(family: str):
+    assert works(family).hides_rows
+
+
+@pytest.mark.parametrize("attend", ["softmax", "method", "whole"])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_rows_behind_a_token_are_hidden_from_attention(attend: str, tokens: int):
+    draw = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 2, tokens, 4, generator=draw)
+    key, value = (torch.randn(1, 2, 8, 4, generator=draw) for _ in range(2))
+
+    def attention() -> torch.Tensor:
+        if attend == "whole":
+            return functional.scaled_dot_product_attention(query, key, value)
+        scores = query @ key.transpose(2, 3) / 2
+        if attend == "method":
+            return scores.softmax(-1) @ value
+        return functional.softmax(scores, dim=-1) @ value
+
+    free = attention()
+    seen = torch.arange(8) <= 2 + torch.arange(tokens).unsqueeze(1)
+    expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    with HiddenRows(torch.tensor([2]), tokens, {8}):
+        assert torch.allclose(attention(), expected, atol=1e-6)
+    with HiddenRows(torch.tensor([2]), tokens, {16}):
+        assert torch.equal(attention(), free)
+
+
+def test_a_model_that_looks_further_than_its_window_is_told_so():
+    tiny = build("moshi")
+    decoder = probe(tiny.model)
+    (decode,) = functions(64, 0, 1)
+
+    def checked(ring: bool) -> None:
+        place = rooms(decoder, 64, 1, ring=ring)
+        made = Stepper(tiny.model, decoder, place, "state", (), 64, 1)
+        made.check(decode, call_forms(decoder)[0])
+
+    checked(ring=False)
+    with pytest.raises(GenerationError, match=r"(?s)something else.*--window full"):
+        checked(ring=True)
 
 
 def test_ranges_from_tensors_are_sums_and_others_are_as_they_were():
