@@ -148,8 +148,10 @@ def _is_member(node: fx.Node) -> bool:
         return _has_form(node.all_input_nodes[0])
     if not _has_form(node):
         return False
-    if is_call(node, *_NORMS, *_ALONG_AXIS):
+    if is_call(node, *_NORMS):
         return True
+    if is_call(node, *_ALONG_AXIS):
+        return all(map(_has_form, node.all_input_nodes))  # what is joined may be a single row
     return is_pointwise_call(node) and all(
         _is_broadcast(node, operand) or _has_form(operand) for operand in node.all_input_nodes
     )

@@ -132,6 +132,24 @@ def test_one_swap_is_not_worth_another():
 
 
 @pytest.mark.parametrize(
+    "parts",
+    [
+        lambda p: [p[:, :, i : i + 1] for i in (2, 0, 1)],
+        lambda p: [p[:, :, 1:], p[:, :, :1]],
+        lambda p: [p[:, :, :1] * 2, p[:, :, 3:4].abs()],
+        lambda p: [p[:, :, :1] @ p.transpose(2, 3), p[:, :, 1:2] @ p.transpose(2, 3)],
+    ],
+)
+def test_single_rows_that_are_joined_have_no_other_form(parts):
+    def function(m, x):
+        return torch.cat(parts(x.reshape(1, 8, 8, 5)), 2).permute(0, 1, 3, 2)
+
+    model, x = Function(function), seeded(8, 40)
+    _, after, _ = run_pass(model, (x,), SwapLastAxes())
+    assert_same(model, after, (x,), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
     ("function", "left"),
     [
         (lambda m, x: x * m.table[None, None], 0),
