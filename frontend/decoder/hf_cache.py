@@ -257,7 +257,7 @@ class _Known:
 
     def of_kind(self, kind: type, layers: list[Any], listed: Mapping[str, list[object]]) -> object:
         """A cache of a model's own class, without what that does when it is made."""
-        cache = kind.__new__(kind)
+        cache: object = object.__new__(kind)
         self._Base.__init__(cache, layers=layers)
         vars(cache).update(listed)
         return cache

@@ -149,7 +149,7 @@ class HeldDecoder:
         original, weights = with_decoded(Original.of(model), package, function or name)
         if self._contract.parts:
             where = f"part {len(self._parts)}: "
-            weights = [replace(weight, name=where + weight.name) for weight in weights]
+            weights = tuple(replace(weight, name=where + weight.name) for weight in weights)
         self.weights |= {weight.name: weight for weight in weights}
         outputs = [str(output) for output in original.program.graph_signature.user_outputs]
         self._parts[-1].modules[name] = runnable(original.program), outputs
