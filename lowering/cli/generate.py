@@ -120,7 +120,7 @@ def _numbers(option: str, given: str) -> list[int]:
         return [int(part) for part in given.split(",")]
     except ValueError:
         raise click.UsageError(
-            f"{option} takes whole numbers with commas between, not {given}"
+            f"{option} takes whole numbers with commas between, not {given!r}"
         ) from None
 
 

@@ -47,11 +47,18 @@ class Watcher(fx.Interpreter):
         module: of a captured program.
         function: its name in the package.
         found: takes an ``Overflow`` for each value, the largest of all runs.
+        stored: takes the names of weights, which are looked at in the first run alone.
     """
 
-    def __init__(self, module: fx.GraphModule, function: str, found: dict[str, Overflow]) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        function: str,
+        found: dict[str, Overflow],
+        stored: set[str],
+    ) -> None:
         super().__init__(module)
-        self._function, self._found = function, found
+        self._function, self._found, self._stored = function, found, stored
         self._inputs = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
 
     def called(self, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -62,9 +69,13 @@ class Watcher(fx.Interpreter):
         return leaves
 
     def run_node(self, n: fx.Node) -> object:
-        """As torch's, with a look at the result; a conversion looks at the weights itself."""
+        """As torch's, with a look at the result."""
         result = super().run_node(n)
-        if n.op == "call_function" and isinstance(result, torch.Tensor) and not _fits(result):
+        if n.name in self._stored:
+            return result
+        if n.op == "get_attr":
+            self._stored.add(n.name)
+        if isinstance(result, torch.Tensor) and not _fits(result):
             sizes = result.abs()
             counts = (result > _MASKED) & (sizes < _NO_RESULT)
             largest = float(sizes.where(counts, 0).max())

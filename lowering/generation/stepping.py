@@ -341,6 +341,7 @@ class _Run:
         self._fed = fed
         self._start, self._given = start, given
         self.overflows: dict[str, Overflow] = {}  # of a program, by value
+        self._stored: set[str] = set()
         self.last: Call | None = None  # of a program
 
     def reset(self) -> None:
@@ -380,5 +381,5 @@ class _Run:
             buffers = dict(self._module.named_buffers())
             before = {name: buffers[name].clone() for name in self._states if name in buffers}
             self.last = (inputs, before)
-        watcher = Watcher(self._module, self._function.name, self.overflows)
+        watcher = Watcher(self._module, self._function.name, self.overflows, self._stored)
         return dict(zip(self.names, watcher.called(inputs), strict=True))
