@@ -6,6 +6,10 @@ says, and more; what each keeps is held against torch, and both against each oth
 boxes of the same class that share 95 % of their union. In float16 torch's own half precision
 stands beside: of neighbouring boxes whose scores are equal within float16, any may stay.
 
+No part of the network is to blame for the boxes that float16 exchanges (*measured* on YOLOv8n's
+fullest picture, by the interpreter: with neither the first 48 nor the last 51 of its 63
+convolutions in float32 are all boxes torch's), so the head is not kept in float32 for it.
+
 Exit codes: 0 ours keeps 99 % in every row, 1 it does not, 2 the call needs attention.
 """
 
