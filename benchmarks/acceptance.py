@@ -42,7 +42,7 @@ OWN_ERROR_FACTOR = 2.0
 # Relative L2 error of the fp16 package: 2^-11 is one rounding, a model makes some hundred.
 PACKAGE_BOUND = 1e-2
 METRICS = ("ops", "transpose", "reshape", "rank≠4", "linear", "matmul", "layer_norm")
-PRICE = "price, ms"
+PRICE = "price"
 CHIP = "M4"
 
 
@@ -52,7 +52,7 @@ class Count:
 
     Attributes:
         metric: which.
-        found: its value.
+        found: its value, a count or milliseconds.
         limit: what it must come to, ``""`` where nothing is asked.
         kept: whether it does.
     """
@@ -64,7 +64,7 @@ class Count:
 
     def __str__(self) -> str:
         sign = "" if self.kept else "[red]✗[/red] "
-        return f"{sign}{self.found:.4g} {self.limit}".rstrip()
+        return f"{sign}{self.found:.3g} {self.limit}".rstrip()
 
 
 def counts(mlmodel: Any, port: Port) -> list[Count]:
@@ -106,7 +106,7 @@ def price(mlmodel: Any, port: Port, model: Any, inputs: Any) -> Count:
         return Count(PRICE, found)
     by_hand = stock_convert(port.by_hand(model), tuple(inputs.values())).mlmodel
     limit = plan(by_hand, chip=CHIP).dispatch_ms
-    return Count(PRICE, found, f"≤{limit:.4g}", found <= limit)
+    return Count(PRICE, found, f"≤{limit:.3g}", found <= limit)
 
 
 def _ops_in_blocks(mlmodel: Any, block: str) -> list[str]:
@@ -205,7 +205,7 @@ def table(results: list[dict[str, Any]]) -> Table:
     shown = Table(box=None, pad_edge=False)
     shown.add_column("model", no_wrap=True)
     for heading in (*METRICS, PRICE, "in blocks", "fp32\nmax |Δ|", "fp16\nrel L2"):
-        shown.add_column(heading.replace("_", "\n").replace(", ", "\n"), justify="right")
+        shown.add_column(heading.replace("_", "\n"), justify="right")
     for result in results:
         if "error" in result:
             shown.add_row(result["name"], "[red]✗[/red] error")
@@ -254,7 +254,7 @@ def main(names: tuple[str, ...], threads: int, as_json: bool) -> None:
         console.print(
             f"\n≤ and = are limits, ✗ a missed one. Fresh random inputs; float32 within rtol "
             f"{RTOL:g}, atol {ATOL:g}\n(~: beyond it, as the original is from its own float64 "
-            f"result); package within {PACKAGE_BOUND:g}. Price: {CHIP}, predicted."
+            f"result); package within {PACKAGE_BOUND:g}. Price: ms, {CHIP}, predicted."
         )
     if not all(result["kept"] for result in results):
         sys.exit(EXIT_CHECK_FAILED)
