@@ -64,7 +64,8 @@ class Count:
 
     def __str__(self) -> str:
         sign = "" if self.kept else "[red]✗[/red] "
-        return f"{sign}{self.found:.3g} {self.limit}".rstrip()
+        found = f"{self.found:.3g}" if isinstance(self.found, float) else str(self.found)
+        return f"{sign}{found} {self.limit}".rstrip()
 
 
 def counts(mlmodel: Any, port: Port) -> list[Count]:
