@@ -31,9 +31,8 @@ def _conv(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
     """A linear's weight (out, in) and bias as a 1x1 convolution."""
     outputs, inputs = weight.shape
     conv = nn.Conv2d(inputs, outputs, 1)
-    with torch.no_grad():
-        conv.weight.copy_(weight[..., None, None])
-        conv.bias.copy_(bias)  # type: ignore[union-attr] - it has one
+    conv.weight = nn.Parameter(weight.detach()[..., None, None].clone())
+    conv.bias = nn.Parameter(bias.detach().clone())
     return conv
 
 
