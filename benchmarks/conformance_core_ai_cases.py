@@ -114,7 +114,6 @@ KNOWN: Mapping[str, tuple[str, str]] = {
     "to int32 beyond it": (_BOTH, "both saturate; torch, on x86, has the lowest number"),
     "to uint8 beyond it": (BACK_ENDS[1], "it saturates; torch wraps"),
     "topk of equals": (_BOTH, "both take the lower place first; torch leaves the order open"),
-    "argsort of equals": ("package refuses", "a stable sort has no lowering to MIL"),
     "layer_norm about 1e6": (BACK_ENDS[1], "its mean and variance are rounded otherwise"),
     "group_norm about 1e4": (BACK_ENDS[1], "its mean and variance are rounded otherwise"),
 }
