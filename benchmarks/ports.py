@@ -111,6 +111,12 @@ class _Encoder(nn.Module):
         return (self.encoder(image.squeeze(2).transpose(1, 2)),)
 
 
+def _apples_encoder(model: nn.Module) -> nn.Module:
+    """Apple's published form of ``torch_encoder``'s layers, with their weights."""
+    assert isinstance(model, _Encoder)
+    return hand_port.Encoder(model.encoder).eval()
+
+
 def torch_encoder() -> Built:
     """PyTorch's own encoder with 4 layers, 128 tokens: queries, keys and values are packed."""
     return _Encoder().eval(), lambda: {"image": torch.randn(1, 512, 1, 128)}
@@ -178,7 +184,7 @@ PORTS: dict[str, Port] = {
         IMAGE,
         at_most={"transpose": 4},
         exactly={"reshape": 0, "rank≠4": 0},
-        by_hand=lambda model: hand_port.Encoder(model.get_submodule("encoder")).eval(),
+        by_hand=_apples_encoder,
     ),
     "gpt2": Port(
         "smpanaro: 6 transposes, 30 reshapes", gpt2, at_most={"transpose": 6, "reshape": 30}

@@ -46,13 +46,14 @@ Sizes = Mapping[str, int]
 
 
 class UncheckedSizeWarning(UserWarning):
-    """A condition on sizes of a given program cannot be read; the package does not check it."""
+    """A condition on sizes of a given program that the package does not check."""
 
 
 def check_given_guards(program: ExportedProgram) -> None:
     """Holds the conditions of a given program at every size of its own ranges.
 
-    Conditions on several sizes at once (``n <= m``) stay the caller's, as they are to torch.
+    Conditions on several sizes at once (``n <= m``) stay the caller's, which is said: without the
+    module it cannot be told what they stand for.
 
     Raises:
         SizeError: the program refuses a size that its ranges include.
@@ -64,8 +65,9 @@ def check_given_guards(program: ExportedProgram) -> None:
             refused = _refused(program, guard, places)
         except (SyntaxError, LookupError, TypeError, ValueError, ArithmeticError) as error:
             warnings.warn(
-                f"the program was exported on a condition that cannot be read ({guard}: {error}); "
-                "the package does not check it",
+                f"the program takes sizes with {guard} alone, and the package does not check it "
+                f"({error}): call it with such sizes, or convert the module, whose conditions are "
+                "tried beside it",
                 UncheckedSizeWarning,
                 stacklevel=3,
             )
@@ -87,7 +89,9 @@ def _refused(program: ExportedProgram, guard: str, places: Mapping[str, sympy.Ex
     condition = ast.parse(guard, mode="eval").body
     named = _named(condition)
     symbols = {symbol for name in named for symbol in places[name].free_symbols}
-    if len(symbols) != 1:
+    if len(symbols) > 1:
+        raise TypeError("it is of several sizes")
+    if not symbols:
         return []
     (symbol,) = symbols
     found = []

@@ -15,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from types import FrameType
 from typing import Any
@@ -44,6 +44,8 @@ from frontend.program import runnable
 _MOST_SIZES = 20_000
 # Sizes at which the program is run beside the model, a fraction of a second each.
 _MOST_RUNS = 32
+# Of conditions on several sizes so many of each are looked at.
+_MOST_OF_SEVERAL = 128
 # Of two sizes at a time: a condition that fails at more of them says how they hang together.
 _MOST_PAIRS = 12
 # The program is the model's own operators in float32: it differs by rounding alone.
@@ -127,8 +129,9 @@ def check_guards(
             not; names the source line of the condition.
         ConstraintViolationError: ``error``, where the sizes are too many to go through.
     """
-    if error is None and not any(isinstance(dim, HintedDim) for _, _, dim in call.sizes):
-        return  # torch has proven them
+    hinted = any(isinstance(dim, HintedDim) for _, _, dim in call.sizes)
+    if error is None and not hinted and len({str(dim) for _, _, dim in call.sizes}) < 2:
+        return  # torch has proven them; of several sizes it proves nothing
     places = _symbols(program, call)
     environment = next(iter(places.values()))[0] if places else None
     if environment is None:
@@ -142,6 +145,9 @@ def check_guards(
         is_open = any(_is_open(dims[s]) for s in guard.expr.free_symbols if s in dims)
         text = str(guard.expr.xreplace(named))
         condition = _Condition(text, _line(guard), _fixes(guard.expr), is_open)
+        for sizes in _of_several(guard.expr, dims, environment):
+            # Such as n <= end of a cache: the caller's, where the model itself does not run.
+            failing.setdefault(tuple(sorted(sizes.items())), replace(condition, is_open=True))
         for sizes in _where_false(guard.expr, dims, environment, error):
             failing.setdefault(tuple(sorted(sizes.items())), condition)
             if len(failing) > (_MOST_RUNS if len(sizes) == 1 else _MOST_PAIRS):
@@ -221,7 +227,7 @@ def _where_false(
     if error is None and not is_hinted:
         return
     if len(roots) > 1 and (is_hinted or not isinstance(condition, sympy.Eq)):
-        return  # such as n <= end of a cache: the caller's, as it is to torch
+        return  # see _of_several
     ranges = [range(max(1, int(root.min)), _highest(root, error) + 1) for root in roots.values()]
     if is_hinted:  # what torch narrowed is the range of the package
         taken = environment.var_to_range[symbols[0]]
@@ -236,6 +242,38 @@ def _where_false(
         known = {symbol: _size(dims[symbol], sizes) for symbol in symbols}
         if not sympy_interp(PythonReferenceAnalysis, known, condition):
             yield sizes
+
+
+def _of_several(
+    condition: sympy.Basic,
+    dims: Mapping[sympy.Symbol, Dim],
+    environment: ShapeEnv,
+) -> list[Sizes]:
+    """Some sizes at which a condition on several of them fails, spread over those that do."""
+    symbols = sorted(condition.free_symbols, key=str)
+    if any(symbol not in dims for symbol in symbols):
+        return []
+    roots = {(root := getattr(dims[s], "root", dims[s])).__name__: root for s in symbols}
+    is_hinted = any(isinstance(root, HintedDim) for root in roots.values())
+    if len(roots) < 2 or (isinstance(condition, sympy.Eq) and not is_hinted):
+        return []
+    ranges = []
+    for root in roots.values():
+        taken = environment.var_to_range.get(next((s for s in symbols if dims[s] is root), None))
+        least = max(1, int(root.min or 0), 1 if taken is None else int(taken.lower))
+        most = root.max if isinstance(root.max, int) else sys.maxsize
+        if taken is not None and taken.upper.is_Integer:
+            most = min(most, int(taken.upper))
+        ranges.append(range(least, min(most, least + _MOST_OF_SEVERAL) + 1))
+    failing = []
+    for combination in itertools.islice(itertools.product(*ranges), _MOST_SIZES):
+        sizes = dict(zip(roots, combination, strict=True))
+        known = {symbol: _size(dims[symbol], sizes) for symbol in symbols}
+        if not sympy_interp(PythonReferenceAnalysis, known, condition):
+            failing.append(sizes)
+    return (
+        [failing[at] for at in sorted({0, len(failing) // 2, len(failing) - 1})] if failing else []
+    )
 
 
 def _highest(dim: Dim, error: Exception | None) -> int:

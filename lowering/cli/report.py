@@ -180,8 +180,10 @@ def _collected(
     if is_folder(str(package)):
         from lowering.contract.folder import ModelFolder, open_folder
 
-        same = isinstance(call, ModelFolder) and call.path == package
-        of = call if same else open_folder(package, trust=trust)
+        if isinstance(call, ModelFolder) and call.path == package:
+            of = call
+        else:
+            of = open_folder(package, trust=trust)
     from lowering.core_ai.asset import is_aimodel
 
     arrays = None if inputs is None else read_arrays(inputs)

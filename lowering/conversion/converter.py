@@ -46,6 +46,7 @@ from lowering.conversion.sound_passes import GUARDS, guarded
 from lowering.conversion.sound_passes.positions import Positions
 from lowering.conversion.sound_passes.precision import precision_guards
 from lowering.conversion.state_order import states_stored_early
+from lowering.conversion.stock_failure import stock_failure
 from lowering.conversion.stored_states import StateStartWarning, StoredState
 from lowering.conversion.tails import ranks_boxes
 from lowering.conversion.tiny_constants import warn_of_tiny_constants
@@ -303,10 +304,7 @@ def lower(
         except AnePassesError:
             raise
         except _COREMLTOOLS_ERRORS as error:
-            failure = not_written(error)
-            raise failure or LoweringError(
-                f"coremltools could not convert the program: {error}"
-            ) from error
+            raise not_written(error) or stock_failure(error, graph) from error
     check_interface(mlmodel, prepared, taken, given, classifier)
     warn_of_renamed([kind.name for kind in taken], "inputs")
     warn_of_renamed(names, "outputs")

@@ -34,6 +34,11 @@ class Padded(nn.Module):
         return x[:, : n // 2] if n != 9 else x.narrow(1, 0, n // 2)
 
 
+class Shorter(nn.Module):
+    def forward(self, x, y):
+        return x.sum() + y if x.shape[1] <= y.shape[1] else x.sum() - y
+
+
 class Nested(nn.Module):
     def forward(self, pair, named, *, last):
         x = pair[0] * 2 if named["k"].shape[0] % 3 == 1 else pair[0]
@@ -93,4 +98,11 @@ def test_a_condition_that_cannot_be_read_is_said():
     program = export(nn.ReLU(), (torch.randn(1, 12),), dynamic_shapes={"input": {1: HINT}})
     program._guards_code = ["L['input'].size()[1] ** 2 > 3"]
     with pytest.warns(UncheckedSizeWarning, match="no arithmetic"):
+        frontend.capture(program)
+
+
+def test_a_condition_on_two_sizes_is_said():
+    shapes = {"x": {1: HINT}, "y": {1: HINT}}
+    program = export(Shorter(), (torch.randn(1, 5), torch.randn(1, 8)), dynamic_shapes=shapes)
+    with pytest.warns(UncheckedSizeWarning, match=r"L\['x'\].*L\['y'\].*several sizes"):
         frontend.capture(program)

@@ -204,3 +204,36 @@ def test_derived_sizes():
     for size in (4, 6, 32):
         x = torch.randn(1, size, 6)
         torch.testing.assert_close(runnable(program)(x)[0], halves(x))
+
+
+class TwoSizes(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, x, y):
+        n, m = x.shape[1], y.shape[1]
+        if self.form == "branch":
+            return x.sum() + y if n <= m else x.sum() - y
+        if self.form == "length":
+            return x.sum() + y[:, :n] if n < 2 * m else x.sum() * y
+        return y[:, m - n : m] + x  # the model itself wants n <= m
+
+
+@pytest.mark.parametrize("form", ["branch", "length"])
+@pytest.mark.parametrize(
+    "sizes", [(Dim.DYNAMIC(min=4, max=9),) * 2, (Dim("n", min=4, max=9), Dim("m", min=4, max=9))]
+)
+def test_a_branch_on_two_sizes_is_refused_with_its_line(form, sizes):
+    shapes = {"x": {1: sizes[0]}, "y": {1: sizes[1]}}
+    inputs = (torch.randn(1, 5), torch.randn(1, 8))
+    with pytest.raises(SizeError, match="cannot vary") as caught:
+        capture(TwoSizes(form), inputs, dynamic_shapes=shapes)
+    assert "if n" in str(caught.value)
+
+
+def test_what_the_model_itself_wants_of_two_sizes_is_the_callers():
+    n, m = Dim("n", min=1, max=9), Dim("m", min=1, max=9)
+    inputs = (torch.randn(1, 3), torch.randn(1, 8))
+    shapes = {"x": {1: n}, "y": {1: m}}
+    assert capture(TwoSizes("tail"), inputs, dynamic_shapes=shapes).range_constraints
