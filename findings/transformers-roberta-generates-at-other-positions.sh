@@ -13,7 +13,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet "torch==2.13.0" "transformers==5.24.0" "numpy<2.4"
+"$folder/venv/bin/pip" install --quiet "torch==2.13.0" "transformers==5.24.0" "numpy==2.3.5"
 cat > "$folder/positions.py" <<'PY'
 from importlib.metadata import version
 
