@@ -21,8 +21,8 @@ from torch.utils import _pytree as pytree
 
 from frontend.errors import SizeError
 
-# Sizes of a range at which a condition is looked at; a fraction of a second.
-_MOST_SIZES = 20_000
+# Sizes of a range at which a condition is looked at, a fraction of a second for each condition.
+_MOST_SIZES = 4_096
 _LISTED = 4
 _BINARY: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -96,14 +96,18 @@ def _refused(program: ExportedProgram, guard: str, places: Mapping[str, sympy.Ex
     (symbol,) = symbols
     found = []
     for size in _range(program, symbol):
-        known = {name: int(places[name].subs(symbol, size)) for name in named}
+        known = {name: _at(places[name], symbol, size) for name in named}
         if not _value(condition, known):
-            found.append(next(iter(known.values())))
+            found.append(next(known[name] for name in named if places[name].free_symbols))
     return found
 
 
+def _at(size: sympy.Expr, symbol: sympy.Symbol, value: int) -> int:
+    return value if size == symbol else int(size.subs(symbol, value))
+
+
 def _places(program: ExportedProgram) -> dict[str, sympy.Expr]:
-    """The text of each size of the call that may vary, and its expression."""
+    """The text of each size of the call, and its expression."""
     signature = program.module_call_graph[0].signature
     if signature is None or program.call_spec.in_spec is None:
         return {}
@@ -117,9 +121,11 @@ def _places(program: ExportedProgram) -> dict[str, sympy.Expr]:
         for path, node in pytree.tree_flatten_with_path(value)[0]:
             tensor = node.meta.get("val") if isinstance(node, fx.Node) else None
             for axis, size in enumerate(tensor.shape if isinstance(tensor, Tensor) else ()):
+                text = f"L[{name!r}]{pytree.keystr(path)}.size()[{axis}]"
                 if isinstance(size, torch.SymInt):
-                    text = f"L[{name!r}]{pytree.keystr(path)}.size()[{axis}]"
                     found[text] = size.node.expr
+                else:
+                    found[text] = sympy.Integer(size)
     return found
 
 
