@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -17,7 +19,11 @@ def fake_call(
     args, kwargs = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
     if mode is None:
         return target(*args, **kwargs)
-    with mode:
+    with ExitStack() as stack:
+        stack.enter_context(mode)
+        if not _is_static((args, kwargs)):
+            # Else torch's compiled decompositions, as of a padding, make sizes numbers, unsaid.
+            stack.enter_context(enable_python_dispatcher())
         return target(*args, **kwargs)
 
 
@@ -41,6 +47,14 @@ class FakeCalls:
         if key not in self._known:
             self._known[key] = fake_call(target, args, kwargs, self._mode)
         return self._known[key]
+
+
+def _is_static(value: object) -> bool:
+    try:
+        _signature(value)
+    except _SymbolicError:
+        return False
+    return True
 
 
 class _SymbolicError(Exception):
