@@ -39,7 +39,7 @@ def test_a_padding_between_convolutions_takes_every_size(amounts):
         torch.testing.assert_close(optimized(x), model(x))
 
 
-def test_padding_four_axes_makes_no_size_a_number():
+def test_padding_makes_no_size_a_number():
     shapes = {"input": {2: Dim("n", min=5, max=32)}}
     program = frontend.capture(nn.ReLU(), (torch.randn(1, 6, 9),), dynamic_shapes=shapes)
     (x,) = (n.meta["val"] for n in program.graph.nodes if n.op == "placeholder")
