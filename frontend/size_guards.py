@@ -222,7 +222,7 @@ def _where_false(
         if error is not None:
             raise error
         return
-    roots = {(root := getattr(dims[s], "root", dims[s])).__name__: root for s in symbols}
+    roots = _roots(symbols, dims)
     is_hinted = any(isinstance(root, HintedDim) for root in roots.values())
     if error is None and not is_hinted:
         return
@@ -237,11 +237,7 @@ def _where_false(
         total *= len(values)
     if total > _MOST_SIZES and error is not None:
         raise error
-    for combination in itertools.islice(itertools.product(*ranges), _MOST_SIZES):
-        sizes = dict(zip(roots, combination, strict=True))
-        known = {symbol: _size(dims[symbol], sizes) for symbol in symbols}
-        if not sympy_interp(PythonReferenceAnalysis, known, condition):
-            yield sizes
+    yield from _failing(condition, dims, dict(zip(roots, ranges, strict=True)))
 
 
 def _of_several(
@@ -253,7 +249,7 @@ def _of_several(
     symbols = sorted(condition.free_symbols, key=str)
     if any(symbol not in dims for symbol in symbols):
         return []
-    roots = {(root := getattr(dims[s], "root", dims[s])).__name__: root for s in symbols}
+    roots = _roots(symbols, dims)
     is_hinted = any(isinstance(root, HintedDim) for root in roots.values())
     if len(roots) < 2 or (isinstance(condition, sympy.Eq) and not is_hinted):
         return []
@@ -265,15 +261,25 @@ def _of_several(
         if taken is not None and taken.upper.is_Integer:
             most = min(most, int(taken.upper))
         ranges.append(range(least, min(most, least + _MOST_OF_SEVERAL) + 1))
-    failing = []
-    for combination in itertools.islice(itertools.product(*ranges), _MOST_SIZES):
-        sizes = dict(zip(roots, combination, strict=True))
-        known = {symbol: _size(dims[symbol], sizes) for symbol in symbols}
+    failing = list(_failing(condition, dims, dict(zip(roots, ranges, strict=True))))
+    spread = {0, len(failing) // 2, len(failing) - 1} if failing else ()
+    return [failing[at] for at in sorted(spread)]
+
+
+def _roots(symbols: Sequence[sympy.Symbol], dims: Mapping[sympy.Symbol, Dim]) -> dict[str, Dim]:
+    """The sizes that ``symbols`` are computed from, by name."""
+    return {(root := getattr(dims[s], "root", dims[s])).__name__: root for s in symbols}
+
+
+def _failing(
+    condition: sympy.Basic, dims: Mapping[sympy.Symbol, Dim], ranges: Mapping[str, range]
+) -> Iterator[Sizes]:
+    """Where ``condition`` is false, of the sizes in ``ranges`` the first ``_MOST_SIZES``."""
+    for combination in itertools.islice(itertools.product(*ranges.values()), _MOST_SIZES):
+        sizes = dict(zip(ranges, combination, strict=True))
+        known = {symbol: _size(dims[symbol], sizes) for symbol in condition.free_symbols}
         if not sympy_interp(PythonReferenceAnalysis, known, condition):
-            failing.append(sizes)
-    return (
-        [failing[at] for at in sorted({0, len(failing) // 2, len(failing) - 1})] if failing else []
-    )
+            yield sizes
 
 
 def _highest(dim: Dim, error: Exception | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -176,7 +176,7 @@ def probe(model: nn.Module, source: int | torch.Tensor | None = None) -> Decoder
     own = getattr(cache, "self_attention_cache", cache)
     layers = tuple(
         replace(_layer(index, layer), listed=_listed(own, index))
-        for index, layer in enumerate(_padded(own))
+        for index, layer in enumerate(_padded(own.layers, lists_of(own)))
     )
     if read is not None:
         crossed = [_layer(i, layer) for i, layer in enumerate(cache.cross_attention_cache.layers)]
@@ -225,10 +225,10 @@ def _listed(cache: object, index: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _padded(cache: Any) -> list[object]:
+def _padded(layers: Sequence[object], listed: Mapping[str, Sequence[object]]) -> list[object]:
     """A cache's layers, and ``None`` for those behind that it lists something for alone."""
-    count = max([len(cache.layers), *map(len, lists_of(cache).values())])
-    return [*cache.layers, *[None] * (count - len(cache.layers))]
+    count = max([len(layers), *map(len, listed.values())])
+    return [*layers, *[None] * (count - len(layers))]
 
 
 def _as_read(model: nn.Module, read: EncoderInput, result: object, keys: int) -> EncoderInput:

@@ -184,21 +184,11 @@ def _collected(
             of = call
         else:
             of = open_folder(package, trust=trust)
-    from lowering.core_ai.asset import is_aimodel
-
     arrays = None if inputs is None else read_arrays(inputs)
-    if is_aimodel(package):
-        with step(f"Reading {package}" if call is None else "Running both"):
-            from lowering.reporting.asset import collect_asset, refuse_for_asset
+    with step("Reading" if call is None else "Reading, and running both"):
+        from lowering.reporting.reporter import collected
 
-            refuse_for_asset(ablation=ablation, ladder=ladder, pictures=pictures)
-            return collect_asset(
-                package, call, inputs=arrays, known_passes=known_passes(own_passes)
-            )
-    with step("Planning" if call is None else "Planning, and running both"):
-        from lowering.reporting import collect
-
-        return collect(
+        return collected(
             of,
             call,
             inputs=arrays,

@@ -21,10 +21,10 @@ from lowering.core_ai.locating import AssetCall
 from lowering.core_ai.runtime import starts
 from lowering.core_ai.verifier import verify_core_ai
 from lowering.package.folder import stored_bytes
-from lowering.reporting.charts import Spec, error_chart
+from lowering.reporting.charts import Spec, error_chart, error_row, is_shown
 from lowering.reporting.collect import original_for, passes_of_package
 from lowering.reporting.result import PackageFacts, ReportError
-from lowering.reporting.summary import COUNTED, MEASURED, Fact, count_of, error_sentence
+from lowering.reporting.summary import COUNTED, Fact, count_of, error_fact, error_sentence
 from lowering.reporting.tables import Column, Table, outputs_table, passes_table, shape_text
 from lowering.support.finite import finite
 from lowering.verification import Verification
@@ -105,7 +105,8 @@ def collect_asset(
     if call is not None:
         original = original_for(call, metadata, known_passes, inputs)
         outputs = verify_core_ai(asset, original)
-        growth = error_growth(AssetCall(asset, original, starts(asset), precision))
+        if outputs.error is None:  # else the runtime ends on the asset
+            growth = error_growth(AssetCall(asset, original, starts(asset), precision))
     versions = {n: metadata[PREFIX + k] for n, k in _VERSIONS.items() if PREFIX + k in metadata}
     reports = () if original is None else original.reports
     return AssetReport(
@@ -141,16 +142,7 @@ def facts(report: AssetReport) -> list[Fact]:
     found = []
     if report.outputs is not None:
         worst = max((output.rel_l2 for output in report.outputs.outputs), default=math.inf)
-        passed = report.outputs.passed
-        found.append(
-            Fact(
-                "error of the worst output",
-                f"{worst:.1e}",
-                f"in {RUNTIME}, {'within' if passed else 'beyond'} what is allowed",
-                MEASURED,
-                "good" if passed else "bad",
-            )
-        )
+        found.append(error_fact(report.outputs, worst, RUNTIME))
     kinds = len(set(report.operators.values()))
     return [
         *found,
@@ -170,18 +162,10 @@ def sentences(report: AssetReport) -> list[str]:
 def charts(report: AssetReport) -> dict[str, Spec]:
     """The growth of the error, where there is one."""
     order = {place: index for index, place in enumerate(report.operators)}
-    rows: list[Spec] = [
-        {
-            "i": order[point.op],
-            "error": point.rel_l2,
-            "value": point.value,
-            "type": point.op_type,
-            "target": point.target,
-            "module": point.source.module or "–",
-            "line": point.source.line or "–",
-        }
+    rows = [
+        error_row(order[point.op], point, point.op_type, point.source)
         for point in report.growth
-        if 0 < point.rel_l2 < math.inf
+        if is_shown(point)
     ]
     return {"growth": error_chart(rows, len(report.operators))} if rows else {}
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frontend import fp16
+from frontend.source import Source
 from lowering.reporting.accuracy import Point
 from lowering.reporting.result import Report
 from lowering.reporting.tables import shape_text
+
+if TYPE_CHECKING:
+    from lowering.core_ai.growth import AssetPoint
 
 Spec = dict[str, Any]
 
@@ -58,7 +62,7 @@ def charts(report: Report) -> dict[str, Spec]:
         found["placement"] = placement(report)
         found["types"] = types(report, "count")
         found["type-prices"] = types(report, "price")
-    if report.accuracy is not None and any(_is_shown(p) for p in report.accuracy.growth):
+    if report.accuracy is not None and any(is_shown(p) for p in report.accuracy.growth):
         found["growth"] = growth(report)
     return found
 
@@ -195,7 +199,7 @@ def types(report: Report, what: str) -> Spec:
     }
 
 
-def _is_shown(point: Point) -> bool:
+def is_shown(point: Point | AssetPoint) -> bool:
     """Whether its error has a place on a logarithmic axis."""
     return 0 < point.rel_l2 < math.inf
 
@@ -206,28 +210,32 @@ def growth(report: Report) -> Spec:
     ops = report.plan.ops
     return error_chart(
         [
-            {
-                "i": point.op,
-                "error": point.rel_l2,
-                "value": point.value,
-                "type": ops[point.op].op_type,
-                "target": point.target,
-                "module": ops[point.op].source.module or "–",
-                "line": ops[point.op].source.line or "–",
-            }
+            error_row(point.op, point, ops[point.op].op_type, ops[point.op].source)
             for point in report.accuracy.growth
-            if _is_shown(point)
+            if is_shown(point)
         ],
         len(ops),
     )
+
+
+def error_row(place: int, point: Point | AssetPoint, op_type: str, source: Source) -> Spec:
+    """A row of ``error_chart``: the value of the operator at ``place``."""
+    return {
+        "i": place,
+        "error": point.rel_l2,
+        "value": point.value,
+        "type": op_type,
+        "target": point.target,
+        "module": source.module or "–",
+        "line": source.line or "–",
+    }
 
 
 def error_chart(rows: list[Spec], ops: int) -> Spec:
     """Errors along a program.
 
     Args:
-        rows: for each value the place ``i`` of its operator, its ``error`` above zero, ``value``,
-            ``type``, ``target``, ``module`` and ``line``.
+        rows: from ``error_row``, of errors above zero.
         ops: how many operators the program has.
     """
     x: Spec = {

@@ -88,22 +88,46 @@ def report(
         call = open_folder(model)
     elif model is not None:
         call = ModelCall(type(model).__name__, model, args, kwargs or {}, dynamic_shapes)
-    made: Report | AssetReport
-    if not isinstance(package, ModelFolder) and is_aimodel(package):
-        refuse_for_asset(ablation=ablation, ladder=ladder, pictures=pictures)
-        made = collect_asset(Path(package), call, inputs=inputs, known_passes=known_passes)
-    else:
-        made = collect(
-            package,
-            call,
-            inputs=inputs,
-            known_passes=known_passes,
-            chip=chip,
-            ablation=ablation,
-            ladder=ladder,
-            pictures=pictures,
-            function=function,
-        )
+    made = collected(
+        package,
+        call,
+        inputs=inputs,
+        known_passes=known_passes,
+        chip=chip,
+        ablation=ablation,
+        ladder=ladder,
+        pictures=pictures,
+        function=function,
+    )
     if output is not None:
         write_text(written(made, chosen), Path(output))
     return made
+
+
+def collected(
+    package: str | Path | ModelFolder,
+    call: ModelCall | ModelFolder | None,
+    *,
+    inputs: Mapping[str, Any] | None,
+    known_passes: Sequence[type[Pass]],
+    chip: str,
+    ablation: Ablation | None,
+    ladder: Ladder | None,
+    pictures: Sequence[Picture],
+    function: str,
+) -> Report | AssetReport:
+    """The data of a report, of a package or of a Core AI asset; see :func:`report`."""
+    if not isinstance(package, ModelFolder) and is_aimodel(package):
+        refuse_for_asset(ablation=ablation, ladder=ladder, pictures=pictures)
+        return collect_asset(Path(package), call, inputs=inputs, known_passes=known_passes)
+    return collect(
+        package,
+        call,
+        inputs=inputs,
+        known_passes=known_passes,
+        chip=chip,
+        ablation=ablation,
+        ladder=ladder,
+        pictures=pictures,
+        function=function,
+    )

@@ -67,16 +67,8 @@ def facts(report: Report) -> list[Fact]:
         ),
     ]
     if report.accuracy is not None:
-        outputs = report.accuracy.outputs
-        found.append(
-            Fact(
-                "error of the worst output",
-                f"{report.accuracy.worst:.1e}",
-                f"in the interpreter, {'within' if outputs.passed else 'beyond'} what is allowed",
-                MEASURED,
-                "good" if outputs.passed else "bad",
-            )
-        )
+        accuracy = report.accuracy
+        found.append(error_fact(accuracy.outputs, accuracy.worst, "the interpreter"))
     layout = f"{count_of(report.count('transpose'), 'transpose')}, "
     layout += f"{count_of(report.count('reshape'), 'reshape')}, {report.not_rank4} of rank ≠ 4"
     found += [
@@ -117,6 +109,17 @@ def _placement(report: Report) -> str:
     return (
         f"{len(plan.ops) - len(rest):,} of {count_of(len(plan.ops), 'operator')} are {where}, "
         f"in {count_of(stretches, 'stretch', 'es')}; {len(rest):,} stay on the CPU."
+    )
+
+
+def error_fact(outputs: Verification, worst: float, where: str) -> Fact:
+    """The ``worst`` relative error of ``outputs``, as run in ``where``."""
+    return Fact(
+        "error of the worst output",
+        f"{worst:.1e}",
+        f"in {where}, {'within' if outputs.passed else 'beyond'} what is allowed",
+        MEASURED,
+        "good" if outputs.passed else "bad",
     )
 
 
