@@ -32,6 +32,27 @@ def test_named_files_are_there(guide: Path):
     assert missing(guide) == []
 
 
+def unnamed(guide: Path) -> list[str]:
+    """Rooms (folders with code) that the guide does not name; of the frontend, files as well."""
+    text = guide.read_text()
+    rooms = [room.parent.name + "/" for room in guide.parent.glob("*/__init__.py")]
+    files = [p.name for p in guide.parent.glob("*.py")] if guide.parent.name == "frontend" else []
+    return [n for n in sorted(rooms + files) if f"`{n}`" not in text and n != "__init__.py"]
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.parent.name)
+def test_rooms_are_named(guide: Path):
+    assert unnamed(guide) == []
+
+
+def test_unnamed_rooms_are_found(tmp_path: Path):
+    for room in ("named", "forgotten"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").touch()
+    (tmp_path / "README.md").write_text("`named/` is a room")
+    assert unnamed(tmp_path / "README.md") == ["forgotten/"]
+
+
 def test_missing_files_are_found(tmp_path: Path):
     (tmp_path / "there.py").touch()
     (tmp_path / "README.md").write_text("`there.py`, `room/FAMILY.py` and `gone.py`")
