@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,10 +73,17 @@ def test_paths_that_do_not_fit(model: nn.Module, tmp_path: Path):
     assert [p.name for p in taken.iterdir()] == ["Manifest.json"]
 
 
-def test_too_little_memory(model: nn.Module, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(settings.os, "sysconf", lambda name: 64)
-    with pytest.raises(AnePassesError, match="too little memory"):
+@pytest.mark.parametrize("share", [0, 0.5, 1.4])
+def test_too_little_memory_is_free(model: nn.Module, share: float, monkeypatch, tmp_path: Path):
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    # A machine of any size, most of which is taken.
+    free = SimpleNamespace(total=2**50, available=int(share * weights))
+    monkeypatch.setattr(settings.psutil, "virtual_memory", lambda: free)
+    with pytest.raises(AnePassesError, match=r"(?s)too little memory is free.*GiB.*GiB"):
         export_decoder(model, tmp_path / "m", context=32)
+    assert list(tmp_path.iterdir()) == []
+    free.available = 2 * weights
+    settings.check_memory(model)
 
 
 def test_a_model_is_left_as_it_was(tmp_path: Path):
