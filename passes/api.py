@@ -74,4 +74,4 @@ def optimize_for_ane(
             progress=progress,
         )
     forward = model.forward if isinstance(model, nn.Module) else None
-    return OptimizedModel(rewritten, reports, pipeline, forward)
+    return OptimizedModel(rewritten, reports, pipeline, forward, program)

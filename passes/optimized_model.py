@@ -28,6 +28,8 @@ class OptimizedModel(nn.Module):
         program: the rewritten program.
         reports: one report per pass, in order.
         pipeline: the passes that ran.
+        captured: the program before the passes, which shares its weights with the model; ``None``
+            where it is not known.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class OptimizedModel(nn.Module):
         reports: Sequence[PassReport] = (),
         pipeline: Sequence[Pass] = (),
         forward: Callable[..., Any] | None = None,
+        captured: ExportedProgram | None = None,
     ) -> None:
         super().__init__()
         self.program = program
+        self.captured = captured
         self.reports = tuple(reports)
         self.pipeline = tuple(pipeline)
         self._call = runnable(program)

@@ -25,4 +25,5 @@ def rewritten_carefully(model: nn.Module | ExportedProgram) -> OptimizedModel | 
         careful,
         (*getattr(model, "reports", ()), *reports),
         (*getattr(model, "pipeline", ()), *CAREFUL_PASSES),
+        captured=getattr(model, "captured", None),
     )

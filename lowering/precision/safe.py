@@ -168,16 +168,21 @@ def convert_safely(
 def _example(
     model: nn.Module | ExportedProgram, calibration: Sequence[object]
 ) -> tuple[Original, Sequence[object]]:
-    """The first call that the package is judged on, and the others."""
-    program = getattr(model, "program", model)
-    if program.example_inputs is not None:
-        return Original.of(model), calibration
-    if not calibration:
+    """The first call that the package is judged on, and the others.
+
+    What passes made of a model may be less exact in float16 than the model: it is judged by what
+    was captured, where that is known.
+    """
+    program, captured = getattr(model, "program", model), getattr(model, "captured", None)
+    if program.example_inputs is None and not calibration:
         raise LoweringError(
             "the program carries no example inputs, so nothing tells what float16 would spoil",
             hint="pass calibration=[(...), ...], the positional inputs of one call or more",
         )
-    return Original.of(model, calibration[0]), calibration[1:]
+    first, others = None, calibration
+    if program.example_inputs is None:
+        first, *others = calibration
+    return replace(Original.of(model, first), captured=captured), others
 
 
 def _pinned(

@@ -326,3 +326,29 @@ def test_what_lies_between_pinned_operators_passes_on_their_numbers(model):
         skip_model_load=True,
     )  # fmt: skip
     assert [op.type for op in load(again).ops] == [op.type for op in load(package).ops]
+
+
+class SharpAttention(nn.Module):
+    """Of unit vectors, whose scores are large."""
+
+    def __init__(self, heads, factor):
+        super().__init__()
+        self.heads, self.factor = heads, factor
+
+    def forward(self, x):
+        q, k, v = x.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.factor
+        return scores.softmax(-1) @ v
+
+
+@pytest.mark.parametrize(("heads", "factor"), [(2, 100.0), (1, 140.0), (3, 200.0)])
+def test_passes_do_not_loosen_what_is_allowed(heads, factor):
+    """In half precision the rewritten program may err more than the model; that is no excuse."""
+    model, x = SharpAttention(heads, factor).eval(), draw(7).repeat(1, 1, 3)[..., : 96 * heads // 2]
+    optimized = passes.optimize_for_ane(model, (x,))
+    assert optimized.captured is not None
+    package = lowering.convert(optimized, precision="safe", skip_model_load=True)
+    report = report_of(package)
+    verified = lowering.verify(package, model, (x,))
+    (output,) = verified.outputs
+    assert verified and report.after == pytest.approx(output.rel_l2 / output.threshold, rel=1e-3)
