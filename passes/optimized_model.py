@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from frontend.capturing import result_structure
 from frontend.errors import InputError
+from frontend.late_code import late_code
 from frontend.program import runnable
 from passes.base import Pass
 from passes.pipeline import PassReport
@@ -45,7 +46,8 @@ class OptimizedModel(nn.Module):
         self.captured = captured
         self.reports = tuple(reports)
         self.pipeline = tuple(pipeline)
-        self._call = runnable(program)
+        with late_code():
+            self._call = runnable(program)
         self._signature = inspect.signature(forward) if forward is not None else None
         self._structure = result_structure(program)
         self._in_spec = program.call_spec.in_spec

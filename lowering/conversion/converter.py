@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from frontend.capturing import capture
 from frontend.compressed import settle_weights, with_encodings
 from frontend.errors import AnePassesError
+from frontend.late_code import late_code
 from frontend.legalize import to_cpu_float32
 from frontend.program import Draft
 from lowering.conversion.builder import Lowering, MilBuilder
@@ -77,6 +78,7 @@ _COREMLTOOLS_ERRORS = (
 _CONVERSION = threading.RLock()
 
 
+@late_code()
 def convert(
     model: torch.nn.Module | ExportedProgram,
     example_inputs: Sequence[Any] | None = None,

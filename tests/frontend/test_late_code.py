@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from frontend import capture
 from frontend.late_code import late_code
+from passes import optimize_for_ane
 
 
 class Net(nn.Module):
@@ -81,9 +82,20 @@ def test_what_waits_can_be_copied_traced_and_exported():
         lambda module: torch.jit.trace(module, (x,)),
         lambda module: torch.export.export(module, (x,), strict=False).module(),
         lambda module: torch.export.export(module, (x,), strict=True).module(),
+        lambda module: torch.compile(module, backend="eager", fullgraph=True),
+        fx.symbolic_trace,
     ):
         (found,) = use(late())(x)
         assert torch.equal(found, want)
+
+
+def test_the_code_of_an_optimized_model_waits_for_its_first_call():
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.ones(1, 4)
+    optimized = optimize_for_ane(net, (x,))
+    assert "_code" not in vars(optimized._call)
+    torch.testing.assert_close(optimized(x), net(x))
+    assert "_code" in vars(optimized._call)
 
 
 def test_captures_are_what_they_were():
