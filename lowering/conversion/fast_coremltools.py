@@ -7,6 +7,7 @@ What it does of each, of the seconds that converting DistilBERT took (*measured*
   comes from, in programs that have none as well.
 * 13 %: a weight is asked whether it overflows in fp16 with ``np.where`` over copies of it, eight to
   twelve times its memory (``sound_passes.precision`` asks instead), and rounded by numpy.
+* A sixth: casts to float16 and back between any two operators (see ``fast_casts``).
 * 5 %: the whole program is printed for a log that nobody reads.
 * Python's collector walks over every object of torch and of the model, again and again.
 """
@@ -21,6 +22,7 @@ from coremltools.converters.mil.mil import Block, Function, Program, Var
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
 
 from frontend.heap import frozen_heap
+from lowering.conversion.fast_casts import direct_casts
 from lowering.conversion.fast_queries import Replacement, repeated_questions
 from lowering.conversion.fast_weights import without_copies
 
@@ -39,6 +41,7 @@ def fast_coremltools() -> Iterator[None]:
             *_no_compressed_weights_no_search(),
             *repeated_questions(),
             *without_copies(),
+            *direct_casts(),
             (Program, "__str__", _first_line),
             (Function, "__str__", _first_line),
         ):

@@ -14,6 +14,7 @@ from torch import nn
 
 from lowering import convert, save
 from lowering.conversion import converter
+from lowering.conversion.mil_passes import around
 from lowering.errors import LoweringError
 from lowering.support.halves import to_float16
 
@@ -85,7 +86,31 @@ class Small(nn.Module):
         return (x * self.few + 1e-12).log(), x / (x.abs() + 1e-10)
 
 
+class Mixed(nn.Module):
+    """Results that are returned and read on, read in float32 and float16, listed, or boolean."""
+
+    def __init__(self):
+        super().__init__()
+        self.far = nn.Buffer(torch.tensor([1e5, 2.0] * 4))
+
+    def forward(self, x):
+        first = x.tanh()
+        far = first * self.far  # stays in float32
+        best, places = (first + x).topk(2)
+        chosen = torch.where(far > first, first, x + first)
+        angles = torch.arange(8.0) * 1e3 + first.mean()
+        both = torch.cat([first, chosen, first], -1).softmax(-1)
+        return first, far, best * 2.0, places, both, angles.sin(), chosen
+
+
 CASES = {
+    "mixed": (Mixed, (1, 3, 8), {}),
+    "mixed, iOS18": (Mixed, (1, 3, 8), {"minimum_deployment_target": ct.target.iOS18}),
+    "chosen": (
+        Mixed,
+        (1, 3, 8),
+        {"compute_precision": ct.transform.FP16ComputePrecision(lambda op: op.op_type != "tanh")},
+    ),
     "transposed": (Transposed, (1, 5, 16), {}),
     "small": (Small, (1, 3, 8), {}),
     "attention": (Attention, (1, 5, 16), {}),
@@ -123,6 +148,27 @@ def test_the_package_has_the_same_bytes(name, monkeypatch, tmp_path):
     found, expected = files(fast), files(slow)
     assert found.keys() == expected.keys() and len(found) >= 2
     assert all(found[name] == expected[name] for name in found)
+
+
+@pytest.mark.parametrize("name", ["mixed", "attention", "small", "transposed"])
+def test_no_result_is_cast_back_and_forth(name):
+    make, shape, options = CASES[name]
+    pairs = []
+
+    def look(prog, cast_all):
+        (main,) = prog.functions.values()
+        there = set(main.operations)  # outputs are cast for the package already
+        cast_all()
+        pairs.extend(
+            (first.name, second.name)
+            for first in main.find_ops(op_type="cast")
+            for second in first.outputs[0].child_ops
+            if second.op_type == "cast" and first not in there and second not in there
+        )
+
+    with around("common::add_fp16_cast", look):
+        convert(make().eval(), [torch.randn(shape)], skip_model_load=True, **options)
+    assert pairs == []
 
 
 @pytest.fixture
