@@ -106,10 +106,9 @@ class _Layout:
         Else each consumer regroups on its own: ``abs(x)`` for one, ``x`` for another.
         """
         for node in reversed(self.calls):
-            chosen = self.plans.get(node)
-            if chosen is None or not is_tensor(node):
+            if node not in self.placements or not is_tensor(node):
                 continue
-            own = chosen.output
+            own, chosen = self.placements[node], self.plans.get(node)
             wanted = [
                 placement
                 for user in node.users
@@ -117,17 +116,17 @@ class _Layout:
                 for source, placement in self.plans[user].inputs
                 if source is node and placement.order == own.order
             ]
-            finest = max(wanted, key=_parts, default=own)
-            if _parts(finest) <= _parts(own):
+            finest = max(wanted, key=lambda placement: placement.parts, default=own)
+            if finest.parts <= own.parts:
                 continue
-            if chosen.emit is None:
-                refined = replace(chosen, output=finest)
-            else:
+            if chosen is not None and chosen.emit is None:
+                self.plans[node] = replace(chosen, output=finest)
+            elif chosen is not None:
                 again = plan(node, self.placements, finest)
                 if again is None or again.output != finest:
                     continue
-                refined = again
-            self.plans[node], self.placements[node] = refined, finest
+                self.plans[node] = again
+            self.placements[node] = finest
 
     def _drop_plain_plans(self) -> None:
         """Forgets plans whose tensors and work are the plain ones."""
@@ -338,11 +337,6 @@ class _Layout:
         for place in add:
             value = self.rw.emit(aten.unsqueeze.default, value, place)
         return value
-
-
-def _parts(placement: Placement) -> int:
-    """Groups that hold an axis."""
-    return sum(1 for group in placement.groups if group)
 
 
 def _ones(have: list[Any], want: list[Any]) -> tuple[list[int], list[int]]:

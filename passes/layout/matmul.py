@@ -32,7 +32,7 @@ def matmul(node: fx.Node, placements: Placements, wanted: Placement | None) -> L
         for x, swap in zip((left, right), swapped, strict=True)
     )
     # (L R)^T = R^T L^T: the product comes out transposed for free where that is asked for.
-    turned = wanted == _swapped_placement(node) != plain_placement(node)
+    turned = wanted is not None and _lies_swapped(node, wanted)
     output = _swapped_placement(node) if turned else plain_placement(node)
 
     def emit(rw: Rewriter, inputs: Sequence[fx.Node]) -> fx.Node:

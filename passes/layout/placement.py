@@ -35,6 +35,11 @@ class Placement:
         return len(self.groups)
 
     @property
+    def parts(self) -> int:
+        """Number of physical axes that hold data."""
+        return sum(1 for group in self.groups if group)
+
+    @property
     def order(self) -> tuple[int, ...]:
         """Logical axes in memory order; placements of equal order differ by a reshape at most."""
         return tuple(axis for group in self.groups for axis in group)

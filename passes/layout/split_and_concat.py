@@ -44,7 +44,8 @@ def narrow(node: fx.Node, placements: Placements, wanted: Placement | None) -> L
         return None
     start, stop, _ = slice(*bounds).indices(size)
     if step == 1:
-        return _piece(node, x, where, start, stop, placements, drop=False)
+        taken = _finer(placements.get(x), wanted)
+        return _piece(node, x, where, start, stop, taken, drop=False)
     placement = _apart(x, [where], placements)
     if placement is None:
         return None
@@ -99,7 +100,7 @@ def select(node: fx.Node, placements: Placements, wanted: Placement | None) -> L
     if not isinstance(size, int) or not isinstance(index, int):
         return None
     start = axis(index, size)
-    return _piece(node, x, place, start, start + 1, placements, drop=True)
+    return _piece(node, x, place, start, start + 1, placements.get(x), drop=True)
 
 
 def _piece(
@@ -108,11 +109,11 @@ def _piece(
     where: int,
     start: int,
     stop: int,
-    placements: Placements,
+    taken: Placement | None,
     *,
     drop: bool,
 ) -> LayoutPlan | None:
-    found = _outermost(x, where, placements.get(x))
+    found = _outermost(x, where, taken)
     if found is None:
         return None
     placement, inner = found
@@ -124,6 +125,13 @@ def _piece(
     return LayoutPlan(
         ((x, placement),), _part_placement(placement, where, stop - start, drop), emit
     )
+
+
+def _finer(placement: Placement | None, wanted: Placement | None) -> Placement | None:
+    """``wanted`` where it only takes apart what ``placement`` holds together."""
+    if placement is None or wanted is None or wanted.order != placement.order:
+        return placement
+    return wanted if wanted.parts > placement.parts else placement
 
 
 def _part_placement(placement: Placement, where: int, size: int, drop: bool) -> Placement:
