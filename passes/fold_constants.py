@@ -28,7 +28,8 @@ class FoldConstants(Pass):
     Before: ``conv(x, reshape(w, [O, I, 1, 1]))``; after: ``conv(x, w__reshape)``. A view folds
     to a view of the same storage, so no bytes are copied. Buffers that the program writes to
     are no constants. Exact: the same kernels run, once. What is made of a compressed weight keeps
-    its encoding, changed with it.
+    its encoding, changed with it; a scaled one is what its integers then stand for, to the last
+    digit, which is within two roundings of the same kernels.
     """
 
     name: ClassVar[str] = "fold_constants"
@@ -57,7 +58,10 @@ class FoldConstants(Pass):
                 continue
             kind = str(getattr(node.target, "_opname", node.name)).split("::")[-1]
             hint = f"{rw.constant_name(base)}__{kind}" if base is not None else f"folded_{kind}"
-            stored = rw.constant(hint, value, _encoding(rw, node, value))
+            encoding = _encoding(rw, node, value)
+            if encoding is not None and not is_view:
+                value = encoding.exact(value)  # a scale was multiplied, and not each value
+            stored = rw.constant(hint, value, encoding)
             rw.replace(node, stored)
             if is_view:
                 views[_place(value)] = stored  # a module called twice views its weights twice

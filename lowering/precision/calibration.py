@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ from frontend.errors import InputError, first_line
 from lowering.conversion.metadata import stored_in
 from lowering.precision.ends import check_stated, end_calls, spans
 from lowering.reference import ExecutionError, LoadedModel
+from lowering.reference.model import Observer
 from lowering.verification.image_inputs import with_nearest_images
 from lowering.verification.original import HALF_ERRORS, Original
 from lowering.verification.package_values import feed_of, output_values, returned
 from lowering.verification.parity import Thresholds, rel_l2
 from lowering.verification.sides import Sides
-from lowering.verification.yardstick import loosenings
+from lowering.verification.yardstick import overflows
 
 # What is aimed at where something must stay in float32, as a share of what verify allows: other
 # inputs than these are to be within it too.
@@ -53,6 +54,7 @@ class Sample:
         sides: its outputs by the package's names.
         states: the buffers that it writes, after the call.
         bounds: of each output, by name.
+        is_given: the user has named these numbers; else they are the ends of what may come.
     """
 
     words: str
@@ -60,21 +62,25 @@ class Sample:
     sides: Sides
     states: Mapping[str, Tensor]
     bounds: Mapping[str, Bound]
+    is_given: bool = True
 
     @classmethod
-    def of(cls, words: str, original: Original, model: LoadedModel) -> Sample:
+    def of(
+        cls, words: str, original: Original, model: LoadedModel, *, is_given: bool = True
+    ) -> Sample:
         """The call of ``original``, run in float32 and in half precision by torch.
 
         Args:
             words: which call it is.
             original: the program with the inputs of the call.
             model: any package of it; where it takes pictures, the inputs are what pictures become.
+            is_given: see the class.
         """
         original = with_nearest_images(model, original)
         states, outputs = original.expected()
         names = [name for name, _ in output_values(model, original.program)]
         sides = Sides(names, outputs, original.in_half(), original.judges)
-        return cls(words, original, sides, states, _bounds(original, sides))
+        return cls(words, original, sides, states, _bounds(original, sides), is_given)
 
     def shares(self, model: LoadedModel, *, aimed: bool = False) -> dict[str, float]:
         """Errors of outputs and states as shares of what is allowed, or of what is aimed at."""
@@ -85,25 +91,49 @@ class Sample:
         return found
 
     def _errors(self, model: LoadedModel) -> dict[str, float]:
-        state = model.make_state()
-        for stored in stored_in(model.metadata, self.original.buffers):
-            if stored.name in state:
-                state[stored.name] = self.original.buffers[stored.buffer].numpy()
         try:
-            results = model.run(feed_of(model, self.original), state)
+            found, states = self.returned(model)
         except ExecutionError:
             return dict.fromkeys(self.sides.expected, math.inf)
-        found = self.sides.named(returned(model, self.original.program, results))
         errors = {}
         for name in found:
             have, want = self.sides.judged(name, found)
             errors[name] = math.inf if have is None else rel_l2(have, want)
-        kept = {name: torch.as_tensor(state[name]) for name in state}
-        for stored in stored_in(model.metadata, self.states):
-            if stored.name in kept:
-                want = self.states[stored.buffer]
-                errors[f"state {stored.buffer}"] = rel_l2(stored.value(kept, want), want)
+        for buffer, value in states.items():
+            errors[f"state {buffer}"] = rel_l2(value, self.states[buffer])
         return errors
+
+    def returned(
+        self, model: LoadedModel, observer: Observer | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What ``model`` makes of the call: outputs by name, and written buffers by theirs.
+
+        Raises:
+            ExecutionError: it cannot be run.
+        """
+        state = model.make_state()
+        for stored in stored_in(model.metadata, self.original.buffers):
+            if stored.name in state:
+                state[stored.name] = self.original.buffers[stored.buffer].numpy()
+        results = model.run(feed_of(model, self.original), state, observer)
+        found = self.sides.named(returned(model, self.original.program, results))
+        kept = {name: torch.as_tensor(state[name]) for name in state}
+        states = {
+            stored.buffer: stored.value(kept, self.states[stored.buffer])
+            for stored in stored_in(model.metadata, self.states)
+            if stored.name in kept
+        }
+        return found, states
+
+    def expecting(self, model: LoadedModel) -> Sample:
+        """The same call, whose results are to be those of ``model``.
+
+        Raises:
+            ExecutionError: it cannot be run.
+        """
+        found, states = self.returned(model)
+        sides = Sides(tuple(found), tuple(found.values()), None, self.original.judges)
+        return replace(self, sides=sides, states=states)
 
 
 def samples_of(
@@ -138,7 +168,8 @@ def samples_of(
     stated = check_stated(dict(input_ranges or {}), example)
     for call in end_calls(example, spans(first.program, example, stated)):
         try:
-            found.append(Sample.of(call.words, first.with_inputs(call.inputs), model))
+            end = first.with_inputs(call.inputs)
+            found.append(Sample.of(call.words, end, model, is_given=bool(stated)))
         except (*HALF_ERRORS, IndexError) as error:
             if "(assumed)" not in call.words:
                 raise InputError(
@@ -158,8 +189,7 @@ def _bounds(original: Original, sides: Sides) -> dict[str, Bound]:
     yardsticks = sides.yardsticks()
     overflowed = False
     if not all(map(thresholds.is_tight, yardsticks)):
-        tolerable = thresholds.fp16_alone / thresholds.fp16_factor
-        overflowed = any(item.cause == "overflow" for item in loosenings(original, tolerable))
+        overflowed = overflows(original)
     return {
         name: _bound(yardstick, overflowed)
         for name, yardstick in zip(sides.expected, yardsticks, strict=True)

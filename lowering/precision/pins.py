@@ -67,6 +67,8 @@ class PinReport:
         calls: what the package was judged on, in words.
         runs: runs of the program that the search took.
         fewest: whether no single operator can be left out; not where runs were used up.
+        choices: where float16 chooses otherwise between nearly equal numbers, which nothing in
+            float32 makes other than chance; each with the operator, its line and the call.
     """
 
     pins: tuple[Pin, ...]
@@ -78,6 +80,7 @@ class PinReport:
     calls: tuple[str, ...]
     runs: int = 0
     fewest: bool = True
+    choices: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """What was done, in a sentence."""
@@ -87,7 +90,8 @@ class PinReport:
                     f"float16 throughout, rewritten: {self.after:.2g} of the error that is "
                     f"allowed, {self.before:.3g} without"
                 )
-            return f"float16 throughout: {self.before:.2g} of the error that is allowed"
+            chance = f"; {self.chance}" if self.choices else ""
+            return f"float16 throughout: {self.before:.2g} of the error that is allowed{chance}"
         count = len(self.pins)
         what = "1 operator stays" if count == 1 else f"{count} operators stay"
         fewer = "" if self.fewest else "; fewer may do, the search was cut short"
@@ -96,6 +100,11 @@ class PinReport:
             f"{self.before:.3g} without; price {self.price_before:.3g} ms before, "
             f"{self.price_after:.3g} ms now, predicted{fewer}"
         )
+
+    @property
+    def chance(self) -> str:
+        """What is left to chance, in words."""
+        return "it chooses otherwise between nearly equal numbers: " + "; ".join(self.choices)
 
     def to_json(self) -> dict[str, object]:
         """Plain values; errors that are not finite as text."""
@@ -109,6 +118,7 @@ class PinReport:
             "calls": list(self.calls),
             "runs": self.runs,
             "fewest": self.fewest,
+            "choices": list(self.choices),
         }
 
     def to_metadata(self) -> str:
@@ -136,4 +146,5 @@ class PinReport:
                 tuple(map(str, raw["calls"])),
                 int(raw["runs"]),
                 bool(raw["fewest"]),
+                tuple(map(str, raw.get("choices", ()))),  # packages of 0.1 have none
             )

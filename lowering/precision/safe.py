@@ -19,15 +19,18 @@ from lowering.package.source_table import SourceTable
 from lowering.planner.placement import plan
 from lowering.precision.calibration import Sample, samples_of, worst
 from lowering.precision.careful import rewritten_carefully
+from lowering.precision.choices import chosen_by_chance
 from lowering.precision.pins import PINS_KEY, Pin, PinReport
 from lowering.precision.reasons import Reasons
-from lowering.precision.search import Search
+from lowering.precision.search import MAX_RUNS, RUNS_FOR_CHANCE, Search
 from lowering.reference import LoadedModel, load
 from lowering.reference.mixed import MixedProgram
 from lowering.verification.original import Original
 
 SAFE = "safe"
 PRECISIONS = ("float16", "float32", SAFE)
+# Rewrites that leave more of the error than this do not mend what is wrong.
+_WORTH_REWRITING = 0.9
 
 
 class PrecisionWarning(UserWarning):
@@ -149,7 +152,7 @@ def convert_safely(
             careful = rewritten_carefully(model)
             trial = made if careful is None else make(careful, **options)
             after = worst(samples, load(trial))
-            if careful is not None and after < before:
+            if careful is not None and after < before * _WORTH_REWRITING:
                 model, made = careful, trial
                 report = replace(report, after=after, price_after=plan(made).dispatch_ms)
         if given is not None:
@@ -195,8 +198,15 @@ def _pinned(
     everything = PinnedPrecision(None, None)
     exact = make(everything)
     halves, mixed = load(made), MixedProgram(load(exact), everything.castable)
+    sources = SourceTable.from_metadata(exact.user_defined_metadata)
     judged = [sample for sample in samples if not worst([sample], halves) <= 1]
     ends = _narrowed(halves, mixed.model)
+    chance = {sample.words: chosen_by_chance(mixed, ends, sample) for sample in judged}
+    unpinned = replace(unpinned, choices=_told(chance, sources))
+    # An end that may never come is no reason to settle by float32 what is chance.
+    judged = [sample for sample in judged if sample.is_given or not chance[sample.words]]
+    if not judged:
+        return made, unpinned
 
     def share_of_ends(chosen: Collection[str]) -> float:
         return worst(judged, mixed.with_halves((), chosen))
@@ -208,26 +218,36 @@ def _pinned(
     def share(chosen: Collection[str]) -> float:
         return worst(judged, mixed.with_halves(chosen, narrow), aimed=True)
 
-    search = Search(mixed.names, share)
+    is_chance = all(chance[sample.words] for sample in judged)
+    search = Search(mixed.names, share, RUNS_FOR_CHANCE if is_chance else MAX_RUNS)
     names = search.pins()
+    if is_chance and search.is_cut_short:
+        return made, replace(unpinned, runs=search.runs)
     kind = PinnedPrecision(names, wide, judged=mixed.names)
     pinned = make(kind)
     after = worst(samples, load(pinned))
     if not after < unpinned.after:
         return made, unpinned
-    reasons = Reasons(mixed, judged, SourceTable.from_metadata(exact.user_defined_metadata))
-    report = PinReport(
+    reasons = Reasons(mixed, judged, sources)
+    report = replace(
+        unpinned,
         pins=_in_order(reasons, names, kind),
         ends=reasons.of_ends(wide),
-        before=unpinned.before,
         after=after,
-        price_before=unpinned.price_before,
         price_after=plan(pinned).dispatch_ms,
-        calls=unpinned.calls,
         runs=search.runs,
         fewest=not search.is_cut_short,
     )
     return pinned, report
+
+
+def _told(chance: Mapping[str, Collection[str]], sources: SourceTable) -> tuple[str, ...]:
+    """The choices of each call in words, with the user's lines."""
+    return tuple(
+        f"{name} on {words}{f' ({place})' if (place := str(sources.lookup(name))) else ''}"
+        for words, names in chance.items()
+        for name in names
+    )
 
 
 def _in_order(reasons: Reasons, names: Sequence[str], kind: PinnedPrecision) -> tuple[Pin, ...]:
@@ -300,6 +320,7 @@ def _warn(report: PinReport) -> None:
     if report.after <= 1:
         return
     how = f"with {len(report.pins)} operators in float32" if report.pins else "in float16"
+    how += f", where {report.chance}" if report.choices else ""
     warnings.warn(
         f"the package is off by {report.after:.3g} times what is allowed, {how}; "
         "`verify` says where it parts from the model",

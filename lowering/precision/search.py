@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 _ROUNDS = 5
 # Runs of the program that a search may take; after them groups are no longer taken apart.
 MAX_RUNS = 600
+# The same where what is to be mended is chance: few operators settle it, or none are worth it.
+RUNS_FOR_CHANCE = 60
 
 
 @dataclass

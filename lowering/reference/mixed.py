@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lowering.reference.binding import BoundCall, Dynamic, Slot
+from lowering.reference.binding import BoundCall, Dynamic, Semantics, Slot
 from lowering.reference.model import LoadedModel
 from lowering.reference.precision import round_to_fp16
-from lowering.reference.program import Block, Op, Step
+from lowering.reference.program import Block, Op, Step, Value
 
 # Constants with so many elements or more may vanish when coremltools casts them; in smaller ones
 # what would become zero becomes float16's smallest number (coremltools 9.0, FP16ComputePrecision).
@@ -54,17 +54,35 @@ class MixedProgram:
         function = self.model.program
         body = self._block(function.body, names)
         taken = [
-            _rounding(item.name, Slot(index))
+            _rounding(item, Slot(index))
             for index, item in enumerate(function.inputs)
             if item.name in ends
         ]
         given = [
-            _rounding(item.name, reference)
+            _rounding(item, reference)
             for item, reference in zip(function.outputs, body.outputs, strict=True)
             if item.name in ends and isinstance(reference, Slot)
         ]
         body = replace(body, steps=(*taken, *body.steps, *given))
         return self.model.computing(replace(function, body=body))
+
+    def with_functions(self, made: Mapping[str, Callable[[Semantics], Semantics]]) -> LoadedModel:
+        """The program in float32, in which operators outside of blocks compute something else.
+
+        Args:
+            made: of each operator, by name, what makes its function of the one that it has.
+        """
+
+        def changed(step: Step) -> Step:
+            if step.op.name not in made:
+                return step
+            function = made[step.op.name](step.call.function)
+            call = replace(step.call, function=function)
+            return replace(step, call=call, overwrites=False)
+
+        function = self.model.program
+        steps = tuple(map(changed, function.body.steps))
+        return self.model.computing(replace(function, body=replace(function.body, steps=steps)))
 
     def _block(self, block: Block, names: Collection[str]) -> Block:
         return replace(block, steps=tuple(self._step(step, names) for step in block.steps))
@@ -84,10 +102,10 @@ def _steps(block: Block) -> list[Step]:
     return found
 
 
-def _rounding(name: str, slot: Slot) -> Step:
+def _rounding(value: Value, slot: Slot) -> Step:
     """Rounds a value in its place."""
     call = BoundCall(_in_half, {}, (Dynamic("x", (slot,), None, True),))
-    op = Op(f"{name} in float16", "cast", {"x": (name,)}, {}, ())
+    op = Op(f"{value.name} in float16", "cast", {"x": (value.name,)}, {}, (value,))
     return Step(op, call, (slot.index,), (None,))
 
 

@@ -212,3 +212,12 @@ def test_a_norm_is_folded_into_scales_and_not_into_palettes(kind: str) -> None:
     assert is_folded or reasons == [
         "its weight is a palette, and the norm would need one for each channel"
     ]
+
+
+@pytest.mark.parametrize("factor", [8**-0.5, 0.3, -1 / 7])
+@pytest.mark.parametrize("kind", ["integers", "affine", "blocks"])
+def test_a_scaled_weight_is_what_its_integers_stand_for(kind: str, factor: float) -> None:
+    """To the last digit: what a package decodes is what torch computes with."""
+    value, encoding, _ = folded(lambda w: w * factor, ALL[kind])
+    assert encoding is not None
+    assert torch.equal(encoding.exact(value), value)
