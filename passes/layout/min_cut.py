@@ -127,6 +127,10 @@ def _add(costs: list[int | None], image: int) -> None:
 
 def _use(graph: nx.DiGraph, term: Use, number: int) -> None:
     """Two helper nodes make each conversion of a shared driver cost once."""
+    if len(term.consumers) == 1:
+        _edge(graph, term.driver, term.consumers[0], term.to_plain)
+        _edge(graph, term.consumers[0], term.driver, term.to_image)
+        return
     spread, gather = ("spread", number), ("gather", number)
     _edge(graph, term.driver, spread, term.to_plain)
     _edge(graph, gather, term.driver, term.to_image)
