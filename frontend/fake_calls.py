@@ -27,6 +27,20 @@ def fake_call(
         return target(*args, **kwargs)
 
 
+def fake_constant(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    """The fake value that stands for a constant: its sizes, which are fixed, strides and dtype.
+
+    Torch's own conversion also makes the tensor that it is a view of: ten times the seconds.
+    """
+    is_plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided
+    if not is_plain or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+        return mode.from_tensor(tensor, static_shapes=True)
+    with mode:
+        return torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+        )
+
+
 class FakeCalls:
     """Fake calls that remember: equal operators on equal static shapes are computed once.
 

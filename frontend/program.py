@@ -22,6 +22,7 @@ from torch.export.graph_signature import (
 )
 
 from frontend.encoding import Encoding, owner
+from frontend.fake_calls import fake_constant
 from frontend.ops import PLAIN
 
 _LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -88,7 +89,7 @@ class Draft:
         node.target = node.name
         if self.fake_mode is None:
             self.fake_mode = FakeTensorMode()
-        node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)
+        node.meta["val"] = fake_constant(tensor, self.fake_mode)
         spec = InputSpec(InputKind.BUFFER, TensorArgument(name=node.name), target, True)
         position = sum(1 for s in self._inputs if s.kind is not InputKind.USER_INPUT)
         self._inputs.insert(position, spec)
@@ -105,7 +106,7 @@ class Draft:
         if isinstance(home[target], torch.nn.Parameter):
             tensor = torch.nn.Parameter(tensor, requires_grad=False)
         home[target] = tensor
-        node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)  # type: ignore[union-attr]
+        node.meta["val"] = self.fake(tensor)
 
     def keep_buffer(self, node: fx.Node) -> None:
         """Lets the program write to the buffer behind ``node`` no more."""
@@ -132,7 +133,7 @@ class Draft:
     def fake(self, tensor: torch.Tensor) -> torch.Tensor:
         """The fake value that stands for ``tensor`` in this program."""
         assert self.fake_mode is not None
-        return self.fake_mode.from_tensor(tensor, static_shapes=True)
+        return fake_constant(tensor, self.fake_mode)
 
     def write(self, node: fx.Node, name: str, start: torch.Tensor, value: fx.Node) -> None:
         """Let the buffer behind ``node`` be ``name``, start at ``start`` and become ``value``.

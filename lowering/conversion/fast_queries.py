@@ -2,6 +2,8 @@
 
 Shares of the seconds that converting DistilBERT with 24 narrow layers took (*measured*):
 
+* 12 %: an operator tells its type, its operands and its results by calls of Python, a hundred
+  times each, and makes a dictionary for the operands.
 * 11 %: each question whether a type is a tensor, a number or text builds a description of the type
   with all its sizes.
 * 7 %: all users of a value are compared in pairs, constants by numpy, to find equal ones.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 from unittest import mock
 
@@ -33,11 +36,20 @@ from coremltools.converters.mil.mil.types import (
     type_tensor,
     type_tuple,
 )
+from coremltools.converters.mil.mil.var import InternalVar
 
 Replacement = tuple[Any, str, Any]
 
 # Modules that hold the function by name.
 _ASKING = (input_type, type_dict, type_list, type_mapping, type_state, type_tensor, type_tuple)
+# Properties that say what an attribute holds.
+_HELD = (
+    (Operation, "op_type", "__class__.__name__"),
+    (Operation, "outputs", "_output_vars"),
+    (Var, "op", "_op"),
+    (Var, "child_ops", "_child_ops"),
+    (Var, "sym_type", "_sym_type"),
+)
 
 
 def repeated_questions() -> list[Replacement]:
@@ -47,6 +59,8 @@ def repeated_questions() -> list[Replacement]:
         *((module, "get_type_info", describe) for module in _ASKING),
         (RemoveRedundantOps, "_are_ops_identical", staticmethod(_are_identical)),
         (Var, "scopes", Var.scopes.setter(_set_scopes)),
+        *((owner, name, property(attrgetter(held))) for owner, name, held in _HELD),
+        (Operation, "get_flattened_inputs", _flattened_inputs),
         (_TransposeOptimization, "apply_transform", _cancel_transposes),
     ]
 
@@ -93,6 +107,16 @@ def _differ(ours: object, theirs: object) -> bool:
         and first.shape == second.shape
         and first.tobytes() != second.tobytes()
     )
+
+
+def _flattened_inputs(self: Operation) -> list[Var]:
+    flat: list[Var] = []
+    for given in self._input_vars.values():
+        if isinstance(given, list | tuple):
+            flat.extend(given)
+        elif given is not None and not isinstance(given, InternalVar):
+            flat.append(given)
+    return flat
 
 
 def _set_scopes(var: Var, scopes: Mapping[object, list[object]]) -> None:

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 from torch.nn import functional as F
 
 import frontend
 import passes
-from frontend.fake_calls import fake_call
+from frontend.fake_calls import fake_call, fake_constant
 
 aten = torch.ops.aten
 
@@ -47,3 +48,24 @@ def test_padding_makes_no_size_a_number():
         image = x.unsqueeze(2)
     padded = fake_call(aten.pad.default, (image, [3, 2]), {}, x.fake_mode)
     assert str(padded.shape[3]) == f"{x.shape[2]} + 5" and not str(x.shape[2]).isdigit()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(3, 4),
+        torch.ones(3, 4).T[1:],
+        torch.ones(1, 4).expand(3, 4),
+        torch.ones(0, 2),
+        torch.tensor(2, dtype=torch.int8),
+        torch.ones(2, 3, dtype=torch.complex64).conj(),
+        nn.Parameter(torch.ones(2, dtype=torch.bfloat16), requires_grad=False),
+    ],
+)
+def test_a_constant_is_told_by_its_sizes_strides_and_dtype(tensor):
+    mode = FakeTensorMode()
+    found, torchs = fake_constant(tensor, mode), mode.from_tensor(tensor, static_shapes=True)
+    assert found.fake_mode is mode and type(found) is type(torchs)
+    assert found.shape == tensor.shape and found.stride() == tensor.stride()
+    assert (found.dtype, found.device) == (tensor.dtype, tensor.device)
+    assert found.is_conj() == tensor.is_conj() and found.requires_grad == torchs.requires_grad
