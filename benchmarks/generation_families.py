@@ -1,6 +1,7 @@
 """Every decoder family of the installed transformers, exported and held against its ``generate``.
 
     python -m benchmarks.generation_families [--family NAME]... [--json] [--results FILE [--resume]]
+    python -m benchmarks.generation_families --steps ...
 
 Names and classes come from transformers' registry (``generation_configs.py``). Each is exported as
 it is, in float32 and in float16; then a conversation is held with both packages: a prompt of
@@ -12,6 +13,8 @@ that differs lacks no more to the expected one than 2 % of the logits' standard 
 ``generate`` itself departs from its model, the yardstick is the model called anew for each token,
 and the line says so. *sight* is by how much the last logits change with the first token of the
 prompt, in standard deviations: of a model that does not see it, equal tokens would prove nothing.
+
+With ``--steps`` nothing is converted: torch runs the steps that would be, which takes seconds.
 
 Each family is tried in a process of its own, which may take ``--seconds``. With ``--results`` every
 outcome is added to a file as a line of JSON; ``--resume`` leaves out what stands there.
@@ -36,6 +39,7 @@ import click
 import torch
 
 from benchmarks.generation_configs import NotBuilt, Tiny, build, families, main_input, sequence
+from benchmarks.generation_steps import TorchGenerator
 from frontend.errors import AnePassesError
 from lowering.cli.common import EXIT_CHECK_FAILED
 from lowering.generation import Generator, export_decoder
@@ -45,6 +49,7 @@ _PREFILL, _SECONDS, _REASON = 16, 240, 600
 _START = 1
 _ALLOWED = 0.02  # of the logits' standard deviation
 PRECISIONS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
+_STEPS: Literal["steps"] = "steps"
 UNTRIED = ("not built", "transformers")
 """Stages that say nothing about an export."""
 _HEADER = f"        {'family':26s}       diff  sight  {'float32':28s}  float16"
@@ -109,14 +114,14 @@ class Outcome:
     def passed(self) -> bool:
         """Whether its packages say what the model says."""
         near = self.lacks.get("fp32") == 0 and self.lacks.get("fp16", 1.0) <= _ALLOWED
-        return self.stage == "compared" and near
+        return self.stage == "compared" and (near or self.lacks == {_STEPS: 0})
 
     def line(self) -> str:
         """As a line of the table."""
         mark = "ok" if self.passed else "-" if self.stage in UNTRIED else "FAIL"
         if self.stage != "compared":
             return f"{self.family:26s} {mark:5s} {self.stage}: {self.reason}"
-        said = "  ".join(f"{self.found[precision]:28s}" for precision in PRECISIONS)
+        said = "  ".join(f"{found:28s}" for found in self.found.values())
         line = f"{self.family:26s} {mark:5s} {self.different:3d} {self.sight:6.2f}  {said}".rstrip()
         return f"{line} (compared with the model: {self.reason})" if self.reason else line
 
@@ -208,16 +213,18 @@ def _called(tiny: Tiny, text: list[int], shorter: int = 0) -> torch.Tensor:
 
 
 def compared(
-    tiny: Tiny, package: Path, precision: str, said: Sequence[Expected]
+    tiny: Tiny, generator: Generator | TorchGenerator, said: Sequence[Expected]
 ) -> tuple[float, str]:
-    """What the first token of the package that differs lacks, and where; 0 without any."""
-    generator = Generator(package, precision=precision)
+    """What the first token that differs lacks, and where; 0 without any."""
     for number, (turn, wanted) in enumerate(zip(TURNS, said, strict=True), start=1):
         if turn.starts:
             generator.reset()
             if tiny.source is not None:
-                read = tiny.read(turn.shorter).numpy()
-                generator.encode(read[0] if isinstance(tiny.source, int) else read)
+                read = tiny.read(turn.shorter)
+                if isinstance(generator, Generator):
+                    generator.encode((read[0] if isinstance(tiny.source, int) else read).numpy())
+                else:
+                    generator.encode(read)
         answer = generator.generate(turn.fed(tiny), turn.new)
         at = next((i for i, token in enumerate(answer) if token != wanted.tokens[i]), None)
         if at is not None:
@@ -235,16 +242,16 @@ def sight(tiny: Tiny) -> float:
     return float((one - two).abs().max() / one.std())
 
 
-def tried(family: str) -> Outcome:
-    """One family, in this process."""
+def tried(family: str, steps: bool = False) -> Outcome:
+    """One family, in this process; of its ``steps`` alone."""
     quiet_third_parties()
     torch.set_num_threads(1)
     start = time.monotonic()
-    outcome = replace(_tried(family), family=family, kind=families()[family])
+    outcome = replace(_tried(family, steps), family=family, kind=families()[family])
     return replace(outcome, seconds=round(time.monotonic() - start, 1))
 
 
-def _tried(family: str) -> Outcome:
+def _tried(family: str, steps: bool) -> Outcome:
     try:
         tiny = build(family)
     except NotBuilt as error:
@@ -256,25 +263,33 @@ def _tried(family: str) -> Outcome:
     found: dict[str, str] = {}
     lacks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for precision in PRECISIONS:
-            package = Path(folder) / precision
+        for way in (_STEPS,) if steps else PRECISIONS:
             try:
-                package = export_decoder(
-                    tiny.model,
-                    package,
-                    context=tiny.context,
-                    prefill=_PREFILL,
-                    source=tiny.source,
-                    precision=precision,
-                ).path
+                generator = _generator(tiny, way, Path(folder))
             except Exception as error:  # one that is none of ours is to be seen as well
                 return Outcome(stage="export", reason=_line(error))
             try:
-                lacks[precision], found[precision] = compared(tiny, package, precision, said)
+                lacks[way], found[way] = compared(tiny, generator, said)
             except Exception as error:
                 return Outcome(stage="generate", reason=_line(error))
     different = len({token for turn in said for token in turn.tokens})
     return Outcome("compared", note, found=found, lacks=lacks, sight=seen, different=different)
+
+
+def _generator(
+    tiny: Tiny, way: Literal["fp32", "fp16", "steps"], folder: Path
+) -> Generator | TorchGenerator:
+    if way == _STEPS:
+        return TorchGenerator(tiny, _PREFILL)
+    report = export_decoder(
+        tiny.model,
+        folder / way,
+        context=tiny.context,
+        prefill=_PREFILL,
+        source=tiny.source,
+        precision=way,
+    )
+    return Generator(report.path, precision=way)
 
 
 def _line(error: Exception) -> str:
@@ -283,14 +298,14 @@ def _line(error: Exception) -> str:
     return " | ".join(part.strip() for part in text.splitlines() if part.strip())[:_REASON]
 
 
-def in_processes(names: Sequence[str], seconds: float) -> Iterator[Outcome]:
+def in_processes(names: Sequence[str], seconds: float, steps: bool) -> Iterator[Outcome]:
     """The outcome of each family, tried in a process that may take so long."""
     # The modules are imported once, by the process that all others are forked from.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     for name in names:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_send, args=(name, theirs), daemon=True)
+        process = context.Process(target=_send, args=(name, steps, theirs), daemon=True)
         process.start()
         theirs.close()
         try:
@@ -304,8 +319,8 @@ def in_processes(names: Sequence[str], seconds: float) -> Iterator[Outcome]:
             ours.close()
 
 
-def _send(name: str, connection: Connection) -> None:
-    connection.send(tried(name))
+def _send(name: str, steps: bool, connection: Connection) -> None:
+    connection.send(tried(name, steps))
 
 
 def _lost(name: str, reason: str) -> Outcome:
@@ -334,11 +349,17 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 @click.command()
 @click.option("--family", "chosen", multiple=True, metavar="NAME", help="This one; repeatable.")
 @click.option("--seconds", default=_SECONDS, show_default=True, help="That one family may take.")
+@click.option("--steps", is_flag=True, help="Run the steps in torch, and convert nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
 @click.option("--results", type=click.Path(path_type=Path), help="Add outcomes to this file.")
 @click.option("--resume", is_flag=True, help="Leave out the families that --results holds.")
 def main(
-    chosen: Sequence[str], seconds: float, as_json: bool, results: Path | None, resume: bool
+    chosen: Sequence[str],
+    seconds: float,
+    steps: bool,
+    as_json: bool,
+    results: Path | None,
+    resume: bool,
 ) -> None:
     """Prints one line for each family."""
     known = families()
@@ -351,7 +372,7 @@ def main(
     found = {name: outcome for name, outcome in found.items() if name in names}
     missing = [name for name in names if name not in found]
     click.echo(_HEADER, err=as_json)
-    for number, outcome in enumerate(in_processes(missing, seconds), start=1):
+    for number, outcome in enumerate(in_processes(missing, seconds, steps), start=1):
         found[outcome.family] = outcome
         click.echo(f"{number:3d}/{len(missing)} {outcome.line()}", err=as_json)
         if results is not None:

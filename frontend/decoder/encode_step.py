@@ -68,7 +68,7 @@ class EncodeStep(nn.Module):
         for at, (key, value) in enumerate(crossed_in(cache), start=rooms.own):
             keys.put(at, key)
             values.put(at, value)
-        new = {"key_cache": keys.tensor, "value_cache": values.tensor}
+        new = {"key_cache": keys.written(), "value_cache": values.written()}
         encoded = {"encoded": result.encoder_last_hidden_state}
         if self._form == "io":
             return {**encoded, **{name + NEW: value for name, value in new.items()}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ALIGNMENT = 32
 """State axes are made multiples of this. One that is not fails on the ANE (*reported*:
@@ -26,11 +26,15 @@ class Extent:
 
 @dataclass(frozen=True)
 class CacheSlot:
-    """A layer's place: ``[row, :heads, offset:offset + length, :width]`` of the whole."""
+    """A layer's place: ``[row, :heads, offset:offset + length, :width]`` of the whole.
+
+    With ``rows`` more than 1, the places of as many layers, from ``row`` on.
+    """
 
     row: int
     offset: int
     extent: Extent
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,15 @@ def pack(extents: Sequence[Extent]) -> Packing:
     heads = max(extent.heads for extent in extents)
     width = max(extent.width for extent in extents)
     return Packing((1, heads, offset, width), tuple(slots))
+
+
+def joined(slots: Sequence[CacheSlot]) -> tuple[CacheSlot, ...]:
+    """The same places, those of neighbouring rows and of one size as one."""
+    found: list[CacheSlot] = []
+    for slot in slots:
+        last = found[-1] if found else None
+        if last is not None and slot == replace(last, row=last.row + last.rows, rows=slot.rows):
+            found[-1] = replace(last, rows=last.rows + slot.rows)
+        else:
+            found.append(slot)
+    return tuple(found)

@@ -14,7 +14,7 @@ from frontend.decoder.embedding import ROWS, Embedding, given_rows
 from frontend.decoder.hf_cache import carried_by, encoded_as, step_cache
 from frontend.decoder.hidden_rows import HiddenRows
 from frontend.decoder.moving_ranges import moving_ranges
-from frontend.decoder.packing import CacheSlot, Extent, Packing, aligned, pack
+from frontend.decoder.packing import CacheSlot, Extent, Packing, aligned, joined, pack
 from frontend.decoder.part import HIDDEN, DecoderPart, running
 from frontend.decoder.probing import Decoder, left_in, logits_of
 from frontend.decoder.source import LENGTH
@@ -276,24 +276,22 @@ class DecoderStep(nn.Module):
             states = {name: getattr(self, name) for name in self._rooms.shapes}
         rooms = self._rooms
         full = max(rooms.lengths, default=rooms.context)
-        written = [
-            slot
-            for packing in (rooms.keys, rooms.values)
-            if packing is not None
-            for slot in rooms.moving(packing)
-            if slot.extent.length != self._tokens
-        ]
+        write = self._write()
+        written: list[CacheSlot] = []
+        for packing in (rooms.keys, rooms.values):
+            if packing is not None:
+                slots = [s for s in rooms.moving(packing) if s.extent.length != self._tokens]
+                written += joined(slots) if write == "last" else slots
         looks_full = full if self._call.looks_full else None
         places = Places(position, self._tokens, rooms.rings, written, looks_full)
-        write: Write = "blend" if self._form == "state-blend" else "position"
         keys = values = None
         if rooms.keys is not None and rooms.values is not None:
             keys = PackedStore(states["key_cache"], rooms.keys, places, write)
             values = PackedStore(states["value_cache"], rooms.values, places, write)
         crossed = []
         if keys is not None and values is not None:
-            slots = range(rooms.own, rooms.own + rooms.crossed)
-            crossed = [(keys.read(slot), values.read(slot)) for slot in slots]
+            encoded = range(rooms.own, rooms.own + rooms.crossed)
+            crossed = [(keys.read(slot), values.read(slot)) for slot in encoded]
         cache = step_cache(
             self._decoder.layers,
             keys,
@@ -329,7 +327,7 @@ class DecoderStep(nn.Module):
             said = self._said(logits_of(result), last)
         new: dict[str, Tensor] = {}
         if keys is not None and values is not None:
-            new = {"key_cache": keys.tensor, "value_cache": values.tensor}
+            new = {"key_cache": keys.written(), "value_cache": values.written()}
         carried = carried_by(left_in(result, cache))
         for name, rows in rooms.carried.items():
             # Row by row into the old one: a function that reads no state must keep it all the same.
@@ -341,6 +339,12 @@ class DecoderStep(nn.Module):
         for name, value in new.items():
             getattr(self, name).copy_(value)
         return said
+
+    def _write(self) -> Write:
+        """One token is cheap to blend into what layers see; more are read back where they lie."""
+        if self._form == "state-blend":
+            return "blend"
+        return "last" if self._tokens == 1 else "position"
 
     def _said(self, logits: Tensor, last: Tensor | None) -> dict[str, Tensor]:
         """What is returned of (1, T, vocabulary) logits."""

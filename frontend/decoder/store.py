@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from frontend.decoder.packing import CacheSlot, Packing
+from frontend.decoder.packing import CacheSlot, Packing, joined
 from frontend.ops import slice_update
 
-Write = Literal["position", "blend"]
-"""``position`` writes the new rows where they belong; ``blend`` rewrites the layer's slot with a
-mask, so that no place depends on data."""
+Write = Literal["position", "last", "blend"]
+"""``position`` writes the new rows where they belong; ``last`` does so for all layers at once,
+behind the last one, and layers see their slot blended with their own new rows; ``blend`` rewrites
+the layer's slot with a mask, so that no place depends on data."""
 
 _TOKENS = 2  # the axis of tokens in (layer, head, token, width)
 
@@ -78,22 +79,28 @@ class Places:
         if not moving:
             first, last = _corners(slot, slot.extent.length)
             return torch.tensor(first), torch.tensor(last)
-        if not self._bounds:
-            self._bounds = self._moving_bounds()
+        if slot not in self._bounds:
+            self._bounds |= self._moving_bounds(self._slots if slot in self._slots else (slot,))
         return self._bounds[slot]
 
-    def _moving_bounds(self) -> dict[CacheSlot, tuple[Tensor, Tensor]]:
+    def _moving_bounds(self, slots: Sequence[CacheSlot]) -> dict[CacheSlot, tuple[Tensor, Tensor]]:
         """Of all slots at once: one sum of numbers, taken apart, however many layers there are."""
+        if len(slots) == 1:  # no sum is shorter
+            (slot,) = slots
+            first, last = _corners(slot, self._tokens)
+            begin = self.start(slot.extent.length) * torch.tensor([0, 0, 1, 0])
+            begin = begin + torch.tensor(first) if any(first) else begin
+            return {slot: (begin, begin + (torch.tensor(last) - torch.tensor(first)))}
         numbers: list[int] = []
-        for slot in self._slots:
+        for slot in slots:
             for corner in _corners(slot, self._tokens):
                 numbers += corner
         whole = torch.tensor(numbers)
-        for length in dict.fromkeys(slot.extent.length for slot in self._slots):
-            moves = [[0, 0, int(slot.extent.length == length), 0] * 2 for slot in self._slots]
+        for length in dict.fromkeys(slot.extent.length for slot in slots):
+            moves = [[0, 0, int(slot.extent.length == length), 0] * 2 for slot in slots]
             whole = whole + self.start(length) * torch.tensor(moves).flatten()
         corners = torch.split(whole, 4)
-        return {slot: (corners[2 * at], corners[2 * at + 1]) for at, slot in enumerate(self._slots)}
+        return {slot: (corners[2 * at], corners[2 * at + 1]) for at, slot in enumerate(slots)}
 
     def turned(self, length: int) -> Tensor | int:
         """What to add to a slot's rows 0, 1, ... for the positions of the tokens in them.
@@ -147,28 +154,25 @@ def _corners(slot: CacheSlot, rows: int) -> tuple[list[int], list[int]]:
     extent = slot.extent
     return (
         [slot.row, 0, slot.offset, 0],
-        [slot.row + 1, extent.heads, slot.offset + rows, extent.width],
+        [slot.row + slot.rows, extent.heads, slot.offset + rows, extent.width],
     )
 
 
 class PackedStore:
-    """Packed keys or values of all layers, during one step.
-
-    Attributes:
-        tensor: (row, head, token, width), the newest version.
-    """
+    """Packed keys or values of all layers, during one step: (row, head, token, width)."""
 
     def __init__(self, tensor: Tensor, packing: Packing, places: Places, write: Write) -> None:
-        self.tensor = tensor
+        self._tensor = tensor
         self._packing = packing
         self._places = places
         self._write = write
+        self._rows: dict[CacheSlot, Tensor] = {}  # new, and not yet in the tensor
 
     def read(self, layer: int) -> Tensor:
         """(1, head, token, width) of one layer."""
         slot = self._packing.slots[layer]
         extent = slot.extent
-        found = self.tensor
+        found = self._tensor
         for axis, (start, size) in enumerate(
             ((slot.row, 1), (0, extent.heads), (slot.offset, extent.length), (0, extent.width))
         ):
@@ -179,18 +183,34 @@ class PackedStore:
     def write(self, layer: int, new: Tensor) -> Tensor:
         """Adds (1, head, new token, width) and returns the layer's slot with it."""
         slot = self._packing.slots[layer]
-        moving = self._write == "position" and new.shape[_TOKENS] != slot.extent.length
+        is_whole = new.shape[_TOKENS] == slot.extent.length
+        if self._write == "last" and not is_whole:
+            self._rows[slot] = new
+            return self._places.ordered(_blended(self.read(layer), new, self._places))
+        moving = self._write == "position" and not is_whole
         if self._write == "blend":
             new = _blended(self.read(layer), new, self._places)
         begin, end = self._places.bounds(slot, moving)
-        self.tensor = slice_update(self.tensor, new, begin, end)
-        is_whole = not moving and new.shape[_TOKENS] == slot.extent.length
-        return self._places.ordered(new if is_whole else self.read(layer))
+        self._tensor = slice_update(self._tensor, new, begin, end)
+        return self._places.ordered(self.read(layer) if moving else new)
 
     def put(self, layer: int, whole: Tensor) -> None:
         """Replaces the layer's slot."""
         begin, end = self._places.bounds(self._packing.slots[layer], moving=False)
-        self.tensor = slice_update(self.tensor, whole, begin, end)
+        self._tensor = slice_update(self._tensor, whole, begin, end)
+
+    def written(self) -> Tensor:
+        """The tensor with all that was written."""
+        at = 0
+        slots = sorted(self._rows, key=lambda slot: (slot.offset, slot.row))
+        for box in joined(slots):
+            rows = [self._rows[slot] for slot in slots[at : at + box.rows]]
+            at += box.rows
+            begin, end = self._places.bounds(box, moving=True)
+            new = torch.cat(rows) if len(rows) > 1 else rows[0]
+            self._tensor = slice_update(self._tensor, new, begin, end)
+        self._rows = {}
+        return self._tensor
 
 
 def _blended(old: Tensor, new: Tensor, places: Places) -> Tensor:
@@ -199,8 +219,3 @@ def _blended(old: Tensor, new: Tensor, places: Places) -> Tensor:
     if new.shape[_TOKENS] > 1:
         new = torch.matmul(places.chosen(length).to(new.dtype).transpose(0, 1), new)
     return torch.where(places.taken(length), new, old)
-
-
-def states_of(stores: Mapping[str, PackedStore]) -> dict[str, Tensor]:
-    """The newest tensors by name."""
-    return {name: store.tensor for name, store in stores.items()}

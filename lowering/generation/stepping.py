@@ -170,14 +170,17 @@ class Stepper:
             return found
         raise failures[0]
 
-    def check(self, function: WantedFunction, form: CallForm) -> None:
+    def check(self, function: WantedFunction, form: CallForm) -> tuple[bool, bool]:
         """Calls the model in torch as ``form`` says; much cheaper than to capture it.
+
+        Returns:
+            ``padded`` and ``from_start``, see ``contract.StepContract``.
 
         Raises:
             CaptureError: it cannot be called so.
             GenerationError: it says something else than without a cache.
         """
-        self._measured(self._run(lambda: self._step(function, form), function), function)
+        return self._measured(self._run(lambda: self._step(function, form), function), function)
 
     def _program(self, function: WantedFunction, form: CallForm) -> CheckedStep:
         step = self._step(function, form)

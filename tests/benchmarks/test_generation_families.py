@@ -20,7 +20,8 @@ from benchmarks.generation_families import (
     sight,
     summary,
 )
-from lowering.generation import export_decoder
+from benchmarks.generation_steps import TorchGenerator
+from lowering.generation import Generator, export_decoder
 
 
 def test_names_are_those_of_the_registry():
@@ -53,12 +54,21 @@ def test_other_weights_differ(tmp_path: Path):
     said, note = expected(tiny)
     assert note == ""
     assert [len(turn.tokens) for turn in said] == [turn.new for turn in TURNS]
-    assert compared(tiny, report.path, "fp32", said) == (0.0, "equal")
+    made = Generator(report.path, precision="fp32"), TorchGenerator(tiny, prefill=16)
+    for generator in made:
+        assert compared(tiny, generator, said) == (0.0, "equal")
     with torch.no_grad():
         tiny.model.get_parameter("lm_head.weight").mul_(-1.0)
-    lacks, text = compared(tiny, report.path, "fp32", expected(tiny)[0])
+    lacks, text = compared(tiny, made[0], expected(tiny)[0])
     assert lacks > 0.02
     assert text.startswith("turn 1 differs at 0")
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "bart-seq2seq", "mamba"])
+def test_steps_in_torch_say_what_the_model_says(family: str):
+    tiny = build(family)
+    generator = TorchGenerator(tiny, prefill=16)
+    assert compared(tiny, generator, expected(tiny)[0]) == (0.0, "equal")
 
 
 def test_a_generate_that_departs_from_its_model_is_no_yardstick():
@@ -69,7 +79,7 @@ def test_a_generate_that_departs_from_its_model_is_no_yardstick():
 
 
 def test_a_process_that_takes_too_long_is_an_outcome():
-    (outcome,) = in_processes(["llama"], 0.0)
+    (outcome,) = in_processes(["llama"], 0.0, steps=True)
     assert outcome.stage == "process"
     assert "more than 0 s" in outcome.line()
 
@@ -82,6 +92,8 @@ def test_outcomes_pass_by_what_they_lack(tmp_path: Path):
     assert not replace(equal, lacks={"fp32": 0.001, "fp16": 0.0}).passed
     assert not replace(equal, lacks={"fp32": 0.0, "fp16": 0.03}).passed
     assert not replace(equal, stage="export").passed
+    assert replace(equal, lacks={"steps": 0.0}).passed
+    assert not replace(equal, lacks={"steps": 0.01}).passed
     left = Outcome("not built", "a reason", family="c")
     assert summary([equal, near, left]).startswith("2 of 2 families pass, 1 with all")
     results = tmp_path / "results.jsonl"

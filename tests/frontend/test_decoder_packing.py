@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frontend.decoder.packing import Extent, aligned, pack
+from frontend.decoder.packing import Extent, aligned, joined, pack
 from frontend.decoder.probing import Attention, Decoder, Layer
 from frontend.decoder.step import rooms
 from frontend.decoder.store import PackedStore, Places
@@ -50,7 +50,7 @@ def test_rooms_of_windows():
     assert rooms(_decoder(16), 128, 8, ring=False).rings == frozenset()
 
 
-@pytest.mark.parametrize("write", ["position", "blend"])
+@pytest.mark.parametrize("write", ["position", "last", "blend"])
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("position", [0, 5, 29])
 def test_writes_land_in_their_slot(write, tokens: int, position: int):
@@ -62,9 +62,33 @@ def test_writes_land_in_their_slot(write, tokens: int, position: int):
     seen = store.write(1, new)
     expected = before.clone()
     expected[:, :1, 32 + position : 32 + position + tokens, :2] = new
-    torch.testing.assert_close(store.tensor, expected)
+    torch.testing.assert_close(store.written(), expected)
     torch.testing.assert_close(seen, expected[:, :1, 32:96, :2])
     torch.testing.assert_close(store.read(0), before[:, :, :32])
+
+
+@pytest.mark.parametrize("layers", [(0, 1, 2), (0, 2), (1,)])
+@pytest.mark.parametrize(
+    "extents",
+    [[Extent(2, 32, 4)] * 3, [Extent(2, 32, 4), Extent(2, 64, 4), Extent(1, 32, 4)]],
+)
+@pytest.mark.parametrize("position", [0, 7, 40])
+def test_what_is_written_behind_all_layers_is_what_each_would_write(
+    layers: tuple[int, ...], extents: list[Extent], position: int
+):
+    packing = pack(extents)
+    before = torch.randn(packing.shape)
+    rings = frozenset({32})
+    stores = [
+        PackedStore(before, packing, Places(torch.tensor([position]), 1, rings, slots), write)
+        for write, slots in (("position", packing.slots), ("last", joined(packing.slots)))
+    ]
+    for layer in layers:
+        new = torch.randn(1, extents[layer].heads, 1, 4)
+        seen = [store.write(layer, new) for store in stores]
+        torch.testing.assert_close(*seen, rtol=0, atol=0)
+    torch.testing.assert_close(*(store.written() for store in stores), rtol=0, atol=0)
+    assert not torch.equal(stores[1].written(), before)
 
 
 @pytest.mark.parametrize("position", [0, 31, 32, 70])

@@ -17,14 +17,24 @@ from lowering.reference import load
 from tests.lowering.generation.families import gemma3, gpt2, greedy, mamba, prompt, qwen3
 
 
-def test_states_are_two_written_layer_by_layer(exported: ExportReport):
+def test_states_are_two_written_once_behind_all_layers(exported: ExportReport):
     decode = load(exported.path, function="decode")
     assert list(decode.make_state()) == ["key_cache", "value_cache"]
     kinds = Counter(op.type for op in decode.ops)
-    assert kinds["slice_update"] == kinds["write_state"] == 4  # keys and values of two layers
+    for kind in ("read_state", "slice_update", "write_state"):
+        assert kinds[kind] == 2  # keys and values, of two layers at once
     assert not any("scatter" in kind for kind in kinds)
     writes = [index for index, op in enumerate(decode.ops) if op.type == "write_state"]
     softmaxes = [i for i, op in enumerate(decode.ops) if "scaled_dot" in op.type]
+    assert softmaxes[1] < writes[0]
+
+
+def test_runs_of_tokens_are_written_layer_by_layer(exported: ExportReport):
+    prefill = load(exported.path, function="prefill")
+    kinds = Counter(op.type for op in prefill.ops)
+    assert kinds["slice_update"] == kinds["write_state"] == 4  # keys and values of two layers
+    writes = [index for index, op in enumerate(prefill.ops) if op.type == "write_state"]
+    softmaxes = [i for i, op in enumerate(prefill.ops) if "scaled_dot" in op.type]
     assert writes[1] < softmaxes[0] < writes[2] < softmaxes[1]
 
 

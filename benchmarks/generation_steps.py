@@ -1,0 +1,133 @@
+"""A tiny decoder's steps as torch runs them, before any is converted: seconds, not minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.generation_configs import Tiny
+from frontend.decoder.encode_step import EncodeStep
+from frontend.decoder.probing import probe
+from frontend.decoder.source import LENGTH
+from frontend.decoder.step import CallForm, DecoderStep, rooms
+from frontend.errors import AnePassesError
+from lowering.generation.settings import WantedFunction, functions
+from lowering.generation.stepping import Stepper, call_forms
+
+
+class TorchGenerator:
+    """As ``Generator``, greedily, with the steps that ``export_decoder`` would convert.
+
+    Args:
+        tiny: whose steps.
+        prefill: tokens of the longest step.
+
+    Raises:
+        AnePassesError: the export would refuse the model.
+    """
+
+    def __init__(self, tiny: Tiny, prefill: int) -> None:
+        self._decoder = probe(tiny.model, tiny.source)
+        self._rooms = rooms(self._decoder, tiny.context, prefill)
+        wanted = functions(tiny.context, prefill, 1)
+        stepper = Stepper(
+            tiny.model,
+            self._decoder,
+            rooms=self._rooms,
+            form="state",
+            pipeline=(),
+            context=tiny.context,
+            longest=prefill,
+        )
+        self._states = {name: torch.zeros(shape) for name, shape in self._rooms.shapes.items()}
+        self._steps = [self._checked(stepper, function, tiny) for function in wanted]
+        self._encoder = None
+        if self._decoder.source is not None:
+            self._encoder = EncodeStep(tiny.model, self._decoder, self._rooms, "state").eval()
+            self._share(self._encoder)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all tokens."""
+        for state in self._states.values():
+            state.zero_()
+        self._position = 0
+        self._unfed: list[int] = []
+        self._given: dict[str, torch.Tensor] = {}
+
+    def encode(self, source: torch.Tensor) -> None:
+        """Forgets all tokens and reads ``source`` (1, ...)."""
+        self.reset()
+        assert self._encoder is not None and self._decoder.source is not None
+        if self._decoder.source.is_text:
+            room, count = self._decoder.source.shape[1], source.shape[1]
+            source = torch.nn.functional.pad(source, (0, room - count)).int()
+            self._given = {LENGTH: torch.tensor([count]).int()}
+        with torch.no_grad():
+            self._encoder(source=source, **self._given)
+
+    def generate(self, ids: Sequence[int], new: int) -> list[int]:
+        """The ``new`` tokens behind ``ids``."""
+        found: list[int] = []
+        while len(found) < new:
+            logits = self._fed([*self._unfed, *(ids if not found else ())])
+            found.append(int(logits.argmax()))
+            self._unfed = found[-1:]
+        return found
+
+    def _checked(
+        self, stepper: Stepper, function: WantedFunction, tiny: Tiny
+    ) -> tuple[WantedFunction, DecoderStep, bool, bool]:
+        """A step, whether it takes fewer tokens than fit, and whether it must be the first."""
+        failures: list[AnePassesError] = []
+        for form in call_forms(self._decoder):
+            try:
+                padded, from_start = stepper.check(function, form)
+            except AnePassesError as error:
+                failures.append(error)
+                continue
+            return function, self._step(tiny, function, form), padded, from_start
+        raise failures[0]
+
+    def _step(self, tiny: Tiny, function: WantedFunction, form: CallForm) -> DecoderStep:
+        step = DecoderStep(
+            tiny.model,
+            self._decoder,
+            rooms=self._rooms,
+            tokens=function.tokens,
+            form="state",
+            call=form,
+        ).eval()
+        self._share(step)
+        return step
+
+    def _share(self, step: DecoderStep | EncodeStep) -> None:
+        for name, state in self._states.items():
+            step.register_buffer(name, state)
+
+    def _fed(self, pending: list[int]) -> torch.Tensor:
+        """(vocabulary,) behind the last of ``pending``."""
+        logits = torch.empty(0)
+        while pending:
+            function, step, count = max(self._fitting(len(pending)), key=lambda fit: fit[2])
+            ids = torch.tensor([[*pending[:count], *pending[-1:] * (function.tokens - count)]])
+            last = {"last": torch.tensor([count - 1])} if function.last else {}
+            place = torch.tensor([self._position]).int()
+            with torch.no_grad():
+                said = step(input_ids=ids.int(), position=place, **last, **self._given)
+            logits = said["logits"][0, 0 if function.last else count - 1]
+            self._position += count
+            pending = pending[count:]
+        return logits
+
+    def _fitting(self, pending: int) -> list[tuple[WantedFunction, DecoderStep, int]]:
+        """Steps that can be the next, single tokens first, and how many tokens each would take."""
+        found = []
+        for function, step, padded, from_start in self._steps:
+            tokens = function.tokens
+            crosses = any(self._position % ring + tokens > ring for ring in self._rooms.rings)
+            fits = self._position + tokens <= function.context and not crosses
+            if fits and (tokens <= pending or padded) and not (from_start and self._position):
+                found.append((function, step, min(tokens, pending)))
+        return found
