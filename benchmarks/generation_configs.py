@@ -44,10 +44,11 @@ _SIZES: Mapping[str, int] = {
     "rotary_dim": 8,
     "qk_head_dim": 24,
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 8),
-    **dict.fromkeys(("moe_num_experts", "num_experts_per_token"), 8),
+    "moe_num_experts": 8,
     **dict.fromkeys(("num_experts_per_tok", "moe_k", "top_k_experts", "moe_top_k"), 2),
-    "moe_topk": 2,
+    **dict.fromkeys(("moe_topk", "num_experts_per_token"), 2),
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts"), 1),
+    **dict.fromkeys(("num_expert_group", "num_shared_experts"), 1),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), POSITIONS),
     **dict.fromkeys(("max_target_positions", "max_source_positions"), POSITIONS),
     **dict.fromkeys(("max_encoder_position_embeddings", "max_sequence_length"), POSITIONS),
@@ -67,7 +68,8 @@ _SIZES: Mapping[str, int] = {
     "hidden_size_per_layer_input": 16,
     "laurel_rank": 8,
     "attention_hidden_size": _WIDTH,
-    "index_n_heads": 4,
+    # With few heads the scores of many tokens are all 0, and which of them are taken nobody says.
+    "index_n_heads": 16,
     "index_head_dim": 16,
     "index_topk": 16,
     "max_window_layers": 1,
@@ -107,6 +109,10 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"],
         "rope_parameters": {"sliding_attention": _ROTARY, "full_attention": _ROTARY},
+    },
+    "dbrx": {
+        "n_heads": _HEADS,
+        "attn_config": {"kv_n_heads": _HEADS // 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
     },
     "dory": {
         "num_hidden_layers": 4,
@@ -230,7 +236,7 @@ def small(default: Any, own: Mapping[str, Any]) -> Any:
 
 
 def _fewer(default: Any, value: int) -> int:
-    heads = getattr(default, "num_attention_heads", None)
+    heads = vars(default).get("num_attention_heads")
     return value if value == 1 else _HEADS if value == heads else _HEADS // 2
 
 

@@ -47,6 +47,8 @@ from lowering.support.quiet import quiet_third_parties
 
 _PREFILL, _SECONDS, _REASON = 16, 240, 600
 _START = 1
+_IMPORTED = ("transformers.modeling_utils", "transformers.generation.utils", "coremltools")
+"""What every family imports beside."""
 _ALLOWED = 0.02  # of the logits' standard deviation
 PRECISIONS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 _STEPS: Literal["steps"] = "steps"
@@ -302,7 +304,7 @@ def in_processes(names: Sequence[str], seconds: float, steps: bool) -> Iterator[
     """The outcome of each family, tried in a process that may take so long."""
     # The modules are imported once, by the process that all others are forked from.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *_IMPORTED])
     for name in names:
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_send, args=(name, steps, theirs), daemon=True)
