@@ -21,6 +21,7 @@ from passes.fuse_activations import FuseActivations
 from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_rms_norm import FuseRmsNorm
+from passes.keep_images import KeepImages
 from passes.layout.assign_layout import AssignLayout
 from passes.limit_rank.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
@@ -62,6 +63,7 @@ __all__ = [
     "FuseRmsNorm",
     "InputError",
     "InvariantError",
+    "KeepImages",
     "LayoutError",
     "LimitRank",
     "LinearToConv1x1",

@@ -21,6 +21,7 @@ from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.join_heads import JoinHeads
+from passes.keep_images import KeepImages
 from passes.layout.assign_layout import AssignLayout
 from passes.limit_rank.limit_rank import LimitRank
 from passes.linear_to_conv1x1 import LinearToConv1x1
@@ -73,6 +74,7 @@ def default_pipeline(
         FuseRmsNorm(),
         FuseAttention(),
         SplitAttention(form=attention),
+        KeepImages(),
         LinearToConv1x1(),
         Conv1dToConv2d(),
         FuseLayerNorm(),
@@ -112,6 +114,7 @@ ALL_PASSES: tuple[type[Pass], ...] = (
     FuseAttention,
     FuseRmsNorm,
     JoinHeads,
+    KeepImages,
     LimitRank,
     LinearToConv1x1,
     TopkOfLogits,

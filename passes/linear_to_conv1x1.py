@@ -47,6 +47,7 @@ class LinearToConv1x1(Pass):
     chooses_form: ClassVar[bool] = True
     runs_after: ClassVar[Mapping[str, str]] = {
         "canonical_linear": "it makes the linears that are converted there",
+        "keep_images": "a linear on an image becomes a convolution of that image",
     }
     forms: ClassVar[Forms] = Forms(
         "linear",
