@@ -162,6 +162,7 @@ FORMS: Mapping[str, Callable[[], nn.Module]] = {
     "scaled palettes, 2 bits": lambda: _palettized(
         n_bits=2, enable_per_channel_scale=True, **_GROUPS
     ),
+    "palette of vectors, 4 bits": lambda: _palettized(n_bits=4, cluster_dim=2),
     "palette of int8, 4 bits": lambda: _palettized(n_bits=4, lut_dtype=torch.int8),
     "DKM, 4 bits": _dkm,
     "int8": lambda: _quantized(weight_dtype="int8"),

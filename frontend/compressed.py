@@ -131,7 +131,12 @@ def _palette(weight: Tensor, fields: Mapping[str, Tensor], is_sparse: bool) -> E
         sizes = [max(pair) for pair in zip(numbers.shape, scales.shape, strict=True)]
         kinds = spread(scales, sizes).unique(return_inverse=True)[1]
         numbers = spread(numbers, sizes) * (int(kinds.max()) + 1) + kinds
-    return Encoding(bits, is_sparse, palettes=numbers)
+    lanes = None
+    if "vector_axis" in fields and lut.shape[-1] > 1:
+        axis = int(fields["vector_axis"])
+        lanes = torch.arange(weight.shape[axis]) % lut.shape[-1]
+        lanes = lanes.reshape([-1 if n == axis else 1 for n in range(weight.ndim)])
+    return Encoding(bits, is_sparse, palettes=numbers, lanes=lanes)
 
 
 def _integers(weight: Tensor, fields: Mapping[str, Tensor], is_sparse: bool) -> Encoding:

@@ -47,27 +47,30 @@ class Palette:
     """Codes into palettes.
 
     Attributes:
-        indices: of the weight's shape, int64.
+        indices: of the weight's shape, int64; of vectors one for each.
         tables: the blocks along each axis, then 2 ** bits entries in rising order; the last one
-            is repeated where a palette has fewer.
+            is repeated where a palette has fewer. Vectors have an axis of their own after it.
+        axis: along which vectors lie in the weight; ``None`` where entries are numbers.
     """
 
     indices: Tensor
     tables: Tensor
+    axis: int | None = None
 
 
 @dataclass(frozen=True)
 class Encoding:
     """The compressed form of one weight.
 
-    The grids ``palettes``, ``scales`` and ``zero_points`` have the weight's rank; each of their
-    sizes divides the weight's, and one number holds for a block.
+    The grids ``palettes``, ``lanes``, ``scales`` and ``zero_points`` have the weight's rank; each
+    of their sizes divides the weight's, and one number holds for a block.
 
     Attributes:
         bits: of an index or integer; 0 for a weight that is sparse and nothing else.
         is_sparse: zeros are left out.
         is_signed: integers may be negative.
         palettes: int64, which palette holds the values of a block; ``None`` for other kinds.
+        lanes: int64, which number of its vector a value is; ``None`` where palettes hold numbers.
         scales: float32, value is scale × (integer − zero point); ``None`` for other kinds.
         zero_points: int64, ``None`` where all are zero.
     """
@@ -78,27 +81,34 @@ class Encoding:
     palettes: Tensor | None = None
     scales: Tensor | None = None
     zero_points: Tensor | None = None
+    lanes: Tensor | None = None
 
-    _grids: ClassVar[tuple[str, ...]] = ("palettes", "scales", "zero_points")
+    _grids: ClassVar[tuple[str, ...]] = ("palettes", "scales", "zero_points", "lanes")
 
     @property
     def spelled(self) -> str:
         """A few words for a message, such as ``sparse 4-bit palette``."""
         kind = "palette" if self.palettes is not None else "integers" if self.bits else "weight"
+        kind += " of vectors" * (self.lanes is not None)
         return f"{'sparse ' * self.is_sparse}{f'{self.bits}-bit ' * bool(self.bits)}{kind}"
 
     def palette(self, weight: Tensor) -> Palette:
         """The codes of ``weight`` and its palettes; every code decodes to the value itself.
 
-        Zeros of a sparse weight are in no palette, and their codes have no meaning.
+        Zeros of a sparse weight are in no palette, and their codes have no meaning; of vectors
+        they are.
 
         Raises:
-            EncodingError: a block has more values than its palette, or there are too many of them.
+            EncodingError: a block has more values than its palette, there are too many of them, or
+                vectors are cut apart.
         """
         assert self.palettes is not None
-        grid = tuple(self.palettes.shape)
-        palette = palette_of(weight, grid, self.bits, skip_zeros=self.is_sparse)
-        self._check_room(weight, palette.tables.numel())
+        if self.lanes is not None:
+            palette = vectors_of(weight, self.palettes, self.lanes, self.bits)
+        else:
+            grid = tuple(self.palettes.shape)
+            palette = palette_of(weight, grid, self.bits, skip_zeros=self.is_sparse)
+        self._check_room(weight, palette.tables.numel(), palette.indices.numel())
         return palette
 
     def integers(self, weight: Tensor) -> Tensor:
@@ -118,11 +128,11 @@ class Encoding:
             ends += [self.zero_points.min(), self.zero_points.max()]
         if int(min(ends)) < lowest or int(max(ends)) >= lowest + 2**self.bits:
             raise EncodingError(f"its values are outside of {self.spelled}")
-        self._check_room(weight, self.scales.numel())
+        self._check_room(weight, self.scales.numel(), weight.numel())
         return codes
 
-    def _check_room(self, weight: Tensor, numbers: int) -> None:
-        if numbers * HALF_BITS + weight.numel() * self.bits >= weight.numel() * HALF_BITS:
+    def _check_room(self, weight: Tensor, numbers: int, codes: int) -> None:
+        if numbers * HALF_BITS + codes * self.bits >= weight.numel() * HALF_BITS:
             raise EncodingError(
                 f"{numbers} numbers that {self.spelled} need beside their codes would take more "
                 f"room than its {weight.numel()} values"
@@ -232,6 +242,58 @@ def palette_of(
     tables.scatter_(1, ranks, ordered)
     indices = torch.empty_like(ranks).scatter_(1, order, ranks)
     return Palette(_uncelled(indices, grid, weight.shape), tables.reshape(*grid, 2**bits))
+
+
+def vectors_of(weight: Tensor, palettes: Tensor, lanes: Tensor, bits: int) -> Palette:
+    """``weight`` as codes into palettes of vectors.
+
+    Args:
+        weight: the values.
+        palettes: see :class:`Encoding`.
+        lanes: likewise.
+        bits: of a code.
+
+    Raises:
+        EncodingError: a block has more vectors than 2 ** bits, or the vectors are no neighbours
+            along one axis.
+    """
+    axis, size = _along(weight, lanes)
+
+    def split(values: Tensor) -> Tensor:
+        return values.movedim(axis, -1).unflatten(-1, (-1, size))
+
+    values = split(weight + 0.0)  # a negative zero is no value of its own
+    numbers, kinds = _numbered(values)
+    grid = palettes
+    if palettes.shape[axis] > 1:
+        which, _ = _numbered(split(spread(palettes, weight.shape)))
+        grid = gathered(which.movedim(-1, axis))
+    found = palette_of(numbers.movedim(-1, axis).to(torch.float64), grid.shape, bits)
+    return Palette(found.indices, kinds[found.tables.to(torch.int64)], axis)
+
+
+def _along(weight: Tensor, lanes: Tensor) -> tuple[int, int]:
+    """The axis that vectors lie along, and the length of each."""
+    axes = [axis for axis, size in enumerate(lanes.shape) if size > 1]
+    size = int(lanes.max()) + 1
+    if len(axes) == 1 and weight.shape[axes[0]] % size == 0:
+        line = lanes.flatten().repeat_interleave(weight.shape[axes[0]] // lanes.numel())
+        each = line.reshape(-1, size)
+        if bool((each == each[0]).all()) and each[0].sort().values.tolist() == list(range(size)):
+            return axes[0], size
+    raise EncodingError("the vectors of its palette are cut apart, or lie along several axes")
+
+
+def _numbered(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """A number for each of ``vectors``, which lie along the last axis, and the distinct ones."""
+    numbers = torch.zeros(vectors.shape[:-1], dtype=torch.int64)
+    for lane in vectors.unbind(-1):
+        kinds, kind = lane.unique(return_inverse=True)
+        numbers = (numbers * len(kinds) + kind).unique(return_inverse=True)[1]
+    flat = vectors.flatten(0, -2)
+    some = torch.zeros(int(numbers.max()) + 1, dtype=torch.int64)
+    some[numbers.flatten()] = torch.arange(len(flat))
+    return numbers, flat[some]
 
 
 def spread(grid: Tensor, shape: Sequence[int]) -> Tensor:

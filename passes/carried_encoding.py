@@ -37,7 +37,10 @@ def carried_encoding(rw: Rewriter, node: fx.Node, value: Tensor) -> Encoding | N
     if not weights:
         return None
     first = next(iter(weights.values()))
-    kinds = {(e.palettes is None, e.scales is None, e.bits, e.is_signed) for e in weights.values()}
+    kinds = {
+        (e.palettes is None, e.scales is None, e.bits, e.is_signed, _vector_size(e))
+        for e in weights.values()
+    }
     if len(kinds) > 1:
         raise EncodingError(
             "it joins weights that were compressed in different ways: "
@@ -65,6 +68,9 @@ def carried_encoding(rw: Rewriter, node: fx.Node, value: Tensor) -> Encoding | N
             kinds_of, kind = tensor.unique(return_inverse=True)
             distinct = distinct * len(kinds_of) + kind
         encoding = replace(encoding, palettes=gathered(distinct))
+    if encoding.lanes is not None:
+        lanes = torch.round((run(_lanes) - added) / factor).to(torch.int64)
+        encoding = replace(encoding, lanes=gathered(lanes))
     if encoding.scales is not None:
         scales = run(_scales) - added
         points = (run(_zero_points) - added) / factor - added / scales
@@ -74,7 +80,8 @@ def carried_encoding(rw: Rewriter, node: fx.Node, value: Tensor) -> Encoding | N
             scales=gathered(scales),
             zero_points=gathered(points) if bool(points.any()) else None,
         )
-    if bool((factor != 1).any() or added.any()):  # else it is moved, and its values are the same
+    # What is moved alone has the same values, of which vectors may have been cut apart.
+    if encoding.lanes is not None or bool((factor != 1).any() or added.any()):
         encoding.check(value)
     return encoding
 
@@ -127,6 +134,15 @@ def _numbered(weights: Mapping[fx.Node, Encoding]) -> dict[fx.Node, Tensor]:
         numbers[weight] = (encoding.palettes + first).to(torch.float32)
         first += int(encoding.palettes.max()) + 1
     return numbers
+
+
+def _vector_size(encoding: Encoding) -> int:
+    return 1 if encoding.lanes is None else int(encoding.lanes.max()) + 1
+
+
+def _lanes(weight: fx.Node, encoding: Encoding) -> Tensor:
+    assert encoding.lanes is not None
+    return encoding.lanes.to(torch.float32)
 
 
 def _scales(weight: fx.Node, encoding: Encoding) -> Tensor:

@@ -93,7 +93,7 @@ def _writer(encoding: Encoding, weight: Tensor, target: ct.target, fp16: bool) -
         if zeros * HALF_BITS <= 1:  # what the mask costs
             raise EncodingError(f"{zeros:.0%} of its values are zero: sparse, it would be larger")
         return _sparse(encoding, weight) if is_new else _sparse_bytes(weight)
-    if encoding.is_sparse and is_new:
+    if encoding.is_sparse and is_new and encoding.lanes is None:  # vectors have their zeros
         return _sparse(encoding, weight)
     dense = replace(encoding, is_sparse=False)
     if encoding.palettes is not None:
@@ -107,11 +107,15 @@ def _palette(encoding: Encoding, weight: Tensor) -> _Writer:
         "indices": _as_bits(palette.indices, encoding.bits),
         "lut": palette.tables.unsqueeze(-1).numpy(),
     }
+    if palette.axis is not None:
+        arguments |= {"lut": palette.tables.numpy(), "vector_axis": np.int32(palette.axis)}
     return lambda name: mb.constexpr_lut_to_dense(**arguments, name=name)
 
 
 def _one_palette(encoding: Encoding, weight: Tensor) -> _Writer:
     """Before iOS18 a weight has one palette; that of all blocks may have more entries."""
+    if encoding.lanes is not None:
+        raise EncodingError(f"its palette is of vectors; {_NEEDS_IOS18}")
     values = len(weight.unique())
     bits = next((b for b in PALETTE_BITS if b >= encoding.bits and values <= 2**b), None)
     if bits is None:

@@ -221,3 +221,43 @@ def test_a_scaled_weight_is_what_its_integers_stand_for(kind: str, factor: float
     value, encoding, _ = folded(lambda w: w * factor, ALL[kind])
     assert encoding is not None
     assert torch.equal(encoding.exact(value), value)
+
+
+def of_vectors(length: int) -> tuple[torch.Tensor, Encoding]:
+    """(12, 6), of columns of two vectors of ``length``."""
+    kinds = torch.randn(2, length)
+    weight = kinds[torch.randint(0, 2, (12 // length, 6))].movedim(-1, 1).reshape(12, 6)
+    lanes = (torch.arange(12) % length)[:, None]
+    return weight, Encoding(1, palettes=torch.zeros(1, 1, dtype=torch.int64), lanes=lanes)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4])
+@pytest.mark.parametrize("move", [*(move for move in MOVES if move != "axes between"), "rows"])
+def test_vectors_of_a_palette_stay_whole(move: str, length: int) -> None:
+    weight, encoding = of_vectors(length)
+    factors = torch.rand(12 // length).repeat_interleave(length)[:, None] + 0.5
+    make = {
+        **MOVES,
+        "a head": lambda w: w[length : 2 * length],
+        "an image": lambda w: w.reshape(12, 6, 1, 1).clone(),
+        "rows": lambda w: w * factors,
+    }[move]
+    program = encoded(Made(make, weight), {"w.0": encoding})
+    optimized = passes.optimize_for_ane(program, pipeline=(FoldConstants(),))
+    (name,) = [spec.target for spec in optimized.program.graph_signature.input_specs if spec.target]
+    state = optimized.program.state_dict
+    found = Encoding.of(state, name)
+    assert found is not None and found.spelled == "1-bit palette of vectors"
+    palette = found.palette(state[name])
+    assert palette.axis == (1 if move == "transposed" else 0)
+    assert palette.tables.shape[-2:] == (2, length)
+    assert torch.equal(state[name], make(weight))
+
+
+@pytest.mark.parametrize("cut", [lambda w: w[1:3], lambda w: w[::2], lambda w: w.roll(1, 0)])
+def test_vectors_that_are_cut_apart_are_declined(cut: Callable[..., torch.Tensor]) -> None:
+    weight, encoding = of_vectors(2)
+    program = encoded(Made(cut, weight), {"w.0": encoding})
+    optimized = passes.optimize_for_ane(program, pipeline=(FoldConstants(),))
+    (declined,) = optimized.reports[0].declined
+    assert re.search("vectors of its palette are cut apart|a block has . values", declined.reason)

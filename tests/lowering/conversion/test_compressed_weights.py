@@ -73,6 +73,8 @@ PALETTES: Mapping[str, Made] = {
     "groups": lambda: palettized(Net(), n_bits=2, **GROUPS),
     "groups of inputs": lambda: palettized(Net(), n_bits=2, channel_axis=1, **GROUPS),
     "scaled": lambda: palettized(Net(), n_bits=2, enable_per_channel_scale=True, **GROUPS),
+    "vectors": lambda: palettized(Net(), n_bits=2, cluster_dim=2),
+    "vectors of groups": lambda: palettized(Net(), n_bits=1, cluster_dim=2, **GROUPS),
     "integer table": lambda: palettized(Net(), n_bits=4, lut_dtype=torch.int8),
 }
 INTEGERS: Mapping[str, Made] = {
@@ -176,11 +178,12 @@ def test_before_ios_18_there_are_fewer_forms(name: str) -> None:
     assert_equal_weights(found, expected)
 
 
-def test_what_a_system_cannot_hold_is_said() -> None:
-    model = BLOCKS["blocks"]()
-    with pytest.warns(
-        DenseWeightWarning, match=r"conv\.weight: .*several axes; convert with .*iOS18"
-    ):
+@pytest.mark.parametrize(
+    ("name", "why"), [("blocks", "scales for blocks of several axes"), ("vectors", "of vectors")]
+)
+def test_what_a_system_cannot_hold_is_said(name: str, why: str) -> None:
+    model = {**BLOCKS, **PALETTES}[name]()
+    with pytest.warns(DenseWeightWarning, match=rf"conv\.weight: .*{why}; convert with .*iOS18"):
         package = lowered(model, IOS17)
     assert not decoded(package)
 
