@@ -75,7 +75,7 @@ def decomposed(
     """
     whole = {torch.ops.aten.copy.default: copy, **table}
     try:
-        return taken_apart(program, lambda part: part.run_decompositions(whole))
+        return taken_apart(program, lambda part: part.run_decompositions(whole), whole)
     except AnePassesError:
         raise
     except Exception as error:

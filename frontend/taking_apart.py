@@ -4,6 +4,7 @@ torch's ``run_decompositions`` runs the whole program three times over, though a
 layers says the same few things again and again: 24 layers of a DistilBERT are 700 calls of 20
 kinds. It was a fifth of the whole path (*measured*, torch 2.13). Here torch takes apart a program
 of one call of each kind, and the pieces go where the calls were, under the names that torch gives.
+Kinds that differ in their sizes alone share what is found where no size decides it.
 
 That is the same where a program is a plain sequence of calls: sizes are numbers, nothing holds a
 graph of its own, and nothing is written but what nobody else sees. Any other program is torch's.
@@ -12,13 +13,13 @@ graph of its own, and nothing is written but what nobody else sees. Any other pr
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
+from torch._ops import OperatorBase, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
@@ -32,31 +33,34 @@ from torch.export.graph_signature import (
 )
 from torch.utils import _pytree as pytree
 
+from frontend.call_kinds import (
+    Piece,
+    UnknownKindError,
+    family_of,
+    kind_of,
+    parts_of,
+    piece_like,
+    tensors_of,
+)
+
 # What run_decompositions does, with its table.
 TakeApart: TypeAlias = Callable[[ExportedProgram], ExportedProgram]
 # Functional operator and kind of each call.
 _Calls: TypeAlias = dict[fx.Node, tuple[OpOverload, Hashable]]
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """What one kind of call is taken apart into.
+def taken_apart(
+    program: ExportedProgram, take_apart: TakeApart, operators: Container[OperatorBase]
+) -> ExportedProgram:
+    """``take_apart(program)``, asked of each kind of call once where that is the same.
 
-    Attributes:
-        given: placeholders of the tensors that the call reads, each once, in order.
-        steps: the operators, in order.
-        results: what the call returns, one for each tensor: of ``steps`` or ``given``.
+    Args:
+        program: as it was exported.
+        take_apart: takes a program apart.
+        operators: those that its table takes apart.
     """
-
-    given: tuple[fx.Node, ...]
-    steps: tuple[fx.Node, ...]
-    results: tuple[fx.Node, ...]
-
-
-def taken_apart(program: ExportedProgram, take_apart: TakeApart) -> ExportedProgram:
-    """``take_apart(program)``, asked of each kind of call once where that is the same."""
     calls = _calls(program)
-    pieces = None if calls is None else _pieces(program, calls, take_apart)
+    pieces = None if calls is None else _pieces(program, calls, take_apart, operators)
     if calls is None or pieces is None:
         return take_apart(program)
     return _joined(program, calls, pieces)
@@ -82,7 +86,7 @@ def _calls(program: ExportedProgram) -> _Calls | None:
             if isinstance(value, torch.Tensor | torch.SymInt) and not _is_static(value):
                 return None
             continue
-        if node.op != "call_function" or not all(_is_static(v) for v in _tensors(value)):
+        if node.op != "call_function" or not all(_is_static(v) for v in tensors_of(value)):
             return None
         if node.target is operator.getitem:
             if node.args[0] not in calls:
@@ -94,8 +98,8 @@ def _calls(program: ExportedProgram) -> _Calls | None:
         if value is None:
             continue
         try:
-            calls[node] = (target, (target, _kind(node, (node.args, node.kwargs))))
-        except _UnknownKindError:
+            calls[node] = (target, (target, kind_of(node, (node.args, node.kwargs))))
+        except UnknownKindError:
             return None
     return calls
 
@@ -138,43 +142,51 @@ def _is_fresh(node: fx.Node) -> bool:
     )
 
 
-class _UnknownKindError(Exception):
-    """An argument of a call is neither a tensor nor a plain value."""
-
-
-def _kind(call: fx.Node, value: object) -> Hashable:
-    """What decides how a call is taken apart: which tensors are one, their layouts, numbers.
-
-    Raises:
-        _UnknownKindError: there is more to it.
-    """
-    if isinstance(value, fx.Node):
-        tensor = value.meta.get("val")
-        if not isinstance(tensor, torch.Tensor):
-            raise _UnknownKindError
-        position = call.all_input_nodes.index(value)
-        layout = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
-        return position, layout, tensor.dtype, tensor.device
-    if isinstance(value, list | tuple):
-        return (type(value), *(_kind(call, part) for part in value))
-    if isinstance(value, dict):
-        return tuple((name, _kind(call, part)) for name, part in sorted(value.items()))
-    if isinstance(value, float):
-        return float, value.hex()  # zero has a sign
-    if value is None or isinstance(
-        value, bool | int | str | torch.dtype | torch.device | torch.layout | torch.memory_format
-    ):
-        return type(value), value
-    raise _UnknownKindError
-
-
 def _pieces(
-    program: ExportedProgram, calls: _Calls, take_apart: TakeApart
-) -> dict[Hashable, _Piece] | None:
+    program: ExportedProgram,
+    calls: _Calls,
+    take_apart: TakeApart,
+    operators: Container[OperatorBase],
+) -> dict[Hashable, Piece] | None:
     """What each kind of call is taken apart into; ``None`` where torch makes more than pieces."""
     examples = {kind: node for node, (_, kind) in reversed(calls.items())}
     if not examples:
         return None
+    families: dict[Hashable, Hashable] = {}  # and the first kind of each
+    for kind, node in examples.items():
+        families.setdefault(_family(node, calls, operators), kind)
+    asked = {kind: examples[kind] for kind in families.values()}
+    pieces = _asked(program, calls, asked, take_apart)
+    if pieces is None:
+        return None
+    left: dict[Hashable, fx.Node] = {}
+    for kind, node in examples.items():
+        first = families[_family(node, calls, operators)]
+        if kind in pieces:
+            continue
+        piece = piece_like(pieces[first], examples[first], node, calls[node][0])
+        if piece is not None and _is_like(node, piece.results):
+            pieces[kind] = piece
+        else:
+            left[kind] = node
+    more = _asked(program, calls, left, take_apart) if left else {}
+    return None if more is None else {**pieces, **more}
+
+
+def _family(node: fx.Node, calls: _Calls, operators: Container[OperatorBase]) -> Hashable:
+    """Of calls that go the same way; a kind that is alone is its own."""
+    target, kind = calls[node]
+    shared = family_of(node, target, operators)
+    return kind if shared is None else shared
+
+
+def _asked(
+    program: ExportedProgram,
+    calls: _Calls,
+    examples: Mapping[Hashable, fx.Node],
+    take_apart: TakeApart,
+) -> dict[Hashable, Piece] | None:
+    """The pieces of ``examples``, by kind, as torch takes a program of them apart."""
     graph, results = fx.Graph(), dict[Hashable, list[fx.Node]]()
     given: dict[Hashable, list[fx.Node]] = {}
     for number, (kind, node) in enumerate(examples.items()):
@@ -188,7 +200,7 @@ def _pieces(
         args, kwargs = fx.map_arg((node.args, node.kwargs), stand_in.__getitem__)
         call = graph.call_function(calls[node][0], args, kwargs)
         call.meta = dict(node.meta)
-        results[kind] = [call] if isinstance(node.meta["val"], torch.Tensor) else _parts(call)
+        results[kind] = [call] if isinstance(node.meta["val"], torch.Tensor) else parts_of(call)
     graph.output(tuple(result for parts in results.values() for result in parts))
     apart = take_apart(_program(program, graph))
     nodes = list(apart.graph.nodes)
@@ -208,7 +220,7 @@ def _pieces(
         if not _is_like(node, last):
             return None
         steps = sorted(_behind(last), key=places.__getitem__)
-        found[kind] = _Piece(tuple(own), tuple(steps), tuple(last))
+        found[kind] = Piece(tuple(own), tuple(steps), tuple(last))
     return found
 
 
@@ -216,7 +228,7 @@ def _is_like(node: fx.Node, results: Iterable[fx.Node]) -> bool:
     """Whether results are what the call gave: a write in place casts to what it writes to."""
     return all(
         was.shape == now.meta["val"].shape and was.dtype is now.meta["val"].dtype
-        for was, now in zip(_tensors(node.meta["val"]), results, strict=True)
+        for was, now in zip(tensors_of(node.meta["val"]), results, strict=True)
     )
 
 
@@ -260,7 +272,7 @@ def _program(program: ExportedProgram, graph: fx.Graph) -> ExportedProgram:
 def _joined(
     program: ExportedProgram,
     calls: _Calls,
-    pieces: dict[Hashable, _Piece],
+    pieces: dict[Hashable, Piece],
 ) -> ExportedProgram:
     """``program`` with the pieces in the place of its calls."""
     graph, now, parts = fx.Graph(), dict[fx.Node, fx.Node](), dict[fx.Node, list[fx.Node]]()
@@ -302,7 +314,7 @@ def _joined(
 
 
 def _laid(
-    graph: fx.Graph, piece: _Piece, given: Iterable[fx.Node], origin: fx.Node
+    graph: fx.Graph, piece: Piece, given: Iterable[fx.Node], origin: fx.Node
 ) -> list[fx.Node]:
     """Adds the steps of ``piece`` to ``graph``; what it returns there."""
     now = dict(zip(piece.given, given, strict=True))
@@ -318,27 +330,11 @@ def _laid(
         if not isinstance(step.meta["val"], torch.Tensor):
             # torch names the results that nobody reads as well.
             taken = {user.args[1]: user for user in step.users}
-            for place, part in enumerate(_parts(now[step])):
+            for place, part in enumerate(parts_of(now[step])):
                 part.meta = {**origin.meta, **part.meta}
                 if place in taken:
                     now[taken[place]] = part
     return [now[result] for result in piece.results]
-
-
-def _parts(call: fx.Node) -> list[fx.Node]:
-    """A ``getitem`` behind ``call``, the last node of its graph, for each of its results."""
-    found = []
-    for place, value in enumerate(call.meta["val"]):
-        part = call.graph.call_function(operator.getitem, (call, place))
-        part.meta = {**call.meta, "val": value}
-        found.append(part)
-    return found
-
-
-def _tensors(value: object) -> list[torch.Tensor]:
-    if value is None:
-        return []
-    return cast(list[torch.Tensor], list(value) if isinstance(value, list | tuple) else [value])
 
 
 def _is_static(value: object) -> bool:

@@ -1,6 +1,7 @@
 """What is taken apart once for each kind of call is what torch takes apart, names included."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -112,7 +113,32 @@ class Buffer(nn.Module):
         return self.count * x
 
 
+class Sizes(nn.Module):
+    """Kinds that differ in their sizes, layouts and numbers alone."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 4, 6, 8)
+        pairs = list(itertools.pairwise(widths))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=a != 4) for a, b in pairs)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(b) for _, b in pairs)
+        self.pools = nn.ModuleList(nn.AdaptiveAvgPool2d(n) for n in (4, 2, 1))
+
+    def forward(self, x):
+        found = []
+        for conv, norm, pool in zip(self.convs, self.norms, self.pools, strict=True):
+            x = F.silu(norm(conv(x)))
+            low, high = x.split(x.shape[1] // 2, 1)
+            best, places = x.flatten(2).topk(2)
+            turned = torch.cat((low, high, low), 1).transpose(2, 3)
+            found += [best, places, turned.contiguous(), turned[:0].relu(), turned.sigmoid()]
+            found += [x.reshape(1, -1), turned.reshape(1, -1), x.expand(2, -1, -1, -1)]
+            x = pool(x)
+        return tuple(found)
+
+
 CASES = {
+    "sizes": (Sizes, ((1, 3, 6, 6),), True),
     "layers": (Layer, ((1, 5, 8),), True),
     "in place": (InPlace, ((1, 4, 6, 6),), True),
     "several results": (Several, ((3, 6),), True),
@@ -143,7 +169,7 @@ def test_the_program_is_torchs(name, joined, monkeypatch):
     model, inputs = make().eval(), inputs_of(name)
     quick = capture(model, inputs)
     assert bool(joined) is is_plain
-    monkeypatch.setattr(export_errors, "taken_apart", lambda program, apart: apart(program))
+    monkeypatch.setattr(export_errors, "taken_apart", lambda program, apart, _: apart(program))
     torchs = capture(model, inputs)
     found, expected = described(quick), described(torchs)
     if name == "constants":  # torch sorts them among the buffers
@@ -151,15 +177,27 @@ def test_the_program_is_torchs(name, joined, monkeypatch):
     assert found == expected
 
 
-@pytest.mark.parametrize("name", ["layers", "in place", "constants"])
+@pytest.mark.parametrize("name", ["layers", "in place", "constants", "sizes"])
 def test_the_package_has_the_same_bytes(name, monkeypatch, tmp_path):
     model, inputs = CASES[name][0]().eval(), inputs_of(name)
     quick = save(convert(model, inputs, skip_model_load=True), tmp_path / "quick.mlpackage")
-    monkeypatch.setattr(export_errors, "taken_apart", lambda program, apart: apart(program))
+    monkeypatch.setattr(export_errors, "taken_apart", lambda program, apart, _: apart(program))
     torchs = save(convert(model, inputs, skip_model_load=True), tmp_path / "torchs.mlpackage")
     pairs = [(quick / f.relative_to(torchs), f) for f in torchs.rglob("*") if f.is_file()]
     assert len(pairs) >= 2
     assert all(ours.read_bytes() == theirs.read_bytes() for ours, theirs in pairs)
+
+
+def test_kinds_of_a_family_are_asked_once(monkeypatch):
+    asked = []
+    ask = taking_apart._asked
+    monkeypatch.setattr(taking_apart, "_asked", lambda *a: asked.append(a) or ask(*a))
+    capture(Sizes().eval(), inputs_of("sizes"))
+    ((_, calls, examples, _),) = asked
+    targets = [str(calls[node][0]) for node in examples.values()]
+    assert targets.count("aten.batch_norm.default") == targets.count("aten.silu.default") == 1
+    assert targets.count("aten.conv2d.default") == 2  # with and without a bias
+    assert targets.count("aten.reshape.default") > 2  # a view or a copy
 
 
 def test_sizes_that_vary_are_torchs_own(joined):
