@@ -83,6 +83,13 @@ _SIZES: Mapping[str, int] = {
     **dict.fromkeys(("embedding_dim", "adapter_hidden_size"), _WIDTH),
     **dict.fromkeys(("input_feat_per_channel", "conv_channels"), 16),
     **dict.fromkeys(("expert_ffn_hidden_size", "adapter_rank"), 32),
+    "unpadded_vocab_size": VOCABULARY,
+    "swa_num_attention_heads": _HEADS,
+    "swa_num_key_value_heads": _HEADS // 2,
+    "swa_head_dim": _HEAD,
+    **dict.fromkeys(("sliding_window_size", "rel_extent"), 16),
+    "n_layers_per_attn_res_block": 1,
+    "hc_lowrank": 8,
     "emb_dim": _WIDTH,
     "mamba_headdim": 16,
     "attention_window": 16,
@@ -100,6 +107,11 @@ _OPEN: Mapping[str, int] = {
     "n_routed_experts": 8,
     "n_group": 1,
     "topk_group": 1,
+    "indexer_n_heads": 16,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
 }
 _ROTARY: Mapping[str, Any] = {"rope_theta": 10000.0, "rope_type": "default"}
 

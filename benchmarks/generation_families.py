@@ -39,7 +39,7 @@ import click
 import torch
 
 from benchmarks.generation_configs import NotBuilt, Tiny, build, families, main_input, sequence
-from benchmarks.generation_steps import TorchGenerator
+from benchmarks.generation_steps import FirstOfEquals, TorchGenerator
 from frontend.errors import AnePassesError
 from lowering.cli.common import EXIT_CHECK_FAILED
 from lowering.generation import Generator, export_decoder
@@ -169,7 +169,8 @@ def _answers(tiny: Tiny, answer: Callable[[Tiny, list[int], int, int], Expected]
     text: list[int] = []
     for turn in TURNS:
         text = [*([] if turn.starts else text), *turn.fed(tiny)]
-        found.append(answer(tiny, text, turn.new, turn.shorter))
+        with FirstOfEquals():
+            found.append(answer(tiny, text, turn.new, turn.shorter))
         text = [*text, *found[-1].tokens]
     return found
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from benchmarks.generation_configs import Tiny
 from frontend.decoder.encode_step import EncodeStep
@@ -14,6 +16,33 @@ from frontend.decoder.step import CallForm, DecoderStep, rooms
 from frontend.errors import AnePassesError
 from lowering.generation.settings import WantedFunction, functions
 from lowering.generation.stepping import Stepper, call_forms
+
+
+class FirstOfEquals(TorchFunctionMode):
+    """Of equal values ``topk`` takes the first, as the interpreter does.
+
+    torch takes any, others in a longer tensor than in a shorter one; a model that looks at the
+    tokens of the best scores alone, many of which are 0, would part from itself.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Calls ``func``; sorts in the place of ``topk``."""
+        given = dict(kwargs or {})
+        if func not in (torch.topk, torch.Tensor.topk):
+            return func(*args, **given)
+        names = dict(zip(("input", "k", "dim", "largest"), args, strict=False)) | given
+        dim = names.get("dim", -1)
+        order = torch.sort(
+            names["input"], dim=dim, descending=names.get("largest", True), stable=True
+        )
+        values, places = (rows.narrow(dim, 0, names["k"]) for rows in order)
+        return torch.return_types.topk((values, places))
 
 
 class TorchGenerator:
@@ -114,7 +143,7 @@ class TorchGenerator:
             ids = torch.tensor([[*pending[:count], *pending[-1:] * (function.tokens - count)]])
             last = {"last": torch.tensor([count - 1])} if function.last else {}
             place = torch.tensor([self._position]).int()
-            with torch.no_grad():
+            with torch.no_grad(), FirstOfEquals():
                 said = step(input_ids=ids.int(), position=place, **last, **self._given)
             logits = said["logits"][0, 0 if function.last else count - 1]
             self._position += count

@@ -20,7 +20,7 @@ from benchmarks.generation_families import (
     sight,
     summary,
 )
-from benchmarks.generation_steps import TorchGenerator
+from benchmarks.generation_steps import FirstOfEquals, TorchGenerator
 from lowering.generation import Generator, export_decoder
 
 
@@ -62,6 +62,19 @@ def test_other_weights_differ(tmp_path: Path):
     lacks, text = compared(tiny, made[0], expected(tiny)[0])
     assert lacks > 0.02
     assert text.startswith("turn 1 differs at 0")
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (2, 3, 200), (7,)])
+def test_of_equal_values_the_first_are_taken(shape: tuple[int, ...]):
+    drawn = torch.randint(3, shape, generator=torch.Generator().manual_seed(0)).float()
+    with FirstOfEquals():
+        for values, places in (drawn.topk(5), torch.topk(drawn, k=5, dim=-1)):
+            assert torch.equal(values, torch.sort(drawn, descending=True).values[..., :5])
+            assert torch.equal(drawn.gather(-1, places), values)
+            equal = values[..., 1:] == values[..., :-1]
+            assert bool((places[..., 1:] > places[..., :-1])[equal].all()) and equal.any()
+        lowest = drawn.topk(1, largest=False).values
+    assert torch.equal(lowest[..., 0], drawn.amin(-1))
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "bart-seq2seq", "mamba"])
