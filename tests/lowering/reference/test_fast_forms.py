@@ -15,7 +15,7 @@ from lowering.reference import load
 from lowering.reference.io import carried, stored
 from lowering.reference.precision import OWN_RESULTS
 from lowering.reference.semantics import SEMANTICS
-from lowering.reference.semantics.recurrent import gru
+from lowering.reference.semantics.recurrent import gru, lstm
 from lowering.reference.semantics.resize import _nearest, resize_nearest_neighbor
 from lowering.reference.semantics.tensor_ops import topk
 
@@ -26,6 +26,7 @@ TIED = torch.randint(-3, 3, (3, 64, 5), generator=GENERATOR).float() * -0.0 + to
 )
 ENDS = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1.0, 2.0] * 16).reshape(2, 48)
 NAN = torch.where(ENDS == 1, torch.nan, ENDS)
+ZEROS = torch.tensor([-0.0, 0.0, -1e-45, 1e-45] * 20)
 SPECIAL = np.array(
     [0, -0.0, 1e-8, -6e-8, 5.96e-8, 65504, 65519.9, 65520, 1e9, -1e9, np.inf, np.nan, 0.1, 2049],
     np.float32,
@@ -37,8 +38,10 @@ SPECIAL = np.array(
 @pytest.mark.parametrize(
     ("x", "axis"),
     [(TIED, 1), (TIED.int(), 1), (TIED.movedim(1, 2), -1), (ENDS, 1), (NAN, 1), (-NAN, -1),
-     (torch.randn(1, 5000, generator=GENERATOR).half().float(), 1), (torch.zeros(64), 0)],
-    ids=["ties", "integers", "last", "ends", "nan", "negative_nan", "random", "equal"],
+     (torch.randn(1, 5000, generator=GENERATOR).half().float(), 1), (torch.zeros(64), 0),
+     (ZEROS, 0), (ZEROS.half().float(), 0), (TIED * 0.1, 1), (TIED.half().float() * 2**-24, 1)],
+    ids=["ties", "integers", "last", "ends", "nan", "negative_nan", "random", "equal", "zeros",
+         "float16_zeros", "float32", "subnormal"],
 )  # fmt: skip
 def test_topk_is_the_start_of_a_stable_sort(x: Tensor, axis: int, count: int, ascending: bool):
     found = topk(x, count, axis, ascending)
@@ -97,6 +100,8 @@ def test_casts_truncate_and_saturate(numbers, dtype):
     wanted = [0 if np.isnan(n) else int(np.clip(n, limits.min, limits.max)) for n in numbers]
     found = SEMANTICS["cast"](torch.tensor(numbers, dtype=torch.float32), dtype)
     assert found.tolist() == wanted
+    every = SEMANTICS["cast"](torch.tensor(numbers * 40, dtype=torch.float32), dtype)
+    assert every.tolist() == wanted * 40
 
 
 def test_rounding_in_place_changes_nothing_else():
@@ -157,3 +162,33 @@ def test_gru_after_torch():
     want, end = layer(x, h)
     torch.testing.assert_close(found[0], want, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found[1], end[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("output_sequence", [True, False])
+def test_lstm_of_torch_is_the_one_written_out(
+    with_bias: bool, direction: str, output_sequence: bool
+):
+    torch.manual_seed(0)
+    x, h, c = torch.randn(7, 3, 5), torch.randn(3, 4), torch.randn(3, 4)
+    weights = torch.randn(16, 5) / 2, torch.randn(16, 4) / 2
+    options = {
+        "bias": torch.randn(16) if with_bias else None,
+        "direction": direction,
+        "output_sequence": output_sequence,
+    }
+    found = lstm(x, h, c, *weights, **options)
+    written_out = lstm(x, h, c, *weights, **options, clip=1e9)
+    for got, want in zip(found, written_out, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [(), ("gamma",), ("beta",), ("gamma", "beta")], ids=str)
+def test_layer_norm_with_and_without_scale(given: tuple[str, ...]):
+    x = torch.randn(2, 3, 40, generator=GENERATOR)
+    scale = {name: torch.randn(40, generator=GENERATOR) for name in given}
+    wanted = (x - x.mean(-1, keepdim=True)) * (x.var(-1, correction=0, keepdim=True) + 1e-5).rsqrt()
+    wanted = wanted * scale.get("gamma", 1) + scale.get("beta", 0)
+    found = SEMANTICS["layer_norm"](x, (-1,), **scale)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
