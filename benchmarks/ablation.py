@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import torch
@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks import ports
+from lowering.ablation.result import Predicted
 from lowering.cli.common import guarded, json_option, print_json, stdout_console, step
 from lowering.cli.sweep import sweeping
 
@@ -95,7 +96,7 @@ def brief(ablations: list[Ablation]) -> Table:
     return table
 
 
-def _latency(predicted: Any) -> str:
+def _latency(predicted: Predicted) -> str:
     return "–" if predicted.latency_ms is None else f"{predicted.latency_ms:.2g}"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ from lowering.cli.common import (
 )
 
 if TYPE_CHECKING:
+    import coremltools as ct
+    from torch import Tensor, nn
+
     from benchmarks.ports import Port
 
 # Parity of the rewritten module in float32, per element.
@@ -68,7 +72,7 @@ class Count:
         return f"{sign}{found} {self.limit}".rstrip()
 
 
-def counts(mlmodel: Any, port: Port) -> list[Count]:
+def counts(mlmodel: ct.models.MLModel, port: Port) -> list[Count]:
     """Metrics of a converted model: operator counts, ``rank≠4``, ``X in blocks``."""
     from lowering.planner.mil_stats import mil_stats
 
@@ -97,7 +101,9 @@ def counts(mlmodel: Any, port: Port) -> list[Count]:
     return result
 
 
-def price(mlmodel: Any, port: Port, model: Any, inputs: Any) -> Count:
+def price(
+    mlmodel: ct.models.MLModel, port: Port, model: nn.Module, inputs: Mapping[str, Tensor]
+) -> Count:
     """The dispatcher's price of a converted model, and the port's own where it is written here."""
     from benchmarks.stock import stock_convert
     from lowering import plan
@@ -110,7 +116,7 @@ def price(mlmodel: Any, port: Port, model: Any, inputs: Any) -> Count:
     return Count(PRICE, found, f"≤{limit:.3g}", found <= limit)
 
 
-def _ops_in_blocks(mlmodel: Any, block: str) -> list[str]:
+def _ops_in_blocks(mlmodel: ct.models.MLModel, block: str) -> list[str]:
     """Operator types from the first to the last operator that comes from a module in ``block``.
 
     Raises:
@@ -172,7 +178,7 @@ def measure(name: str) -> dict[str, Any]:
     }
 
 
-def _as_near(model: Any, inputs: dict[str, Any], want: Any, got: Any) -> bool:
+def _as_near(model: nn.Module, inputs: dict[str, Any], want: Tensor, got: Tensor) -> bool:
     """Whether ``got`` is about as near to the float64 result as ``want``, the original's, is."""
     double = copy.deepcopy(model).double()
     exact = _first(
@@ -182,7 +188,7 @@ def _as_near(model: Any, inputs: dict[str, Any], want: Any, got: Any) -> bool:
     return float((got - exact).abs().max()) <= OWN_ERROR_FACTOR * own
 
 
-def _shaped(result: Any, like: Any) -> Any:
+def _shaped(result: Tensor, like: Tensor) -> Tensor:
     """An image (B, C, 1, S) as the tokens (B, S, C) that the original returns."""
     return result if result.shape == like.shape else result.squeeze(2).transpose(1, 2)
 
@@ -196,7 +202,7 @@ def _attempt(name: str) -> dict[str, Any]:
         return {"name": name, "kept": False, "counts": [], **error.to_json()}
 
 
-def _first(output: Any) -> Any:
+def _first(output: Sequence[Tensor]) -> Tensor:
     """The first tensor of a Hugging Face output."""
     return output[0]
 

@@ -7,7 +7,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selenium.webdriver.remote.webdriver import WebDriver
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRIVERS = ("chromedriver",)
@@ -53,7 +56,7 @@ def chromium(profile: Path, *, width: int = 1300, height: int = 900) -> Iterator
         driver.quit()
 
 
-def open_page(driver: Any, address: str, seconds: float = 20.0) -> None:
+def open_page(driver: WebDriver, address: str, seconds: float = 20.0) -> None:
     """Opens a report and waits until its charts are drawn.
 
     Raises:

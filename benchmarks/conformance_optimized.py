@@ -12,7 +12,7 @@ log tells comparisons that were asked for (``compared``) from those that held (`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -20,9 +20,10 @@ from unittest import mock
 import coremltools as ct
 import pytest
 import torch
+from torch import Tensor
 
 import lowering
-from benchmarks.conformance_plugin import LOG
+from benchmarks.conformance_plugin import LOG, Log
 from passes import optimize_for_ane
 
 _TESTING = "coremltools.converters.mil.frontend.torch.test.testing_utils"
@@ -37,7 +38,7 @@ class _Given:
     model: torch.nn.Module
     dynamic_shapes: Any
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Tensor) -> object:
         return self.model(*inputs)
 
 
@@ -63,10 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _given(
     model: torch.nn.Module,
-    input_data: Any,
-    frontend: Any,
+    input_data: object,
+    frontend: object,
     use_scripting: bool = False,
-    torch_export_dynamic_shapes: Any = None,
+    torch_export_dynamic_shapes: object = None,
 ) -> _Given:
     model.eval()
     return _Given(model, torch_export_dynamic_shapes)
@@ -74,12 +75,12 @@ def _given(
 
 def _convert(
     model_spec: _Given,
-    tensor_inputs: Any,
+    tensor_inputs: Sequence[Tensor],
     backend: tuple[str, str] = ("mlprogram", "fp32"),
-    converter_input_type: Any = None,
+    converter_input_type: Sequence[ct.TensorType] | None = None,
     compute_unit: ct.ComputeUnit = ct.ComputeUnit.CPU_ONLY,
-    minimum_deployment_target: Any = None,
-    converter: Any = None,
+    minimum_deployment_target: ct.target | None = None,
+    converter: object = None,
 ) -> ct.models.MLModel:
     optimized = optimize_for_ane(
         model_spec.model, tuple(tensor_inputs), dynamic_shapes=model_spec.dynamic_shapes
@@ -93,8 +94,8 @@ def _convert(
     )
 
 
-def _counted(compare: Callable[..., Any], log: Any) -> Callable[..., Any]:
-    def convert_and_compare(*args: Any, **kwargs: Any) -> Any:
+def _counted(compare: Callable[..., Any], log: Log) -> Callable[..., Any]:
+    def convert_and_compare(*args: object, **kwargs: object) -> object:
         log.compared += 1
         result = compare(*args, **kwargs)
         log.held += 1

@@ -20,7 +20,7 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import torch
 
 from lowering.package.blocks import walk
 from lowering.package.dtypes import FP16
+from lowering.package.proto import MIL_pb2
 from lowering.reference import ExecutionError, LoadedModel, State
 from lowering.reference.program import declared
 
@@ -49,7 +50,7 @@ _LOADED = "_conformance_loaded"
 _FP32_CASE = re.compile(r"precision='fp32'|\('mlprogram', 'fp32'")
 
 
-class _Log:
+class Log:
     """Outcomes of one session."""
 
     def __init__(self, path: Path | None, fault: bool) -> None:
@@ -62,12 +63,13 @@ class _Log:
         self.gave_up = False
 
     def write(self, record: dict[str, Any]) -> None:
+        """Append one outcome to the file, where there is one."""
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
 
-LOG = pytest.StashKey[_Log]()
+LOG = pytest.StashKey[Log]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,7 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Patches coremltools before any test module is imported."""
-    log = _Log(config.getoption("--conformance-log"), config.getoption("--plant-fault"))
+    log = Log(config.getoption("--conformance-log"), config.getoption("--plant-fault"))
     config.stash[LOG] = log
     torch.set_num_threads(_THREADS)
     coremltools._deps._IS_MACOS = True
@@ -191,7 +193,7 @@ def _reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
     return ""
 
 
-def _loaded(model: Any, precision: str) -> LoadedModel:
+def _loaded(model: ct.models.MLModel, precision: str) -> LoadedModel:
     if not hasattr(model, _LOADED):
         if model._spec.WhichOneof("Type") != "mlProgram":
             pytest.skip("not an ML Program")
@@ -200,15 +202,17 @@ def _loaded(model: Any, precision: str) -> LoadedModel:
     return getattr(model, _LOADED)
 
 
-def _declares_fp16(block: Any) -> bool:
+def _declares_fp16(block: MIL_pb2.Block) -> bool:
     """Whether any value of a MIL block, constants included, is declared fp16."""
     return any(
         declared(output).dtype is FP16 for operation in walk(block) for output in operation.outputs
     )
 
 
-def _predict_with(log: _Log) -> Any:
-    def predict(model: Any, data: Any, state: State | None = None) -> Any:
+def _predict_with(log: Log) -> Callable[..., object]:
+    def predict(
+        model: ct.models.MLModel, data: Mapping[str, Any], state: State | None = None
+    ) -> object:
         """Stands in for ``MLModel.predict``."""
         model._check_predict_data(data)
         if isinstance(data, list):
@@ -231,7 +235,7 @@ def _predict_with(log: _Log) -> Any:
     return predict
 
 
-def _disturbed(value: Any) -> Any:
+def _disturbed(value: object) -> object:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         return (value * _FAULT_SCALE + _FAULT_SHIFT).astype(value.dtype)
     return value

@@ -103,7 +103,7 @@ class Point:
         return self.found >= self.limit if self.at_least else self.found <= self.limit
 
 
-def build(**options: Any) -> nn.Module:
+def build(**options: object) -> nn.Module:
     """The decoder, in evaluation mode; ``options`` replace sizes of its configuration."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM

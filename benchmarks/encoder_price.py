@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 import torch
@@ -26,6 +26,9 @@ from lowering.cli.common import (
     stdout_console,
     step,
 )
+
+if TYPE_CHECKING:
+    import coremltools as ct
 
 LAYERS = 6
 # Tokens to the ratio stock / best that convolutions with native attention gave when their
@@ -68,7 +71,7 @@ class Encoder(nn.Module):
         return hidden
 
 
-def priced(name: str, mlmodel: Any) -> Priced:
+def priced(name: str, mlmodel: ct.models.MLModel) -> Priced:
     """The price of a converted model.
 
     Raises:

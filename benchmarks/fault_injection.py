@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
+import coremltools as ct
 import numpy as np
 import torch
 from rich.markup import escape
@@ -92,7 +93,7 @@ class Sound:
         self.sources = SourceTable.from_metadata(metadata)
         self.outputs = self.run(self.package)
 
-    def run(self, package: Any) -> dict[str, torch.Tensor] | None:
+    def run(self, package: ct.models.MLModel) -> dict[str, torch.Tensor] | None:
         """Outputs of a package on the inputs, ``None`` when it cannot be run."""
         model = lowering.load(package)
         done = values.run(model, values.feed_of(model, self.original))
@@ -100,7 +101,7 @@ class Sound:
             return None
         return {item.name: done.values[item.name] for item in model.program.outputs}
 
-    def effect(self, package: Any) -> float:
+    def effect(self, package: ct.models.MLModel) -> float:
         """The largest relative change of an output; infinite when it cannot be run."""
         found = self.run(package)
         if found is None or self.outputs is None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import coremltools as ct
 import numpy as np
 
+from lowering.package.proto import MIL_pb2
 from lowering.package.weights import Weights, tensor_type
 
 # Wrong by a factor that people do get wrong: 1e-5 for 1e-12, 1e-3 for 1e-6 ...
@@ -89,7 +89,7 @@ class Patient:
         return found
 
     def _of(
-        self, op: Any, rng: np.random.Generator, earlier: list[tuple[str, bytes]]
+        self, op: MIL_pb2.Operation, rng: np.random.Generator, earlier: list[tuple[str, bytes]]
     ) -> Iterator[tuple[str, str, Callable[[], None]]]:
         yield from self._constants_of(op, rng)
         yield from self._weights_of(op, rng)
@@ -97,7 +97,7 @@ class Patient:
         yield from _type_of(op, rng)
 
     def _constants_of(
-        self, op: Any, rng: np.random.Generator
+        self, op: MIL_pb2.Operation, rng: np.random.Generator
     ) -> Iterator[tuple[str, str, Callable[[], None]]]:
         """Parameters that are small constants: epsilon, axes, permutations, bounds, pads."""
         rank = _rank(op, self._types)
@@ -129,7 +129,7 @@ class Patient:
                 yield self._change("slope", op, key, value, value * value.dtype.type(3))
 
     def _weights_of(
-        self, op: Any, rng: np.random.Generator
+        self, op: MIL_pb2.Operation, rng: np.random.Generator
     ) -> Iterator[tuple[str, str, Callable[[], None]]]:
         for key in _WEIGHTS.get(op.type, ()):
             value = self._constant(op, key)
@@ -142,7 +142,7 @@ class Patient:
             if value.size > 1:
                 yield self._change("weight", op, key, value, _perturbed(value, rng))
 
-    def _constant(self, op: Any, key: str) -> np.ndarray | None:
+    def _constant(self, op: MIL_pb2.Operation, key: str) -> np.ndarray | None:
         if key not in op.inputs:  # reading a missing key of a protobuf map would add it
             return None
         arguments = op.inputs[key].arguments
@@ -154,7 +154,7 @@ class Patient:
         return self._weights.stored(value)
 
     def _change(
-        self, kind: str, op: Any, key: str, old: np.ndarray, new: np.ndarray
+        self, kind: str, op: MIL_pb2.Operation, key: str, old: np.ndarray, new: np.ndarray
     ) -> tuple[str, str, Callable[[], None]]:
         """The fault that gives this op, and no other, ``new`` for its argument ``key``."""
         if old.size <= 8:
@@ -174,7 +174,10 @@ class Patient:
 
 
 def _wiring_of(
-    op: Any, rng: np.random.Generator, earlier: list[tuple[str, bytes]], types: dict[str, Any]
+    op: MIL_pb2.Operation,
+    rng: np.random.Generator,
+    earlier: list[tuple[str, bytes]],
+    types: Mapping[str, MIL_pb2.ValueType],
 ) -> Iterator[tuple[str, str, Callable[[], None]]]:
     """Operands in the wrong order, and the wrong value of the right shape."""
     pairs = {"sub": ("x", "y"), "real_div": ("x", "y"), "select": ("a", "b"), "matmul": ("x", "y")}
@@ -199,7 +202,9 @@ def _wiring_of(
                 yield "wrong value", f"{key} {argument.name} -> {other}", plant
 
 
-def _type_of(op: Any, rng: np.random.Generator) -> Iterator[tuple[str, str, Callable[[], None]]]:
+def _type_of(
+    op: MIL_pb2.Operation, rng: np.random.Generator
+) -> Iterator[tuple[str, str, Callable[[], None]]]:
     """Another op of the same form."""
     for group in (_UNARY, _BINARY, _REDUCTIONS):
         if op.type in group:
@@ -213,11 +218,11 @@ def _type_of(op: Any, rng: np.random.Generator) -> Iterator[tuple[str, str, Call
             yield "op type", f"{op.type} -> {other}", plant
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: MIL_pb2.Value) -> bool:
     return value.immediateValue.tensor.WhichOneof("value") == "strings"
 
 
-def _rank(op: Any, types: dict[str, Any]) -> int:
+def _rank(op: MIL_pb2.Operation, types: Mapping[str, MIL_pb2.ValueType]) -> int:
     for key in ("x", "values"):
         if key in op.inputs and op.inputs[key].arguments[0].name in types:
             return len(tensor_type(types[op.inputs[key].arguments[0].name])[1])
@@ -257,19 +262,19 @@ def _perturbed(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return moved.astype(value.dtype)
 
 
-def _swap(op: Any, first: str, second: str) -> None:
+def _swap(op: MIL_pb2.Operation, first: str, second: str) -> None:
     kept = type(op.inputs[first])()
     kept.CopyFrom(op.inputs[first])
     op.inputs[first].CopyFrom(op.inputs[second])
     op.inputs[second].CopyFrom(kept)
 
 
-def _swap_values(op: Any) -> None:
+def _swap_values(op: MIL_pb2.Operation) -> None:
     arguments = op.inputs["values"].arguments
     arguments[0].name, arguments[-1].name = arguments[-1].name, arguments[0].name
 
 
-def _write(value: Any, array: np.ndarray) -> None:
+def _write(value: MIL_pb2.Value, array: np.ndarray) -> None:
     tensor = value.immediateValue.tensor
     flat = array.reshape(-1)
     if array.dtype == np.float32:

@@ -11,10 +11,13 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 VOCABULARY = 160
 POSITIONS = 128
@@ -219,7 +222,7 @@ def build(family: str) -> Tiny:
     return Tiny(model, source, POSITIONS)
 
 
-def small(default: Any, own: Mapping[str, Any]) -> Any:
+def small(default: PretrainedConfig, own: Mapping[str, Any]) -> PretrainedConfig:
     """``default``, a configuration of a family, in small; ``own`` on top."""
     names = vars(default)
     given: dict[str, Any] = {}
@@ -247,7 +250,7 @@ def small(default: Any, own: Mapping[str, Any]) -> Any:
     return type(default)(**{**given, **own})
 
 
-def _fewer(default: Any, value: int) -> int:
+def _fewer(default: PretrainedConfig, value: int) -> int:
     heads = vars(default).get("num_attention_heads")
     return value if value == 1 else _HEADS if value == heads else _HEADS // 2
 

@@ -41,7 +41,7 @@ class _Of(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> object:
         return self.function(*inputs)
 
 

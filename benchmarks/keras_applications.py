@@ -23,7 +23,7 @@ import coremltools as ct
 import torch
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import lowering
 import passes
@@ -126,7 +126,7 @@ def run(name: str, size: int = _SIZE, plain: bool = False) -> Application:
     return Application(**{**vars(made), "seconds": time.perf_counter() - start})
 
 
-def application(name: str, size: int = _SIZE) -> Any:
+def application(name: str, size: int = _SIZE) -> nn.Module:
     """The model with random weights, on torch, on pictures of ``size``."""
     keras = keras_on_torch()
     keras.utils.set_random_seed(0)
@@ -147,7 +147,7 @@ def keras_on_torch() -> ModuleType:
     return keras
 
 
-def _packages(name: str, model: Any, size: int, plain: bool) -> Application:
+def _packages(name: str, model: nn.Module, size: int, plain: bool) -> Application:
     generator = torch.Generator().manual_seed(1)
 
     def picture() -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lowering.planner import OpFacts, TensorFacts
 from lowering.planner.features import Features, Layers, features_of, is_notched
@@ -113,16 +113,21 @@ TRANSFORMERS = {
 }
 
 
-def op(op_type: str, output: tuple[int, ...], *inputs: tuple[int, ...], **extra: Any) -> OpFacts:
-    """An fp16 operator; ``weight`` gives the shape of its weight, the rest are attributes."""
-    weight = extra.pop("weight", None)
+def op(
+    op_type: str,
+    output: tuple[int, ...],
+    *inputs: tuple[int, ...],
+    weight: tuple[int, ...] | None = None,
+    **attributes: object,
+) -> OpFacts:
+    """An fp16 operator; ``weight`` gives the shape of its weight."""
     constants = (TensorFacts(weight, "fp16", "weight", True),) if weight else ()
     return OpFacts(
         op_type,
         tuple(TensorFacts(shape, "fp16") for shape in inputs),
         (TensorFacts(output, "fp16"),),
         constants,
-        extra,
+        attributes,
     )
 
 

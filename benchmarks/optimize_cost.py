@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -38,6 +38,11 @@ from lowering.cli.common import (
     step,
 )
 from lowering.support.peak_memory import PeakMemory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    import passes
 
 TARGET_RATIO = 1.0
 TARGET_GROWTH = 1.3
@@ -135,7 +140,7 @@ def measured_memory() -> dict[str, Any]:
     }
 
 
-def _optimize(model: Any, arguments: tuple[Any, ...]) -> Any:
+def _optimize(model: nn.Module, arguments: tuple[Any, ...]) -> passes.OptimizedModule:
     import passes
 
     return passes.optimize_for_ane(model, arguments)

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import click
 import coremltools as ct
@@ -123,7 +123,7 @@ MODELS: Mapping[str, Callable[[], Model]] = {
 }
 
 
-def by_coremltools(module: nn.Module, args: tuple[Tensor, ...]) -> Any:
+def by_coremltools(module: nn.Module, args: tuple[Tensor, ...]) -> ct.models.MLModel:
     """What stock ``ct.convert`` makes of a module; a rewritten one is a module too."""
     program = torch.export.export(module, args).run_decompositions({})
     return ct.convert(
@@ -199,7 +199,12 @@ def rows_of(name: str, folder: Path, with_executorch: bool) -> list[Made]:
 
 
 def _made(
-    name: str, way: str, package: Any, args: tuple[Tensor, ...], want: Tensor, left: int = 0
+    name: str,
+    way: str,
+    package: Path | ct.models.MLModel,
+    args: tuple[Tensor, ...],
+    want: Tensor,
+    left: int = 0,
 ) -> Made:
     if isinstance(package, Path) and package.suffix != ".mlpackage":
         return Made(name, way, 0, 0, float("nan"), float("inf"), left)

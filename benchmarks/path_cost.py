@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -41,6 +41,9 @@ from lowering.cli.common import (
     stdout_console,
     step,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NARROW = {"width": 96, "heads": 12}  # heads as in the real width: they decide the graph's size
 FP16_BYTES = 2
@@ -230,7 +233,7 @@ def seconds(call: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def _ours(model: Any, inputs: tuple[Any, ...], package: Path) -> Path:
+def _ours(model: nn.Module, inputs: tuple[Any, ...], package: Path) -> Path:
     import passes
     from lowering import convert, save
 
@@ -238,7 +241,7 @@ def _ours(model: Any, inputs: tuple[Any, ...], package: Path) -> Path:
     return save(convert(optimized, skip_model_load=True), package)
 
 
-def _stock(model: Any, inputs: tuple[Any, ...], package: Path) -> None:
+def _stock(model: nn.Module, inputs: tuple[Any, ...], package: Path) -> None:
     from benchmarks import stock
 
     stock.stock_convert(model, inputs).mlmodel.save(str(package))
@@ -253,7 +256,7 @@ def _first_use(folder: Path) -> None:
     _ours(model, inputs, folder / "ours.mlpackage")
 
 
-def _verified(lowering: Any, package: Path, model: Any, inputs: tuple[Any, ...]) -> None:
+def _verified(lowering: Any, package: Path, model: nn.Module, inputs: tuple[Any, ...]) -> None:
     if not lowering.verify(package, model, inputs):
         raise AssertionError("the package does not pass, and its time is no figure")
 

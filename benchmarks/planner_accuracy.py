@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from coremltools import target as ct_target
 from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import types
+from coremltools.converters.mil.mil import Program, Var, types
 
 from benchmarks import latency_fit
 from lowering.planner import OpFacts, capability, chip_names, price, segment
@@ -237,7 +237,7 @@ def plan_seconds(layers: int, target: str = "M4") -> tuple[int, float]:
     return len(made.ops), time.perf_counter() - start
 
 
-def encoder_program(layers: int, width: int = 768, heads: int = 12, tokens: int = 128) -> Any:
+def encoder_program(layers: int, width: int = 768, heads: int = 12, tokens: int = 128) -> Program:
     """A MIL program with DistilBERT's operators: embedding look-up, then ``layers`` blocks.
 
     Weights are shared between blocks so that a deep program needs little memory.
@@ -250,11 +250,11 @@ def encoder_program(layers: int, width: int = 768, heads: int = 12, tokens: int 
     table, square = matrix(1000, width), matrix(width, width)
     up, down = matrix(4 * width, width), matrix(width, 4 * width)
 
-    def split(x: Any) -> Any:
+    def split(x: Var) -> Var:
         x = mb.reshape(x=x, shape=(1, tokens, heads, width // heads))
         return mb.transpose(x=x, perm=(0, 2, 1, 3))
 
-    def block(x: Any, mask: Any) -> Any:
+    def block(x: Var, mask: Var) -> Var:
         query, key, value = (split(mb.linear(x=x, weight=square)) for _ in range(3))
         scores = mb.matmul(x=mb.mul(x=query, y=np.float16(0.125)), y=key, transpose_y=True)
         mixed = mb.matmul(x=mb.softmax(x=mb.add(x=scores, y=mask), axis=-1), y=value)
@@ -269,7 +269,7 @@ def encoder_program(layers: int, width: int = 768, heads: int = 12, tokens: int 
     ]
 
     @mb.program(input_specs=specs, opset_version=ct_target.iOS17)
-    def program(ids: Any, mask: Any) -> Any:
+    def program(ids: Var, mask: Var) -> Var:
         x = mb.gather(x=table, indices=ids, axis=0)
         for _ in range(layers):
             x = block(x, mask)

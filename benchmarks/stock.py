@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import coremltools as ct
 import numpy as np
@@ -111,20 +110,20 @@ def stock_failures(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dic
     return found
 
 
-def _by_trace(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+def _by_trace(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> object:
     class Positional(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.module = module
 
-        def forward(self, *values: torch.Tensor) -> Any:
+        def forward(self, *values: torch.Tensor) -> object:
             named = dict(zip(inputs, values, strict=True))
             return self.module(**named, return_dict=False)
 
     return stock_convert(Positional().eval(), tuple(inputs.values()))
 
 
-def _by_export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+def _by_export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> object:
     with _quiet(), torch.no_grad():
         program = torch.export.export(module, (), kwargs=dict(inputs), strict=False)
         return ct.convert(
@@ -143,5 +142,5 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _numpy_dtype(tensor: torch.Tensor) -> Any:
+def _numpy_dtype(tensor: torch.Tensor) -> type[np.generic]:
     return np.float32 if tensor.is_floating_point() else np.int32

@@ -75,14 +75,14 @@ def example() -> Tensor:
     return torch.randn(1, 8, 10, 10)
 
 
-def _palettized(model: nn.Module | None = None, **options: Any) -> nn.Module:
+def _palettized(model: nn.Module | None = None, **options: object) -> nn.Module:
     from coremltools.optimize.torch import palettization as lib
 
     config = lib.PostTrainingPalettizerConfig.from_dict({"global_config": options})
     return lib.PostTrainingPalettizer(model or Net().eval(), config).compress()
 
 
-def _quantized(model: nn.Module | None = None, **options: Any) -> nn.Module:
+def _quantized(model: nn.Module | None = None, **options: object) -> nn.Module:
     from coremltools.optimize.torch import quantization as lib
 
     config = lib.PostTrainingQuantizerConfig.from_dict({"global_config": options})
@@ -114,7 +114,7 @@ def _dkm() -> nn.Module:
     return palettizer.finalize(inplace=True).eval()
 
 
-def _trained(**options: Any) -> nn.Module:
+def _trained(**options: object) -> nn.Module:
     from coremltools.optimize.torch import quantization as lib
 
     settings = {"milestones": [0, 1, 1, 1], "activation_dtype": "float32", **options}
@@ -127,7 +127,7 @@ def _trained(**options: Any) -> nn.Module:
     return quantizer.finalize().eval()
 
 
-def _torchao(kind: str, dtype: torch.dtype = torch.float32, *options: Any) -> nn.Module:
+def _torchao(kind: str, dtype: torch.dtype = torch.float32, *options: object) -> nn.Module:
     lib = importlib.import_module("torchao.quantization")
 
     model = Net().eval().to(dtype)

@@ -28,7 +28,7 @@ import numpy as np
 import PIL.Image
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import lowering
 from benchmarks.recipes import BoxesAlone, clear_confidence, yolo_model
@@ -145,7 +145,7 @@ def _reduced(picture: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
 
 
 def _row(
-    model: Any,
+    model: nn.Module,
     image: Image,
     task: Detect,
     ours: lowering.LoadedModel,
@@ -175,7 +175,9 @@ def _row(
     }
 
 
-def exported_by_ultralytics(model: Any, file: str, size: int, precision: str, folder: Path) -> Path:
+def exported_by_ultralytics(
+    model: nn.Module, file: str, size: int, precision: str, folder: Path
+) -> Path:
     """What ``YOLO.export(format="coreml", nms=True)`` writes for ``model``."""
     with importable_torchvision():
         from ultralytics import YOLO

@@ -10,8 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("frontend", "passes", "lowering")
+EVERYTHING = (*PACKAGES, "benchmarks", "tests")
 # To be lowered with the count, never raised: `object` says "anything, looked at before use".
 MOST_ANY = 140
+MOST_ANY_ANYWHERE = 150
 MOST_IGNORED = 4
 
 
@@ -43,6 +45,7 @@ def sources(*packages: str) -> list[str]:
 
 def test_any_in_signatures_becomes_less():
     assert sum(map(count_any, sources(*PACKAGES))) <= MOST_ANY
+    assert sum(map(count_any, sources(*EVERYTHING))) <= MOST_ANY_ANYWHERE
 
 
 def test_passes_silence_few_type_errors():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
@@ -171,5 +172,5 @@ def _halved(value: object) -> object:
     return value.half() if isinstance(value, Tensor) and is_float else value
 
 
-def _narrowed(value: Tensor) -> Any:
+def _narrowed(value: Tensor) -> np.ndarray:
     return value.detach().to(_NARROWED.get(value.dtype, value.dtype)).numpy()

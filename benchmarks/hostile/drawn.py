@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 Change = Callable[[Any], object]
@@ -19,7 +20,7 @@ _TEXTS = ("", "nowhere", "main", "x", "\0", "é" * 10, "../../up", "%s{}", "[bol
 def drawn(seed: int) -> Change:
     """One to three fields, wherever they are, are cleared, doubled, or get another value."""
 
-    def change(spec: Any) -> None:
+    def change(spec: Message) -> None:
         rng = np.random.default_rng(seed)
         for _ in range(int(rng.integers(1, 4))):
             places = list(_fields(spec))
@@ -48,7 +49,9 @@ def _fields(message: Message) -> Iterator[tuple[Any, Any, object]]:
                 yield from _fields(value)
 
 
-def _mutate(message: Any, field: Any, key: object, rng: np.random.Generator) -> None:
+def _mutate(
+    message: Message, field: FieldDescriptor, key: object, rng: np.random.Generator
+) -> None:
     value = getattr(message, field.name)
     item = value if key is None else value[key]
     if isinstance(item, Message) or rng.random() < 0.2:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import coremltools as ct
 import numpy as np
@@ -13,6 +12,7 @@ from benchmarks.hostile.case import Case
 from benchmarks.hostile.damage import Damage, case
 from benchmarks.hostile.drawn import Change, drawn
 from benchmarks.hostile.sound import MODEL
+from lowering.package.proto import MIL_pb2, Model_pb2
 
 _VERBS = ("predict", "plan")
 _DRAWN = 200
@@ -119,33 +119,33 @@ def _named() -> Iterator[tuple[str, str, str, Change]]:
     yield "other models", "of no kind", "dense", lambda spec: spec.ClearField("mlProgram")
 
 
-def _main(spec: Any) -> Any:
+def _main(spec: Model_pb2.Model) -> MIL_pb2.Function:
     return spec.mlProgram.functions["main"]
 
 
-def _block(spec: Any) -> Any:
+def _block(spec: Model_pb2.Model) -> MIL_pb2.Block:
     function = _main(spec)
     return function.block_specializations[function.opset]
 
 
-def _op(spec: Any) -> Any:
+def _op(spec: Model_pb2.Model) -> MIL_pb2.Operation:
     """The first operator that is no constant."""
     return next(op for op in _block(spec).operations if op.type != "const")
 
 
-def _loop(spec: Any) -> Any:
+def _loop(spec: Model_pb2.Model) -> MIL_pb2.Operation:
     return next(op for op in _block(spec).operations if op.type == "while_loop")
 
 
-def _in(spec: Any) -> Any:
+def _in(spec: Model_pb2.Model) -> Model_pb2.FeatureDescription:
     return spec.description.input[0]
 
 
-def _out(spec: Any) -> Any:
+def _out(spec: Model_pb2.Model) -> Model_pb2.FeatureDescription:
     return spec.description.output[0]
 
 
-def _renamed(spec: Any) -> None:
+def _renamed(spec: Model_pb2.Model) -> None:
     spec.mlProgram.functions["other"].CopyFrom(_main(spec))
     del spec.mlProgram.functions["main"]
 
@@ -154,14 +154,14 @@ def _rebound(name: str) -> Change:
     return lambda spec: setattr(_op(spec).inputs["x"].arguments[0], "name", name)
 
 
-def _reversed(spec: Any) -> None:
+def _reversed(spec: Model_pb2.Model) -> None:
     operations = list(_block(spec).operations)[::-1]
     copies = [type(operation).FromString(operation.SerializeToString()) for operation in operations]
     del _block(spec).operations[:]
     _block(spec).operations.extend(copies)
 
 
-def _twice(spec: Any) -> None:
+def _twice(spec: Model_pb2.Model) -> None:
     first, second = [op for op in _block(spec).operations if op.type != "const"][:2]
     second.outputs[0].name = first.outputs[0].name
 
@@ -170,7 +170,7 @@ def _inner(change: Change) -> Change:
     return lambda spec: change(_loop(spec).blocks[1])
 
 
-def _empty_constant(spec: Any) -> None:
+def _empty_constant(spec: Model_pb2.Model) -> None:
     constant = next(op for op in _block(spec).operations if op.type == "const")
     constant.inputs.clear()
     constant.attributes.pop("val", None)
@@ -180,12 +180,12 @@ def _typed(code: int) -> Change:
     return lambda spec: setattr(_op(spec).outputs[0].type.tensorType, "dataType", code)
 
 
-def _size(value_type: Any, size: int) -> None:
+def _size(value_type: MIL_pb2.ValueType, size: int) -> None:
     value_type.tensorType.dimensions[0].constant.size = size % (1 << 64)
 
 
 def _sized(size: int) -> Change:
-    def change(spec: Any) -> None:
+    def change(spec: Model_pb2.Model) -> None:
         _in(spec).type.multiArrayType.shape[0] = size
         _size(_main(spec).inputs[0].type, size)
 
@@ -193,7 +193,7 @@ def _sized(size: int) -> Change:
 
 
 def _constant_sized(size: int) -> Change:
-    def change(spec: Any) -> None:
+    def change(spec: Model_pb2.Model) -> None:
         for op in _block(spec).operations:
             value = op.attributes.get("val")
             if op.type == "const" and value is not None and value.type.tensorType.dimensions:
@@ -203,7 +203,7 @@ def _constant_sized(size: int) -> Change:
 
 
 def _state_sized(size: int) -> Change:
-    def change(spec: Any) -> None:
+    def change(spec: Model_pb2.Model) -> None:
         for item in _main(spec).inputs:
             if item.type.WhichOneof("type") == "stateType":
                 _size(item.type.stateType.wrappedType, size)
@@ -215,7 +215,7 @@ def _picture_sized(size: int) -> Change:
     return lambda spec: setattr(_in(spec).type.imageType, "width", size)
 
 
-def _blobs(spec: Any) -> Iterator[Any]:
+def _blobs(spec: Model_pb2.Model) -> Iterator[MIL_pb2.Value.BlobFileValue]:
     for op in _block(spec).operations:
         for value in op.attributes.values():
             if value.WhichOneof("value") == "blobFileValue":
@@ -223,14 +223,14 @@ def _blobs(spec: Any) -> Iterator[Any]:
 
 
 def _blobs_set(field: str, value: object) -> Change:
-    def change(spec: Any) -> None:
+    def change(spec: Model_pb2.Model) -> None:
         for blob in _blobs(spec):
             setattr(blob, field, value)
 
     return change
 
 
-def _endless(spec: Any) -> None:
+def _endless(spec: Model_pb2.Model) -> None:
     """The counter of the loop grows by nothing."""
     _, body = _loop(spec).blocks
     body.outputs[0] = body.inputs[0].name
@@ -241,7 +241,7 @@ def _metadata(name: str, text: str) -> Change:
     return lambda spec: spec.description.metadata.userDefined.__setitem__(key, text)
 
 
-def _hollow_stage(spec: Any) -> None:
+def _hollow_stage(spec: Model_pb2.Model) -> None:
     spec.pipeline.models[0].mlProgram.functions.clear()
 
 

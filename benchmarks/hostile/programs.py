@@ -25,6 +25,7 @@ _PROGRAM = "models/model.json"
 _INPUTS = "data/sample_inputs/model.pt"
 
 Members = dict[str, bytes]
+_Document = dict[str, Any]
 
 
 def build(path: Path) -> None:
@@ -210,29 +211,29 @@ def _cut(keep: float, data: bytes) -> bytes:
     return data[: int(len(data) * keep)]
 
 
-def _aimed(target: str, document: Any) -> None:
+def _aimed(target: str, document: _Document) -> None:
     _node(document)["target"] = target
 
 
-def _node(document: Any) -> Any:
+def _node(document: _Document) -> _Document:
     return document["graph_module"]["graph"]["nodes"][0]
 
 
-def _values(document: Any) -> Any:
+def _values(document: _Document) -> _Document:
     return document["graph_module"]["graph"]["tensor_values"]
 
 
-def _sized(size: object, document: Any) -> None:
+def _sized(size: object, document: _Document) -> None:
     for value in _values(document).values():
         value["sizes"][0] = {"as_int": size}
 
 
-def _symbolic(expression: str, document: Any) -> None:
+def _symbolic(expression: str, document: _Document) -> None:
     for value in _values(document).values():
         value["sizes"][0] = {"as_expr": {"expr_str": expression, "hint": {"as_int": 2}}}
 
 
-def _renamed(name: str, document: Any) -> None:
+def _renamed(name: str, document: _Document) -> None:
     values = _values(document)
     values[name] = values.pop(next(iter(values)))
     _node(document)["outputs"][0] = {"as_tensor": {"name": name}}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import coremltools as ct
 import coremltools.optimize as cto
 import numpy as np
 import torch
 from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var
 from torch import nn
 
 import lowering
@@ -30,8 +30,7 @@ def _dense() -> ct.models.MLModel:
     return lowering.convert(passes.optimize_for_ane(_net(), (torch.ones(1, 64),)))
 
 
-def _traced(module: nn.Module, **options: Any) -> ct.models.MLModel:
-    shape = options.pop("shape")
+def _traced(module: nn.Module, shape: tuple[int, ...], **options: object) -> ct.models.MLModel:
     return ct.convert(
         torch.jit.trace(module, torch.ones(shape)),
         convert_to="mlprogram",
@@ -97,7 +96,7 @@ def _quantized() -> ct.models.MLModel:
 
 def _control() -> ct.models.MLModel:
     @mb.program(input_specs=[mb.TensorSpec(shape=(4,))], opset_version=ct.target.iOS17)
-    def program(x: Any) -> Any:
+    def program(x: Var) -> Var:
         total = mb.reduce_sum(x=x, axes=[0])
         chosen = mb.cond(
             pred=mb.greater(x=total, y=0.0), _true_fn=lambda: mb.relu(x=x), _false_fn=lambda: x

@@ -89,7 +89,7 @@ def decoder_ids(tokens: int = TOKENS // 2, vocabulary: int = VOCABULARY) -> Draw
     return ids(tokens, vocabulary, "decoder_input_ids")
 
 
-def hf(name: str, model: str, draw: Draw, *, part: str = "", **options: Any) -> Entry:
+def hf(name: str, model: str, draw: Draw, *, part: str = "", **options: object) -> Entry:
     """A model class of transformers from its configuration; dictionaries make inner ones.
 
     Args:

@@ -9,7 +9,7 @@ from benchmarks.zoo.entry import VOCABULARY, Draw, Entry, hf, ids, masked_ids
 _LAYERS = 2
 
 
-def _decoder(name: str, model: str, draw: Draw | None = None, **options: Any) -> Entry:
+def _decoder(name: str, model: str, draw: Draw | None = None, **options: object) -> Entry:
     """A decoder in the widths of a 0.5B model: 16 heads, 8 of keys, 1024 wide."""
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import coremltools as ct
@@ -23,17 +23,18 @@ from torch import nn
 
 import passes
 from benchmarks.zoo.catalog import entries
-from benchmarks.zoo.entry import CHECK_SEED, Entry
+from benchmarks.zoo.entry import CHECK_SEED, Entry, Inputs
 from benchmarks.zoo.stock_side import stock_side
 from frontend.errors import AnePassesError
 from lowering import convert
 from lowering.precision.pins import PinReport
 from lowering.precision.safe import SAFE
-from lowering.verification import Original, Thresholds, verify
+from lowering.verification import Original, Thresholds, Verification, verify
 
 # A router that rounds to another expert on one token, or a maximum to another place, is chance: one
 # input says little about a package that chooses. Where the first fails, this many decide.
 MORE_INPUTS = 8
+_T = TypeVar("_T")
 _PRECISIONS = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
 _STATES_SINCE = ct.target.iOS18
 
@@ -58,7 +59,12 @@ def measure(name: str, *, ours: bool, stock: bool, safe: bool = False) -> dict[s
 
 
 def _ours(
-    result: dict[str, Any], entry: Entry, module: nn.Module, example: Any, check: Any, safe: bool
+    result: dict[str, Any],
+    entry: Entry,
+    module: nn.Module,
+    example: Inputs,
+    check: Inputs,
+    safe: bool,
 ) -> None:
     optimized = _stage(result, "optimize", lambda: passes.optimize_for_ane(module, kwargs=example))
     if optimized is not None:
@@ -71,8 +77,8 @@ def _lower(
     result: dict[str, Any],
     entry: Entry,
     module: nn.Module,
-    optimized: Any,
-    check: Any,
+    optimized: passes.OptimizedModule,
+    check: Inputs,
     safe: bool,
 ) -> None:
     target = (
@@ -80,7 +86,7 @@ def _lower(
     )
     result["target"] = target.name
 
-    def original(inputs: Any) -> Original:
+    def original(inputs: Inputs) -> Original:
         found = Original.of(optimized, (), inputs)
         return replace(found, module=copy.deepcopy(module))
 
@@ -135,7 +141,7 @@ def _pins(mlmodel: ct.models.MLModel) -> dict[str, Any]:
     }
 
 
-def _stage(result: dict[str, Any], stage: str, action: Callable[[], Any]) -> Any:
+def _stage(result: dict[str, Any], stage: str, action: Callable[[], _T]) -> _T | None:
     """The action's value; ``None``, with its message recorded, if it fails."""
     start = time.perf_counter()
     try:
@@ -149,7 +155,7 @@ def _stage(result: dict[str, Any], stage: str, action: Callable[[], Any]) -> Any
     return None
 
 
-def _errors(found: Any) -> dict[str, Any]:
+def _errors(found: Verification) -> dict[str, Any]:
     """The worst output of a verification."""
     worst = max(found.outputs, key=lambda output: output.rel_l2 / output.threshold)
     return {
@@ -162,7 +168,7 @@ def _errors(found: Any) -> dict[str, Any]:
 
 
 def _over_more_inputs(
-    mlmodel: Any, entry: Entry, module: nn.Module, original: Callable[[Any], Original]
+    mlmodel: ct.models.MLModel, entry: Entry, module: nn.Module, original: Callable[[Any], Original]
 ) -> dict[str, Any]:
     """The same errors as root mean squares over ``MORE_INPUTS`` inputs, the first one among them.
 

@@ -79,7 +79,7 @@ MULTIMODAL: tuple[Entry, ...] = (
 )
 
 
-def _diffusers(name: str, kind: str, draw: Draw, *, part: str = "", **options: Any) -> Entry:
+def _diffusers(name: str, kind: str, draw: Draw, *, part: str = "", **options: object) -> Entry:
     """A model class of diffusers."""
 
     def build() -> nn.Module:

@@ -23,7 +23,7 @@ class Lambda(nn.Module):
         for name, module in modules.items():
             setattr(self, name, module)
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> object:
         """``function(self, x)``."""
         return self.function(self, x)
 

@@ -60,11 +60,11 @@ def stock_side(
     return found
 
 
-def _trace(module: nn.Module, leaves: tuple[Tensor, ...]) -> Any:
+def _trace(module: nn.Module, leaves: tuple[Tensor, ...]) -> ct.models.MLModel:
     return stock_convert(module, leaves).mlmodel
 
 
-def _export(module: nn.Module, leaves: tuple[Tensor, ...]) -> Any:
+def _export(module: nn.Module, leaves: tuple[Tensor, ...]) -> ct.models.MLModel:
     with quiet_coremltools(), torch.no_grad():
         program = torch.export.export(module, leaves, strict=False).run_decompositions({})
         return ct.convert(
@@ -75,7 +75,7 @@ def _export(module: nn.Module, leaves: tuple[Tensor, ...]) -> Any:
         )
 
 
-def _executed(mlmodel: Any, module: _Positional, leaves: tuple[Tensor, ...]) -> str:
+def _executed(mlmodel: ct.models.MLModel, module: _Positional, leaves: tuple[Tensor, ...]) -> str:
     names = [each.name for each in mlmodel.get_spec().description.input]
     if len(names) != len(leaves):
         return f"wrong: takes {len(names)} of {len(leaves)} inputs"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from benchmarks.zoo.entry import Entry, image
 from benchmarks.zoo.torchvision_python import importable_torchvision
 
 
-def _timm(name: str, size: int = 224, **options: Any) -> Entry:
+def _timm(name: str, size: int = 224, **options: object) -> Entry:
     def build() -> nn.Module:
         with importable_torchvision():
             import timm

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from benchmarks.zoo.entry import Entry, hf, image
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _VIT: dict[str, Any] = {"num_hidden_layers": 2}
 # Four stages of one block each: what changes between stages is in, their depth is not.
@@ -26,13 +29,13 @@ _DETR: dict[str, Any] = {
 }
 
 
-def _resnet_backbone(*out_features: str) -> Any:
+def _resnet_backbone(*out_features: str) -> PretrainedConfig:
     from transformers import ResNetConfig
 
     return ResNetConfig(depths=[1, 1, 1, 1], out_features=list(out_features))
 
 
-def detr(name: str, model: str, *out_features: str, size: int = 320, **options: Any) -> Entry:
+def detr(name: str, model: str, *out_features: str, size: int = 320, **options: object) -> Entry:
     """A detector on a small ResNet."""
 
     def build() -> nn.Module:

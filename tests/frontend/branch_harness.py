@@ -15,16 +15,14 @@ from torch.utils import _pytree as pytree
 from frontend.branches import run_all_paths
 
 
-def export(
-    module: nn.Module, *inputs: Any, dynamic_shapes: Any = None, **kw: Any
-) -> ExportedProgram:
+def export(module: nn.Module, *inputs, dynamic_shapes=None, **kw) -> ExportedProgram:
     """``module`` as a functional program, all its paths in one graph."""
     traced = copy.copy(module)
     for table in ("_parameters", "_buffers", "_modules"):
         traced.__dict__[table] = copy.copy(traced.__dict__[table])
     original = traced.forward
 
-    def forward(*args: Any) -> Any:
+    def forward(*args):
         def run() -> tuple[list[Any], Any]:
             return pytree.tree_flatten(original(*args))
 
@@ -36,7 +34,7 @@ def export(
     return program.run_decompositions({})
 
 
-def assert_same(module: nn.Module, cases: Iterable[tuple[Any, ...]], **kw: Any) -> ExportedProgram:
+def assert_same(module: nn.Module, cases: Iterable[tuple[Any, ...]], **kw) -> ExportedProgram:
     """Exports on the first case and compares on all: results, buffers and inputs written.
 
     Results are bit for bit the same, since both sides run the same kernels.
@@ -60,12 +58,12 @@ def assert_same(module: nn.Module, cases: Iterable[tuple[Any, ...]], **kw: Any) 
     return program
 
 
-def compare(found: Any, expected: Any) -> None:
+def compare(found, expected) -> None:
     """Asserts equality of nests of tensors: dtypes, shapes and bits, NaN equal to NaN."""
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def count(program: ExportedProgram, target: Any) -> int:
+def count(program: ExportedProgram, target) -> int:
     return sum(node.target is target for node in program.graph.nodes)
 
 
@@ -74,7 +72,7 @@ def random_cases(*shapes: tuple[int, ...], n: int = 24) -> list[tuple[torch.Tens
     return [tuple(torch.randn(s, generator=generator) for s in shapes) for _ in range(n)]
 
 
-def function_module(function: Any, **buffers: torch.Tensor) -> nn.Module:
+def function_module(function, **buffers: torch.Tensor) -> nn.Module:
     """A module whose forward is ``function(self, *inputs)``, with ``buffers``."""
 
     class Model(nn.Module):
@@ -83,7 +81,7 @@ def function_module(function: Any, **buffers: torch.Tensor) -> nn.Module:
             for name, value in buffers.items():
                 self.register_buffer(name, value)
 
-        def forward(self, *args: Any) -> Any:
+        def forward(self, *args):
             return function(self, *args)
 
     with warnings.catch_warnings():

@@ -69,7 +69,7 @@ _writes = st.sampled_from(
 
 
 @st.composite
-def _conditions(draw: Any) -> str:
+def _conditions(draw) -> str:
     kind = draw(st.integers(0, 5))
     first = draw(_tests)
     if kind == 0:
@@ -82,7 +82,7 @@ def _conditions(draw: Any) -> str:
 
 
 @st.composite
-def _blocks(draw: Any, depth: int) -> list[str]:
+def _blocks(draw, depth: int) -> list[str]:
     lines: list[str] = []
     for _ in range(draw(st.integers(1, 2))):
         lines += draw(_statements(depth))
@@ -90,7 +90,7 @@ def _blocks(draw: Any, depth: int) -> list[str]:
 
 
 @st.composite
-def _statements(draw: Any, depth: int) -> list[str]:
+def _statements(draw, depth: int) -> list[str]:
     kind = draw(st.integers(0, 9 if depth else 3))
     if kind <= 2:
         return [f"y = {draw(_values)}"]
@@ -124,12 +124,12 @@ def _statements(draw: Any, depth: int) -> list[str]:
 
 
 @st.composite
-def programs(draw: Any) -> str:
+def programs(draw) -> str:
     lines = ["y = x + 1", "c = x[0, 1] > 0", *draw(_blocks(2)), f"return {draw(_values)}, y * 1"]
     return "\n".join(["def forward(self, x):", *(f"    {line}" for line in lines)])
 
 
-def build(source: str) -> Any:
+def build(source: str):
     name = f"<program {hash(source)}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     scope: dict[str, Any] = {"torch": torch}

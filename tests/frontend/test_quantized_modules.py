@@ -33,7 +33,7 @@ class Integers(Tensor):
         return ["qdata", "scale", "zero_point"], self.dtype
 
     @classmethod
-    def __tensor_unflatten__(cls, held: Any, dtype: Any, size: Any, stride: Any) -> Integers:
+    def __tensor_unflatten__(cls, held, dtype, size, stride) -> Integers:
         return cls(held["qdata"], held["scale"], held["zero_point"], dtype)
 
     def dequantize(self) -> Tensor:
@@ -43,9 +43,7 @@ class Integers(Tensor):
         return (steps * self.scale.repeat_interleave(block, 1)).to(self.dtype)
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.detach.default:
             return args[0]
         dense = [a.dequantize() if isinstance(a, Integers) else a for a in args]
@@ -103,7 +101,7 @@ def test_activations_that_are_quantised_by_their_values_are_refused() -> None:
 
 
 def quantised_in_training(
-    after: type[nn.Module] = nn.ReLU, *, finish: bool = True, **options: Any
+    after: type[nn.Module] = nn.ReLU, *, finish: bool = True, **options
 ) -> nn.Module:
     """A linear and one layer more, by coremltools' quantizer."""
     from coremltools.optimize.torch.quantization import LinearQuantizer, LinearQuantizerConfig

@@ -37,10 +37,10 @@ def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def run_pass(
     model: nn.Module | ExportedProgram,
-    inputs: Any,
+    inputs,
     *passes: Pass,
     kwargs: dict[str, Any] | None = None,
-    dynamic_shapes: Any = None,
+    dynamic_shapes=None,
 ) -> tuple[ExportedProgram, ExportedProgram, tuple[PassReport, ...]]:
     """The captured program, the program after ``passes``, and their reports.
 
@@ -55,12 +55,12 @@ def run_pass(
     return before, after, reports
 
 
-def count(program: ExportedProgram, *ops: Any) -> int:
+def count(program: ExportedProgram, *ops) -> int:
     """Calls of ``ops``."""
     return sum(n.op == "call_function" and n.target in ops for n in program.graph.nodes)
 
 
-def outputs(model: Any, inputs: Any, kwargs: dict[str, Any] | None = None) -> list[torch.Tensor]:
+def outputs(model, inputs, kwargs: dict[str, Any] | None = None) -> list[torch.Tensor]:
     """Flat tensor outputs of a module or a program."""
     call = runnable(model) if isinstance(model, ExportedProgram) else model
     args = inputs if isinstance(inputs, tuple | list) else (inputs,)
@@ -71,9 +71,9 @@ def outputs(model: Any, inputs: Any, kwargs: dict[str, Any] | None = None) -> li
 
 
 def assert_same(
-    one: Any,
-    other: Any,
-    inputs: Any,
+    one,
+    other,
+    inputs,
     *,
     kwargs: dict[str, Any] | None = None,
     rtol: float = RTOL,
@@ -86,7 +86,7 @@ def assert_same(
         torch.testing.assert_close(b, a, rtol=rtol, atol=atol)
 
 
-def assert_differs_when_perturbed(program: ExportedProgram, original: Any, inputs: Any) -> None:
+def assert_differs_when_perturbed(program: ExportedProgram, original, inputs) -> None:
     """The comparison notices changed weights: it can fail."""
     kept = dict(program.state_dict)
     for name, tensor in kept.items():

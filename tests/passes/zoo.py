@@ -39,7 +39,7 @@ def pixels(size: int) -> Callable[[torch.Generator], dict[str, torch.Tensor]]:
     return lambda generator: {"pixel_values": torch.randn(2, 3, size, size, generator=generator)}
 
 
-def _config(kind: Any, **options: Any) -> Any:
+def _config(kind, **options):
     sizes = {
         "hidden_size": WIDTH,
         "intermediate_size": 2 * WIDTH,
@@ -52,7 +52,7 @@ def _config(kind: Any, **options: Any) -> Any:
     return kind(**{**sizes, **options})
 
 
-def _vision(kind: Any, **options: Any) -> Any:
+def _vision(kind, **options):
     sizes = {
         "hidden_size": WIDTH,
         "intermediate_size": 2 * WIDTH,
@@ -64,7 +64,7 @@ def _vision(kind: Any, **options: Any) -> Any:
     return kind(**{**sizes, **options})
 
 
-def _decoder(kind: Any, **options: Any) -> Any:
+def _decoder(kind, **options):
     return _config(kind, num_attention_heads=4, num_key_value_heads=2, use_cache=False, **options)
 
 

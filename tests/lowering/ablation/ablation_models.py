@@ -64,7 +64,7 @@ class Told:
     def key(self) -> str:
         return self.label
 
-    def run(self, subject: Any) -> dict[str, Any]:
+    def run(self, subject) -> dict[str, Any]:
         runs = len(list(Path(self.folder).glob(f"{self.label}.*")))
         Path(self.folder, f"{self.label}.{runs}").touch()
         if runs < self.deaths:
@@ -85,7 +85,7 @@ class Littering:
     def key(self) -> str:
         return self.label
 
-    def run(self, subject: Any) -> dict[str, Any]:
+    def run(self, subject) -> dict[str, Any]:
         with Path(self.folder, "left.txt").open("a") as file:
             file.write(tempfile.mkdtemp(suffix=".mlpackage") + "\n")
         if self.dies:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import coremltools as ct
 import numpy as np
@@ -93,7 +92,7 @@ JOINT: Mapping[str, Made] = {
 }
 
 
-def lowered(model: nn.Module, target: ct.target, **options: Any) -> ct.models.MLModel:
+def lowered(model: nn.Module, target: ct.target, **options) -> ct.models.MLModel:
     optimized = passes.optimize_for_ane(model, (X,))
     return convert(optimized, minimum_deployment_target=target, skip_model_load=True, **options)
 
@@ -117,11 +116,11 @@ def assert_equal_weights(found: Mapping[str, np.ndarray], expected: list[torch.T
         assert np.array_equal(values.reshape(weight.shape), weight.numpy())
 
 
-def weights(model: Any) -> list[torch.Tensor]:
+def weights(model: ct.models.MLModel) -> list[torch.Tensor]:
     return [model.conv.weight.detach(), model.linear.weight.detach()]
 
 
-def with_half_scales(model: Any) -> list[torch.Tensor]:
+def with_half_scales(model: ct.models.MLModel) -> list[torch.Tensor]:
     """The weights that torch's integers give with scales rounded to half."""
     found = []
     for module in (model.conv, model.linear):

@@ -25,7 +25,7 @@ _SIZES: Mapping[str, Any] = {
 }
 
 
-def decoder(name: str, without: tuple[str, ...] = (), **options: Any) -> nn.Module:
+def decoder(name: str, without: tuple[str, ...] = (), **options) -> nn.Module:
     """``transformers.<name>`` with random weights, large enough for spread logits."""
     import transformers
 
@@ -40,25 +40,25 @@ def decoder(name: str, without: tuple[str, ...] = (), **options: Any) -> nn.Modu
     return model
 
 
-def qwen3(**options: Any) -> nn.Module:
+def qwen3(**options) -> nn.Module:
     """Rotary positions, grouped keys, norms of heads."""
     return decoder("Qwen3ForCausalLM", **options)
 
 
-def gpt2(**options: Any) -> nn.Module:
+def gpt2(**options) -> nn.Module:
     """Learned positions, tied embeddings."""
     sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
     return decoder("GPT2LMHeadModel", without=tuple(_SIZES)[1:8], **{**sizes, **options})
 
 
-def gemma3(**options: Any) -> nn.Module:
+def gemma3(**options) -> nn.Module:
     """A layer with a window beside one without."""
     layers = ["sliding_attention", "full_attention"]
     given = {"sliding_window": 16, "layer_types": layers, "query_pre_attn_scalar": 16, **options}
     return decoder("Gemma3ForCausalLM", **given)
 
 
-def mamba(**options: Any) -> nn.Module:
+def mamba(**options) -> nn.Module:
     """No attention: states of a convolution and of a recurrence."""
     sizes = {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 4}
     keep = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
@@ -66,7 +66,7 @@ def mamba(**options: Any) -> nn.Module:
     return decoder("MambaForCausalLM", without=without, **{**sizes, **options})
 
 
-def greedy(model: Any, ids: list[int], count: int) -> list[int]:
+def greedy(model, ids: list[int], count: int) -> list[int]:
     """What transformers' own ``generate`` continues ``ids`` with."""
     with torch.no_grad():
         found = model.generate(

@@ -98,7 +98,7 @@ def test_a_model_is_left_as_it_was(tmp_path: Path):
 
 
 def test_functions_and_their_names():
-    def names(*arguments: Any) -> list[str]:
+    def names(*arguments) -> list[str]:
         return [function.name for function in functions(*arguments)]
 
     assert names(64, 16, 1) == ["decode", "prefill"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +104,7 @@ def test_compressed_parts_are_held_against_the_model(tmp_path: Path):
         ("watchOS", r"(?s)no size of a package.*watchOS"),
     ],
 )
-def test_sizes_that_cannot_be(chunk_bytes: Any, message: str, tmp_path: Path):
+def test_sizes_that_cannot_be(chunk_bytes, message: str, tmp_path: Path):
     with pytest.raises(GenerationError, match=message):
         export_decoder(tied(), tmp_path / "m", context=32, chunk_bytes=chunk_bytes)
     assert list(tmp_path.iterdir()) == []

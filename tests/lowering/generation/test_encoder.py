@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ _BART = {
 }
 
 
-def built(name: str, **options: Any) -> nn.Module:
+def built(name: str, **options) -> nn.Module:
     import transformers
 
     torch.manual_seed(2)
@@ -47,7 +46,7 @@ def built(name: str, **options: Any) -> nn.Module:
     return model
 
 
-def t5(**options: Any) -> nn.Module:
+def t5(**options) -> nn.Module:
     sizes = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2}
     return built("T5", **{**sizes, **options})
 
@@ -108,7 +107,7 @@ def test_sound_goes_through_inputs_and_outputs(tmp_path: Path):
 
 @pytest.mark.parametrize("build", [t5, bart, whisper])
 @pytest.mark.parametrize("form", ["state", "state-blend", "io"])
-def test_families_fit(build: Any, form: Any):
+def test_families_fit(build, form):
     model = build()
     decoder = probe(model, torch.zeros(1, 8, 40) if build is whisper else 12)
     made = Stepper(model, decoder, rooms(decoder, 32, 4), form, (), 32, 4)
@@ -135,7 +134,7 @@ def test_a_wrong_cache_of_the_source_is_found():
         (whisper, torch.zeros(1, 8, 30), r"(?s)cannot be called on input_features.*"),
     ],
 )
-def test_sources_that_do_not_fit(build: Any, source: Any, message: str, tmp_path: Path):
+def test_sources_that_do_not_fit(build, source, message: str, tmp_path: Path):
     with pytest.raises(AnePassesError, match=message):
         export_decoder(build(), tmp_path / "m", context=32, prefill=0, source=source)
     assert list(tmp_path.iterdir()) == []

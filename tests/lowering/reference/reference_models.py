@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import coremltools as ct
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from coremltools.converters.mil.mil import types
 
 
 def converted(
-    module: torch.nn.Module, *inputs: torch.Tensor, precision: str = "fp16", **options: Any
+    module: torch.nn.Module, *inputs: torch.Tensor, precision: str = "fp16", **options
 ) -> ct.models.MLModel:
     """``module`` converted as it is, its inputs named ``x0``, ``x1``, ..."""
     program = torch.export.export(module.eval(), inputs).run_decompositions({})
@@ -32,18 +30,18 @@ def converted(
     )
 
 
-def program_of(build: Any, shape: tuple[int, ...], dtype: Any = types.fp32, **options: Any) -> Any:
+def program_of(build, shape: tuple[int, ...], dtype=types.fp32, **options):
     """A MIL program of one input ``x`` made by ``build(x)``."""
     options.setdefault("opset_version", ct.target.iOS17)
 
     @mb.program(input_specs=[mb.TensorSpec(shape=shape, dtype=dtype)], **options)
-    def program(x: Any) -> Any:
+    def program(x):
         return build(x)
 
     return program
 
 
-def save_spec(path: Any, change: Any) -> None:
+def save_spec(path, change) -> None:
     """Applies ``change(spec)`` to the model file of a package."""
     import coremltools.proto.Model_pb2 as model_pb2
 

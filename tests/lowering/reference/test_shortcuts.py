@@ -21,7 +21,7 @@ X = np.arange(12, dtype=np.float32).reshape(3, 4) / 3
 ROW = np.full((1, 4), 7, np.float32)
 
 
-def written(x: Any, row: Any, at: int) -> Any:
+def written(x, row, at: int):
     return mb.slice_update(x=x, update=row, begin=[at, 0], end=[at + 1, 4])
 
 

@@ -43,7 +43,7 @@ def overloads() -> list[Any]:
     return sorted(found, key=str)
 
 
-def call(op: Any, dtype: torch.dtype, *tensors: torch.Tensor) -> torch.Tensor:
+def call(op, dtype: torch.dtype, *tensors: torch.Tensor) -> torch.Tensor:
     """``op`` of ``tensors`` as ``dtype``, and of samples for what else it wants, as a float."""
     spare = iter(tensors)
     given: dict[str, Any] = dict(NEEDED.get(op._schema.name, {}))
