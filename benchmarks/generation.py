@@ -26,7 +26,7 @@ from benchmarks.generation_configs import Tiny
 from benchmarks.generation_configs import build as build_small
 from benchmarks.generation_families import PRECISIONS, compared, expected
 from lowering.cli import main as ane_passes
-from lowering.generation import export_decoder
+from lowering.generation import Generator, export_decoder
 from lowering.reference import load
 from lowering.support.quiet import quiet_third_parties
 
@@ -114,7 +114,7 @@ def row(name: str, folder: Path) -> str:
             source=model.source,
             precision=precision,
         )
-        texts.append(compared(model, report.path, precision, said)[1])
+        texts.append(compared(model, Generator(report.path, precision=precision), said)[1])
     kinds = Counter(op.type for op in load(report.path, function="decode").ops)
     weights = 2 * sum(parameter.numel() for parameter in model.model.parameters())
     different = len({token for turn in said for token in turn.tokens})

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frontend.decoder.packing import Extent, aligned, joined, pack
+from frontend.decoder.packing import CacheSlot, Extent, aligned, joined, pack
 from frontend.decoder.probing import Attention, Decoder, Layer
 from frontend.decoder.step import rooms
-from frontend.decoder.store import PackedStore, Places
+from frontend.decoder.store import PackedStore, Places, Write
 
 
 def _decoder(*windows: int | None) -> Decoder:
@@ -79,9 +79,13 @@ def test_what_is_written_behind_all_layers_is_what_each_would_write(
     packing = pack(extents)
     before = torch.randn(packing.shape)
     rings = frozenset({32})
+    ways: list[tuple[Write, tuple[CacheSlot, ...]]] = [
+        ("position", packing.slots),
+        ("last", joined(packing.slots)),
+    ]
     stores = [
         PackedStore(before, packing, Places(torch.tensor([position]), 1, rings, slots), write)
-        for write, slots in (("position", packing.slots), ("last", joined(packing.slots)))
+        for write, slots in ways
     ]
     for layer in layers:
         new = torch.randn(1, extents[layer].heads, 1, 4)
