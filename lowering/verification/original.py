@@ -214,10 +214,17 @@ def passes_of(
 def private_copy(module: nn.Module, *, half: bool = False) -> nn.Module:
     """A copy of ``module`` for inference on the CPU; calls leave the user's buffers alone."""
     with torch.no_grad():  # coremltools' pruner lets a module compute its weights to be copied
-        copied = copy.deepcopy(module, _in_other_dtype(module, half)).float().cpu()
+        copied = copy.deepcopy(module, _in_other_dtype(module, half))
+        copied = (copied._apply(_halved) if half else copied.float()).cpu()
     for inner in copied.modules():
         inner.training = False  # not eval(): models override it with effects of their own
-    return copied.half() if half else copied
+    return copied
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` in float16, by way of float32 as the weights are; integers stay."""
+    is_wide = tensor.is_floating_point() and tensor.dtype is not torch.float16
+    return tensor.float().half() if is_wide else tensor
 
 
 def _in_other_dtype(module: nn.Module, half: bool) -> dict[int, object]:
