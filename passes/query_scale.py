@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from passes.patterns.nodes import aten, is_call, is_static, is_tensor, shape
+from frontend.ops import rms_norm
+from passes.patterns.nodes import aten, is_call, is_static, is_tensor, replaced, shape
 from passes.patterns.operators import MOVES, PARTS
 from passes.rewriter import Rewriter
+
+# Operators whose result is k times as large where their first operand is.
+_CARRY = (
+    *MOVES,
+    *PARTS,
+    operator.getitem,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.expand.default,
+    aten.neg.default,
+)
+# The same where all of their tensors are.
+_CARRY_TOGETHER = (aten.add.Tensor, aten.sub.Tensor, aten.cat.default, aten.stack.default)
 
 
 def scaled_scores(
@@ -19,15 +34,21 @@ def scaled_scores(
 ) -> tuple[fx.Node, fx.Node]:
     """Queries and keys whose products are scaled.
 
-    The factor goes into the weights of the linear that the queries come from, if any, and else to
-    the smaller of the two: where heads share keys, those are fewer. Raw weights are not touched:
-    ``mul`` on the weight is emitted and folded with the constants.
+    The factor goes into the weights of the linear or the norm that the queries come from, also
+    through a rotation by positions, or else of those that the keys come from. Where neither has
+    such weights it goes to the smaller of the two: where heads share keys, those are fewer. Raw
+    weights are not touched: ``mul`` on the weight is emitted and folded with the constants.
     """
     if scale == 1.0:
         return query, key
     projected = _in_projection(rw, query, scale)
     if projected is not None:
         return projected, key
+    for end in (query, key):
+        source = _source(rw, end)
+        if source is not None:
+            scaled = _scaled(rw, source, scale)
+            return (scaled if query is source else query, scaled if key is source else key)
     static = is_static(query) and is_static(key)
     if static and math.prod(shape(key)) < math.prod(shape(query)):
         return query, rw.emit(aten.mul.Tensor, key, scale)
@@ -104,3 +125,76 @@ def _rows(linear: fx.Node, moves: list[fx.Node]) -> list[int] | None:
         numbers = move.target(numbers, *move.args[1:], **move.kwargs)
     rows, counts = torch.unique(numbers, return_counts=True)
     return rows.tolist() if bool((counts == tokens).all()) else None
+
+
+def _source(rw: Rewriter, end: fx.Node) -> fx.Node | None:
+    """The norm or linear that ``end`` is proportional to, and that nothing else reads.
+
+    Between them may be anything linear without constants to add, as a rotation by positions.
+    """
+    if sum(_reads(user, end) for user in end.users) != 1:
+        return None
+    between: set[fx.Node] = set()
+    sources: set[fx.Node] = set()
+    pending = [end]
+    while pending:
+        node = pending.pop()
+        if node in between or node in sources:
+            continue
+        carried = _carried(rw, node)
+        if _has_own_weights(rw, node):
+            sources.add(node)
+        elif carried:
+            between.add(node)
+            pending.extend(carried)
+        else:
+            return None
+    region = between | sources
+    closed = all(user in region for node in region - {end} for user in node.users)
+    squares = any(is_call(n, aten.mul.Tensor) and region >= set(n.all_input_nodes) for n in between)
+    return sources.pop() if closed and not squares and len(sources) == 1 else None
+
+
+def _carried(rw: Rewriter, node: fx.Node) -> Sequence[fx.Node]:
+    """The operands that ``node`` is proportional to, together; none if it is to no one."""
+    if is_call(node, *_CARRY):
+        return node.all_input_nodes[:1]
+    if is_call(node, *_CARRY_TOGETHER):
+        tensors = [x for x in node.all_input_nodes if is_tensor(x)]
+        numbers = [x for x in node.args[:2] if isinstance(x, int | float)]
+        joins = is_call(node, aten.cat.default, aten.stack.default)
+        return tensors if joins or not numbers else ()
+    if is_call(node, aten.mul.Tensor):
+        # The other is a table of positions.
+        whole = [x for x in node.all_input_nodes if is_tensor(x) and shape(x) == shape(node)]
+        return [x for x in whole if not rw.is_constant(x)][:1]
+    return ()
+
+
+def _has_own_weights(rw: Rewriter, node: fx.Node) -> bool:
+    """True for a linear or a norm with constant weights, a linear whose weight no other uses."""
+    if not is_call(node, aten.linear.default, aten.layer_norm.default, rms_norm):
+        return False
+    weights = _weights(node)
+    if not weights or not all(map(rw.is_constant, weights)):
+        return False
+    return not is_call(node, aten.linear.default) or len(weights[0].users) == 1
+
+
+def _weights(node: fx.Node) -> list[fx.Node]:
+    """Weight and bias; none for a norm without a weight."""
+    first = 1 if is_call(node, aten.linear.default) else 2
+    weight, *bias = [*node.args[first : first + 2], None][:2]
+    if not isinstance(weight, fx.Node):
+        return []
+    return [weight, *(b for b in bias if isinstance(b, fx.Node))]
+
+
+def _scaled(rw: Rewriter, source: fx.Node, scale: float) -> fx.Node:
+    """A linear or a norm whose result is ``scale`` times as large, in the place of ``source``."""
+    with rw.at(source):
+        larger = {w: rw.emit(aten.mul.Tensor, w, scale) for w in _weights(source)}
+        args, kwargs = replaced(source, larger)
+        scaled = rw.emit(source.target, *args, **kwargs)
+        rw.replace(source, scaled, counted=False)
+    return scaled
