@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,19 +36,20 @@ def scaled_scores(
 
     The factor goes into the weights of the linear or the norm that the queries come from, also
     through a rotation by positions, or else of those that the keys come from. Where neither has
-    such weights it goes to the smaller of the two: where heads share keys, those are fewer. Raw
-    weights are not touched: ``mul`` on the weight is emitted and folded with the constants.
+    such weights it goes into the tables of a rotation, and without one to the smaller of the two:
+    where heads share keys, those are fewer. Raw weights are not touched: ``mul`` on the weight is
+    emitted and folded with the constants.
     """
     if scale == 1.0:
         return query, key
     projected = _in_projection(rw, query, scale)
     if projected is not None:
         return projected, key
-    for end in (query, key):
-        source = _source(rw, end)
-        if source is not None:
-            scaled = _scaled(rw, source, scale)
-            return (scaled if query is source else query, scaled if key is source else key)
+    for has_weights in (_has_own_weights, _has_table):
+        for end in (query, key):
+            if sources := _sources(rw, end, has_weights):
+                larger = {source: _scaled(rw, source, scale) for source in sources}
+                return larger.get(query, query), larger.get(key, key)
     static = is_static(query) and is_static(key)
     if static and math.prod(shape(key)) < math.prod(shape(query)):
         return query, rw.emit(aten.mul.Tensor, key, scale)
@@ -127,32 +128,38 @@ def _rows(linear: fx.Node, moves: list[fx.Node]) -> list[int] | None:
     return rows.tolist() if bool((counts == tokens).all()) else None
 
 
-def _source(rw: Rewriter, end: fx.Node) -> fx.Node | None:
-    """The norm or linear that ``end`` is proportional to, and that nothing else reads.
+def _sources(
+    rw: Rewriter, end: fx.Node, has_weights: Callable[[Rewriter, fx.Node], bool]
+) -> list[fx.Node]:
+    """The operators with weights that ``end`` is proportional to, and that nothing else reads.
 
-    Between them may be anything linear without constants to add, as a rotation by positions.
+    Between them may be anything linear without constants to add, as a rotation by positions. Empty
+    where there is no such set of operators.
     """
     if sum(_reads(user, end) for user in end.users) != 1:
-        return None
-    between: set[fx.Node] = set()
-    sources: set[fx.Node] = set()
+        return []
+    between: dict[fx.Node, None] = {}
+    sources: dict[fx.Node, None] = {}
     pending = [end]
     while pending:
         node = pending.pop()
         if node in between or node in sources:
             continue
         carried = _carried(rw, node)
-        if _has_own_weights(rw, node):
-            sources.add(node)
+        if has_weights(rw, node):
+            sources[node] = None
         elif carried:
-            between.add(node)
+            between[node] = None
             pending.extend(carried)
         else:
-            return None
-    region = between | sources
+            return []
+    region = between.keys() | sources.keys()
     closed = all(user in region for node in region - {end} for user in node.users)
-    squares = any(is_call(n, aten.mul.Tensor) and region >= set(n.all_input_nodes) for n in between)
-    return sources.pop() if closed and not squares and len(sources) == 1 else None
+    products = [node for node in between if is_call(node, aten.mul.Tensor)]
+    squares = any(region.issuperset(node.all_input_nodes) for node in products)
+    # One source may be in front of another, which would be scaled twice.
+    chained = any(region & set(source.all_input_nodes) for source in sources)
+    return list(sources) if closed and not squares and not chained else []
 
 
 def _carried(rw: Rewriter, node: fx.Node) -> Sequence[fx.Node]:
@@ -181,8 +188,23 @@ def _has_own_weights(rw: Rewriter, node: fx.Node) -> bool:
     return not is_call(node, aten.linear.default) or len(weights[0].users) == 1
 
 
+def _has_table(rw: Rewriter, node: fx.Node) -> bool:
+    """True for a product with a constant that holds for several heads or entries."""
+    if not is_call(node, aten.mul.Tensor) or not _weights(node):
+        return False
+    (table,) = _weights(node)
+    return rw.is_constant(table) and is_static(node) and _elements(table) < _elements(node)
+
+
+def _elements(node: fx.Node) -> int:
+    return math.prod(shape(node))
+
+
 def _weights(node: fx.Node) -> list[fx.Node]:
-    """Weight and bias; none for a norm without a weight."""
+    """Weight and bias, or what a product repeats; none for a norm without a weight."""
+    if is_call(node, aten.mul.Tensor):
+        tables = [x for x in node.args if isinstance(x, fx.Node) and shape(x) != shape(node)]
+        return tables if len(tables) == 1 and len(node.all_input_nodes) > 1 else []
     first = 1 if is_call(node, aten.linear.default) else 2
     weight, *bias = [*node.args[first : first + 2], None][:2]
     if not isinstance(weight, fx.Node):
@@ -191,7 +213,7 @@ def _weights(node: fx.Node) -> list[fx.Node]:
 
 
 def _scaled(rw: Rewriter, source: fx.Node, scale: float) -> fx.Node:
-    """A linear or a norm whose result is ``scale`` times as large, in the place of ``source``."""
+    """An operator whose result is ``scale`` times as large, in the place of ``source``."""
     with rw.at(source):
         larger = {w: rw.emit(aten.mul.Tensor, w, scale) for w in _weights(source)}
         args, kwargs = replaced(source, larger)

@@ -70,13 +70,20 @@ FOLDED = {
     "layer norm": lambda m, q, k: (pairs(m.layer(q)), k),
     "keys alone": lambda m, q, k: (q.tanh(), halves(m.rms(k))),
     "a norm without weights": lambda m, q, k: (halves(m.bare(q)), halves(k)),
+    "tables": lambda m, q, k: (halves(m.bare(q)), pairs(m.bare(k))),
+    "tables of pairs": lambda m, q, k: (pairs(m.bare(q)), m.bare(k)),
+    "tables of keys": lambda m, q, k: (m.bare(q), halves(k.tanh())),
+    "one table behind another": lambda m, q, k: (halves(halves(q.tanh())), k.tanh()),
+    "a norm of both": lambda m, q, k: (lambda n: (halves(n), n.tanh() * k))(m.rms(q)),
+    "queries that are kept": lambda m, q, k: (halves(q) * q.mean(), halves(k) * k.mean()),
 }
 LEFT = {
-    "a norm of both": lambda m, q, k: (lambda n: (halves(n), n.tanh()))(m.rms(q)),
+    "a norm that is kept": lambda m, q, k: (lambda n: (n * n.tanh(), n.tanh() * k.tanh()))(
+        m.rms(q)
+    ),
     "a table that is added": lambda m, q, k: (q + m.table, k + m.table),
     "a square": lambda m, q, k: (q * q, k * k),
     "a number that is added": lambda m, q, k: (q + 1.5, k - 0.5),
-    "queries that are kept": lambda m, q, k: (halves(q) * q.mean(), halves(k) * k.mean()),
     "no weights": lambda m, q, k: (m.bare(q), m.bare(k)),
 }
 
