@@ -173,6 +173,11 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ (k.mT @ v)) / (q @ k.sum(-2, keepdim=True).mT + 1e-6)
 
 
+def of_directions(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention whose scores are of unit vectors, and sharp."""
+    return (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * 100).softmax(-1) @ v
+
+
 def colatitude(v: Tensor) -> Tensor:
     """Of directions (n, 3) that are nearly upright."""
     return torch.acos(v[:, 2] / v.norm(dim=-1))
@@ -272,4 +277,5 @@ def more_cases() -> tuple[Case, ...]:
         of("fraction", lambda x: torch.remainder(x * 100, 1.0), 20 * p),
         of("std of near rows", lambda x: x.std(0), 1 + 1e-4 * torch.randn(4, 64)),
         of("Box-Cox", lambda x: ((x + 1e-6) ** 0.01 - 1) / 0.01, 1 + 1e-2 * p),
+        of("attention of directions", of_directions, *torch.randn(3, 1, 2, 8, 16).unbind()),
     )

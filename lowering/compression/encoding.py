@@ -13,7 +13,7 @@ from lowering.compression.sites import WeightSite
 from lowering.package.dtypes import BY_NAME, INT4, INT8, UINT1, DType
 
 # Weights that are worked on at a time, so that a large one is never held in wider numbers.
-_SLICE = 1 << 20
+_SLICE = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from frontend.errors import InputError
 
 # Elements that are looked at a time, so that no copy of a large weight in wider numbers is made.
-_SLICE = 1 << 20
+_SLICE = 1 << 18
 # Weights of fp32 with more values than this are clustered by as many bins of equal width. A bin is
 # narrower than a 256th of the distance of two entries of the largest palette.
 _BINS = 1 << 16

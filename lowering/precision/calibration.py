@@ -15,7 +15,7 @@ from lowering.precision.ends import check_stated, end_calls, spans
 from lowering.reference import ExecutionError, LoadedModel
 from lowering.reference.model import Observer
 from lowering.verification.image_inputs import with_nearest_images
-from lowering.verification.original import HALF_ERRORS, Original
+from lowering.verification.original import HALF_ERRORS, Original, VerificationError
 from lowering.verification.package_values import feed_of, output_values, returned
 from lowering.verification.parity import Thresholds, rel_l2
 from lowering.verification.sides import Sides
@@ -163,7 +163,7 @@ def samples_of(
         (f"call {number}", given if isinstance(given, Original) else first.called(given))
         for number, given in enumerate(calibration, 2)
     ]
-    found = [Sample.of(words, original, model) for words, original in calls]
+    found = [_call(words, original, model) for words, original in calls]
     example = first.inputs()
     stated = check_stated(dict(input_ranges or {}), example)
     for call in end_calls(example, spans(first.program, example, stated)):
@@ -177,6 +177,20 @@ def samples_of(
                     found=f"{call.words}: {first_line(error)}",
                 ) from error
     return tuple(found)
+
+
+def _call(words: str, original: Original, model: LoadedModel) -> Sample:
+    """The sample of a call that the user gave."""
+    try:
+        return Sample.of(words, original, model)
+    except (*HALF_ERRORS, IndexError) as error:
+        sizes = ", ".join(f"{name} {list(item.shape)}" for name, item in original.inputs().items())
+        raise VerificationError(
+            f"the model cannot be run on {words}, which tells what float16 would spoil",
+            expected="inputs that the model takes",
+            found=f"{sizes}: {first_line(error)}",
+            hint="give calibration inputs of the sizes and dtypes of the example",
+        ) from error
 
 
 def worst(samples: Sequence[Sample], model: LoadedModel, *, aimed: bool = False) -> float:

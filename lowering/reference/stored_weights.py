@@ -28,7 +28,7 @@ class StoredWeight:
         name: of the value that the decoders make.
         kinds: types of the decoders, in order.
         dtype: of the value.
-        operands: what they decode, by parameter.
+        operands: what they decode, by parameter; not what one of them makes for the next.
         value: what they make, in float32.
     """
 
@@ -86,9 +86,10 @@ class _Decoding:
         given = self._constants.attributes(op)
         for key, argument in op.inputs.items():
             given[key] = self._operand(argument.arguments[0])
+        made_before = {k for k, item in op.inputs.items() if item.arguments[0].name in self._made}
         self._kinds.append(op.type)
         tensors = {key: value for key, value in given.items() if isinstance(value, torch.Tensor)}
-        self._operands |= tensors
+        self._operands |= {key: value for key, value in tensors.items() if key not in made_before}
         arguments: dict[str, list[Reference]] = {
             key: [Constant(value)] for key, value in given.items()
         }

@@ -14,7 +14,7 @@ from lowering.reference.binding import Semantics
 from lowering.reference.errors import ExecutionError
 
 # Elements of a weight that are decoded at a time.
-_PART = 1 << 20
+_PART = 1 << 18
 # Numbers of a table that are picked at a time.
 _PICKED = 1 << 17
 

@@ -25,6 +25,7 @@ from lowering.precision.pins import PINS_KEY, PinReport
 from lowering.precision.safe import PrecisionWarning, convert_safely
 from lowering.reference import load
 from lowering.reference.mixed import MixedProgram
+from lowering.verification.original import VerificationError
 
 
 class Of(nn.Module):
@@ -352,3 +353,11 @@ def test_passes_do_not_loosen_what_is_allowed(heads, factor):
     verified = lowering.verify(package, model, (x,))
     (output,) = verified.outputs
     assert verified and report.after == pytest.approx(output.rel_l2 / output.threshold, rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [(1, 8, 7), (3, 64, 2), (8,)])
+def test_calibration_inputs_that_do_not_fit_are_one_error(wrong):
+    model = nn.Linear(64, 4)
+    with pytest.raises(VerificationError, match=r"cannot be run on call 2") as caught:
+        safe(model, draw(0), calibration=[(torch.randn(wrong),)])
+    assert f"{list(wrong)}" in str(caught.value)
