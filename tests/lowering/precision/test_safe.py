@@ -361,3 +361,10 @@ def test_calibration_inputs_that_do_not_fit_are_one_error(wrong):
     with pytest.raises(VerificationError, match=r"cannot be run on call 2") as caught:
         safe(model, draw(0), calibration=[(torch.randn(wrong),)])
     assert f"{list(wrong)}" in str(caught.value)
+
+
+def test_of_many_operators_only_some_are_measured_alone(monkeypatch):
+    monkeypatch.setattr("lowering.precision.reasons._ALONE", 1)
+    found = [pin.reason for pin in report_of(safe(Of(cancelled).eval(), draw(3))).pins]
+    others = [reason for reason in found if reason.startswith("in float16 it and others add")]
+    assert len(found) > 2 and len(others) == len(found) - 1
