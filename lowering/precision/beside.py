@@ -81,8 +81,10 @@ class RunBeside(LoadedModel):
         self._twins = {step.op.name: step for step in half_of(self).program.steps()}
         self._shadows: dict[int, _Shadow] = {}
 
-    def _arguments(self, inputs: Mapping[str, Any], state: State | None) -> list[Any]:
-        registers = super()._arguments(inputs, state)
+    def _arguments(
+        self, inputs: Mapping[str, Any], state: State | None, halves: frozenset[int]
+    ) -> list[Any]:
+        registers = super()._arguments(inputs, state, halves)
         self._shadows = {}
         for index, item in enumerate(self.program.inputs):
             value = registers[index]

@@ -103,17 +103,21 @@ def features(
     return inputs, outputs
 
 
-def to_value(feature: Feature, declared: Value, given: object, rounds: bool = True) -> Tensor:
+def to_value(
+    feature: Feature, declared: Value, given: object, rounds: bool = True, half: bool = False
+) -> Tensor:
     """What the caller gave for an input as a value of the program, rounded as declared.
 
-    Without ``rounds`` an input declared fp16 is taken as float32.
+    Without ``rounds`` an input declared fp16 is taken as float32; it is given as float16 numbers
+    if ``half``.
 
     Raises:
         InputError: its type, shape or elements do not fit.
     """
     if feature.image is not None:
         pixels = from_image(feature.name, feature.image, given)
-        return round_to_fp16(pixels) if declared.dtype is FP16 and rounds else pixels
+        rounded = round_to_fp16(pixels) if declared.dtype is FP16 and rounds else pixels
+        return rounded.half() if half else rounded
     array = _as_array(feature, given)
     if declared.shape == () and array.shape == (1,):
         array = array.reshape(())  # Core ML has no scalars: it sees them as one-element arrays
@@ -125,7 +129,7 @@ def to_value(feature: Feature, declared: Value, given: object, rounds: bool = Tr
         feature.check_shape(array.shape)
     assert declared.dtype is not None
     dtype = FP32 if declared.dtype is FP16 and not rounds else declared.dtype
-    return _converted(feature, array, dtype)
+    return _converted(feature, array, dtype, half)
 
 
 def to_output(feature: Feature, value: object, keep_fp32: bool) -> object:
@@ -197,7 +201,7 @@ def _as_array(feature: Feature, given: object) -> np.ndarray:
     return array
 
 
-def _converted(feature: Feature, array: np.ndarray, dtype: DType) -> Tensor:
+def _converted(feature: Feature, array: np.ndarray, dtype: DType, half: bool) -> Tensor:
     """``array`` as ``dtype``; numbers may change type but not value, except for float precision."""
     if not dtype.is_float and array.dtype.kind == "f":
         whole = np.trunc(array)
@@ -215,17 +219,22 @@ def _converted(feature: Feature, array: np.ndarray, dtype: DType) -> Tensor:
                 expected=f"{limits.min} to {limits.max}",
                 found=f"{array.min()} to {array.max()}",
             )
-    return carried(array, dtype)
+    return carried(array, dtype, half)
 
 
-def carried(array: np.ndarray, dtype: DType) -> Tensor:
-    """``array``, rounded to ``dtype``, as it is carried; a copy, for the caller may change it."""
+def carried(array: np.ndarray, dtype: DType, half: bool = False) -> Tensor:
+    """``array``, rounded to ``dtype``, as it is carried; a copy, for the caller may change it.
+
+    With ``half`` float16 numbers stay float16.
+    """
     if dtype is FP16 and array.dtype == np.float32:
         whole = np.ascontiguousarray(array).reshape(array.shape)
-        return round_to_fp16(torch.from_numpy(whole if whole.flags.writeable else whole.copy()))
+        given = torch.from_numpy(whole if whole.flags.writeable else whole.copy())
+        return given.half() if half else round_to_fp16(given)
     with np.errstate(over="ignore"):
         as_stored = array.astype(dtype.storage)
-    return torch.from_numpy(as_stored).to(dtype.carrier)
+    given = torch.from_numpy(as_stored)
+    return given if half else given.to(dtype.carrier)
 
 
 def _declared_feature(value: Value) -> Feature:

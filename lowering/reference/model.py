@@ -81,7 +81,9 @@ class LoadedModel:
         with about(self.label):
             compiled = compile_function(package, function, self.precision)
             self.inputs, self.outputs = features(package.description, function, compiled)
-            self._compiled = shortened(compiled, [self._is_half(item) for item in compiled.outputs])
+            halves = [self._is_half(item) for item in compiled.outputs]
+            rounds = self.precision is not Precision.FP32
+            self._compiled = shortened(compiled, halves, rounds)
         self.ops: tuple[Op, ...] = tuple(self._compiled.ops())
 
     def _is_half(self, output: Value) -> bool:
@@ -127,7 +129,8 @@ class LoadedModel:
     ) -> dict[str, Any]:
         """As a call; ``observer`` sees every op and its results as they are computed."""
         with about(self.label, _RUN_HINT):
-            registers = self._arguments(inputs, state)
+            halves = self._compiled.half_inputs if observer is None else frozenset()
+            registers = self._arguments(inputs, state, halves)
             with torch.inference_mode():
                 results = self._execute(self._compiled.body, registers, observer)
             return {
@@ -174,7 +177,10 @@ class LoadedModel:
         self.run(inputs, state, observe)
         return seen
 
-    def _arguments(self, inputs: Mapping[str, Any], state: State | None) -> list[Any]:
+    def _arguments(
+        self, inputs: Mapping[str, Any], state: State | None, halves: frozenset[int]
+    ) -> list[Any]:
+        """Registers with what is given in them, as float16 numbers in ``halves``."""
         registers: list[Any] = [None] * self._compiled.registers
         cells = {item.name for item in self._compiled.inputs if item.kind == "state"}
         missing_and_unknown(inputs, self.inputs, sorted(cells))
@@ -196,7 +202,7 @@ class LoadedModel:
             given = inputs.get(item.name)
             if given is None:
                 given = default_array(feature, item)
-            registers[index] = to_value(feature, item, given, rounds)
+            registers[index] = to_value(feature, item, given, rounds, index in halves)
         return registers
 
     def _execute(self, block: Block, registers: list[Any], observer: Observer | None) -> list[Any]:

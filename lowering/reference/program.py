@@ -81,7 +81,8 @@ class Step:
         rounding: per output, the declared type and whether to round to it; ``None``: leave as is.
         blocks: nested blocks of control flow.
         free: registers that no later step reads.
-        ends: its one result goes to the caller alone, who gets float16 numbers.
+        is_half: its one result is carried as float16 numbers, see :mod:`.half_lane`.
+        is_copied: the caller gets the result, which may be memory that others read.
         overwrites: nobody reads the memory of its ``x`` after it.
     """
 
@@ -91,7 +92,8 @@ class Step:
     rounding: tuple[tuple[DType, bool] | None, ...]
     blocks: tuple[Block, ...] = ()
     free: tuple[int, ...] = ()
-    ends: bool = False
+    is_half: bool = False
+    is_copied: bool = False
     overwrites: bool = False
 
     @cached_property
@@ -128,6 +130,7 @@ class Function:
         body: what to run.
         registers: size of the register file.
         opset: such as ``CoreML7``.
+        half_inputs: registers of inputs that are carried as float16 numbers where nobody watches.
     """
 
     inputs: tuple[Value, ...]
@@ -135,6 +138,7 @@ class Function:
     body: Block
     registers: int
     opset: str
+    half_inputs: frozenset[int] = frozenset()
 
     def steps(self) -> Iterator[Step]:
         """Every step in the order of the program, those of nested blocks after the one around."""

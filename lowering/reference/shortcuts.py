@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from lowering.reference.binding import BoundCall, Reference, Semantics, Slot
+from lowering.reference.binding import BoundCall, Semantics, Slot
+from lowering.reference.half_lane import half_registers, may_be_view, narrowed
 from lowering.reference.precision import OWN_RESULTS, rounded_to
 from lowering.reference.semantics.slicing import slice_update, write_slice
 
@@ -38,17 +39,27 @@ def run_of(step: Step) -> Run | None:
         return compute
     dtype, rounds = how
     in_place = rounds and step.op.type in OWN_RESULTS
-    ends = step.ends
 
     def rounded(registers: Sequence[object]) -> object:
         made = compute(registers)
-        if isinstance(made, Tensor) and made.dtype is torch.float32:
-            if ends:
-                return made.half()
-            if in_place:
+        if isinstance(made, Tensor):
+            if in_place and made.dtype is torch.float32:
                 return made.copy_(made.half())
+            if rounds and made.dtype is torch.float16:  # of sums of float16 numbers
+                return made.float()
         return rounded_to(made, dtype, rounds)
 
+    def half(registers: Sequence[object]) -> object:
+        return narrowed(compute(registers))
+
+    def copied(registers: Sequence[object]) -> object:
+        made = narrowed(compute(registers))
+        return (
+            made.clone(memory_format=torch.contiguous_format) if isinstance(made, Tensor) else made
+        )
+
+    if step.is_half:
+        return copied if step.is_copied else half
     return rounded
 
 
@@ -70,36 +81,33 @@ def _compute(call: BoundCall) -> Run:
     return single
 
 
-def shortened(function: Function, halves: Sequence[bool]) -> Function:
+def shortened(function: Function, halves: Sequence[bool], rounds: bool) -> Function:
     """``function`` with the steps marked whose copies or roundings nobody would see.
 
     Args:
         halves: per output, whether the caller gets it as float16 numbers.
+        rounds: whether values declared float16 are rounded.
     """
     body = function.body
     reads = [step.reads() for step in body.steps]
     # Of each register, the last step that reads it; the caller reads after all.
     last = {index: at for at, found in enumerate(reads) for index in found}
     given = {item.index for item in body.outputs if isinstance(item, Slot)}
-    ends = given - set(last) - _elsewhere(body.outputs, halves)
+    narrow = half_registers(function, halves) if rounds else frozenset()
     last |= dict.fromkeys(given, len(reads))
     aliases = _Aliases(function, last)
     steps = []
     for at, step in enumerate(body.steps):
-        rounds = len(step.targets) == 1 and step.rounding[0] is not None and step.rounding[0][1]
-        if rounds and step.targets[0] in ends:
-            step = replace(step, ends=True)
+        if not narrow.isdisjoint(step.targets):
+            is_copied = may_be_view(step) and not given.isdisjoint(step.targets)
+            step = replace(step, is_half=True, is_copied=is_copied)
         if aliases.may_overwrite(step, at):
             step = replace(step, overwrites=True)
         aliases.add(step, reads[at])
         steps.append(step)
-    return replace(function, body=replace(body, steps=tuple(steps)))
-
-
-def _elsewhere(outputs: Sequence[Reference], halves: Sequence[bool]) -> set[int]:
-    """Registers of outputs that the caller does not get as float16 numbers."""
-    pairs = zip(outputs, halves, strict=True)
-    return {item.index for item, half in pairs if isinstance(item, Slot) and not half}
+    half_inputs = frozenset(index for index in narrow if index < len(function.inputs))
+    body = replace(body, steps=tuple(steps))
+    return replace(function, body=body, half_inputs=half_inputs)
 
 
 class _Aliases:

@@ -99,13 +99,85 @@ def test_the_last_rounding_is_that_of_what_is_given(reader: str):
         return (third, mb.identity(x=third)) if reader == "twice" else third
 
     loaded = load(program)
-    ends = sum(step.ends for step in loaded.program.body.steps)
-    assert ends == {"nobody": 1, "another": 1, "float32": 0, "twice": 0}[reader]
+    narrow = sum(step.is_half for step in loaded.program.body.steps)
+    assert narrow == {"nobody": 1, "another": 1, "float32": 0, "twice": 2}[reader]
     x = np.linspace(-3, 3, 16, dtype=np.float16).reshape(2, 8)
     third = (x.astype(np.float32) * np.float32(np.float16(1 / 3))).astype(np.float16)
-    found = next(iter(loaded({"x": x}).values()))
+    found, *others = loaded({"x": x}).values()
+    assert not any(np.shares_memory(found, other) for other in others)
     assert found.dtype == (np.float32 if reader == "float32" else np.float16)
     np.testing.assert_array_equal(found, third)
+
+
+TABLE = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float16)
+
+# Of programs of x (2, 8) and places (3): whether x is carried as float16, and of the results how
+# many.
+MOVING: dict[str, tuple[Callable[[Any, Any], Any], bool, int]] = {
+    "moved": (lambda x, i: mb.transpose(x=mb.slice_by_size(x=x, begin=[0, 1], size=[2, 4]),
+                                        perm=[1, 0]), True, 2),
+    "moved_and_computed": (lambda x, i: (mb.reshape(x=x, shape=[4, 4]), mb.exp(x=x)), False, 1),
+    "moved_to_be_computed": (lambda x, i: mb.exp(x=mb.reshape(x=x, shape=[4, 4])), False, 1),
+    "summed": (lambda x, i: mb.reduce_sum(x=x, axes=[0], keep_dims=False), True, 1),
+    "summed_to_be_computed": (
+        lambda x, i: mb.exp(x=mb.reduce_mean(x=x, axes=[1], keep_dims=False)), True, 1
+    ),
+    "of_a_table": (lambda x, i: mb.gather(x=TABLE, indices=i, axis=0), True, 1),
+    "computed_and_moved": (
+        lambda x, i: mb.reshape(x=mb.mul(x=x, y=np.float16(1 / 3)), shape=[16]), False, 2
+    ),
+    "beside_a_constant": (lambda x, i: mb.concat(values=[x, TABLE], axis=0), False, 0),
+    "beside_what_is_computed_with": (
+        lambda x, i: (lambda y: (mb.concat(values=[x, y], axis=0), mb.tanh(x=y)))(mb.exp(x=x)),
+        False, 1,
+    ),
+    "two_views": (
+        lambda x, i: (mb.expand_dims(x=x, axes=[0]), mb.identity(x=x), mb.tile(x=x, reps=[2, 1])),
+        True, 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOVING)
+@pytest.mark.parametrize("precision", ["fp16", "strict", "fp32"])
+def test_what_is_only_moved_stays_float16(name: str, precision: str):
+    build, carried, count = MOVING[name]
+
+    @mb.program(
+        input_specs=[mb.TensorSpec((2, 8), types.fp16), mb.TensorSpec((3,), types.int32)],
+        opset_version=ct.target.iOS17,
+    )
+    def program(x, i):
+        return build(x, i)
+
+    loaded = load(program, precision=precision)
+    found_inputs, steps = loaded.program.half_inputs, loaded.program.body.steps
+    if precision == "fp16":
+        assert (bool(found_inputs), sum(step.is_half for step in steps)) == (carried, count)
+    if precision == "fp32":
+        assert not found_inputs and not any(step.is_half for step in steps)
+    x = np.linspace(-3, 3, 16, dtype=np.float32).reshape(2, 8)
+    inputs = {"x": x, "i": np.array([4, 0, 4], np.int32)}
+    watched = loaded.run(inputs, observer=lambda op, results, computed: None)
+    results = loaded(inputs)
+    for key, found in results.items():
+        assert found.dtype == watched[key].dtype
+        assert found.flags.c_contiguous or precision == "fp32"
+        np.testing.assert_allclose(found, watched[key], rtol=1e-3 * name.startswith("summed"))
+        found[...] = 7  # the caller may, and nobody else sees it
+    again = loaded(inputs)
+    for key, found in again.items():
+        np.testing.assert_allclose(found, watched[key], rtol=1e-3 * name.startswith("summed"))
+
+
+@pytest.mark.parametrize("axes", [[0], [1], [2], [0, 1], [1, 2], [0, 1, 2]], ids=str)
+@pytest.mark.parametrize("kind", ["reduce_sum", "reduce_mean"])
+def test_sums_of_float16_numbers_are_rounded_once(kind: str, axes: list[int]):
+    x = torch.randn(3, 130, 70, generator=torch.Generator().manual_seed(0)).half()
+    found = SEMANTICS[kind](x, tuple(axes))
+    exact = SEMANTICS[kind](x.double(), tuple(axes))
+    step = 2.0 ** (torch.frexp(exact.abs()).exponent - 11).clamp(min=-24)
+    assert bool(((found.double() - exact).abs() <= 0.51 * step).all())
 
 
 @pytest.mark.parametrize(
