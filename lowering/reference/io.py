@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,8 @@ class Feature:
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raises :class:`InputError` if an array of ``shape`` may not be given."""
         shape = tuple(shape)
+        if shape == self._fixed:
+            return
         if self.enumerated:
             if shape not in self.enumerated:
                 legal = ", ".join(str(item) for item in self.enumerated)
@@ -68,6 +71,14 @@ class Feature:
             )
             if not fits:
                 raise self._wrong_shape(_range_text(self.ranges), shape)
+
+    @cached_property
+    def _fixed(self) -> tuple[int, ...] | None:
+        """The only legal shape, if there is one."""
+        if self.enumerated or self.ranges is None:
+            return None
+        sizes = tuple(low for low, high in self.ranges if low == high)
+        return sizes if len(sizes) == len(self.ranges) else None
 
     def _wrong_shape(self, expected: str, found: tuple[int, ...]) -> InputError:
         return InputError(
@@ -165,6 +176,8 @@ def missing_and_unknown(
     inputs: Mapping[str, Any], expected: Mapping[str, Feature], states: Sequence[str]
 ) -> None:
     """Raises :class:`InputError` unless ``inputs`` has what is expected and nothing else."""
+    if inputs.keys() == expected.keys():
+        return
     missing = [
         name for name, item in expected.items() if name not in inputs and item.default is None
     ]
@@ -228,8 +241,9 @@ def carried(array: np.ndarray, dtype: DType, half: bool = False) -> Tensor:
     With ``half`` float16 numbers stay float16.
     """
     if dtype is FP16 and array.dtype == np.float32:
-        whole = np.ascontiguousarray(array).reshape(array.shape)
-        given = torch.from_numpy(whole if whole.flags.writeable else whole.copy())
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            array = array.copy(order="C")
+        given = torch.from_numpy(array)
         return given.half() if half else round_to_fp16(given)
     with np.errstate(over="ignore"):
         as_stored = array.astype(dtype.storage)
