@@ -16,6 +16,9 @@ from passes.rewriter import Rewriter
 
 # A row of the table may be so wide: sines and cosines of heads 256 wide, for two angles.
 _WIDEST = 1024
+# Or wider where the whole table has no more numbers than this, 8 MB in float16: the biases of T5's
+# distances for 512 tokens and 16 heads. In float16 logarithms miss the ends of its buckets.
+_LARGEST = 1 << 22
 # Evaluating a value at every position takes about 0.1 ms each (*measured*, one core).
 _MOST_POSITIONS = 1 << 16
 # They move elements and compute nothing: what stands below them is tabulated.
@@ -100,7 +103,8 @@ class TabulatePositions(Pass):
         axes: list[int | None] = [a for a, size in enumerate(sizes) if size > 1]
         for axis in [*axes, None]:
             tokens = 1 if axis is None else sizes[axis]
-            if len(tried[0]) // tokens > _WIDEST or tokens > self.positions:
+            width = len(tried[0]) // tokens
+            if tokens > self.positions or (width > _WIDEST and width * self.positions > _LARGEST):
                 continue
             rows = self._rows(compute, axis, tokens)
             if rows is not None:

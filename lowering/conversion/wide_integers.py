@@ -26,8 +26,8 @@ def check_integers(program: ExportedProgram) -> None:
     """Run what the program's 64-bit arithmetic needs on its example inputs.
 
     Sentinels, numbers that are only compared, selected or bounded by, may be as large as they like:
-    they are held at the ends of int32. Programs without example inputs are looked at for constants
-    in the graph alone.
+    they are held at the ends of int32, and so is what infinities become. Programs without example
+    inputs are looked at for constants in the graph alone.
 
     Raises:
         WideIntegerError: arithmetic reads or gives an integer outside of int32, or one is returned.
@@ -96,6 +96,8 @@ class _Run(fx.Interpreter):
         if n.op in ("call_function", "output") and n not in self._needed:
             return None
         value = super().run_node(n)
+        if n.target is torch.ops.aten._to_copy.default and isinstance(value, torch.Tensor):
+            value = _held(self.env[n.all_input_nodes[0]], value)
         read = [self.env[source] for source in n.all_input_nodes] if _computes(n) else []
         for tensor in (*read, *([value] if _computes(n) or n in self._returned else [])):
             if isinstance(tensor, torch.Tensor) and tensor.dtype is torch.int64 and tensor.numel():
@@ -103,6 +105,17 @@ class _Run(fx.Interpreter):
                 if _is_beyond(low) or _is_beyond(high):
                     raise _error(n, f"values from {low:,} to {high:,} on the example inputs")
         return value
+
+
+def _held(source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """``value``, ``source`` as integers, infinities and NaN at the ends of int32.
+
+    What integer they become torch leaves open, so that no result can depend on it: T5 counts the
+    logarithm of 0 among its buckets, and selects another one in its place.
+    """
+    if value.dtype is not torch.int64 or not source.is_floating_point():
+        return value
+    return torch.where(source.isfinite(), value, value.clamp(_INT32.min, _INT32.max))
 
 
 def _is_beyond(value: int) -> bool:

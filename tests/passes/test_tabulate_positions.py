@@ -61,12 +61,21 @@ class Whole(Rotary):
         return x * angles.cumsum(0).cos() * angles.sum().sin()
 
 
+class Biases(Rotary):
+    """A row for each token over 300 keys and 8 heads: wider than most, and still a small table."""
+
+    def forward(self, x, position):
+        at = position + torch.arange(self.tokens)
+        apart = (at[:, None] - torch.arange(300)).clamp(min=0).float()
+        return x.mean() + (torch.log1p(apart) * torch.arange(1.0, 9.0)[:, None, None]).cos()
+
+
 class Wide(Rotary):
     """One row for each beginning, too wide for a table."""
 
     def forward(self, x, position):
         angles = self.angles(position).cumsum(0)
-        return x.sum() + (angles[:, :1] * torch.arange(2000.0)).cos()
+        return x.sum() + (angles[:, :1] * torch.arange(200_000.0)).cos()
 
 
 class Distances(Rotary):
@@ -108,6 +117,19 @@ def test_one_table_gathered_once(model: type[Rotary], tokens: int):
         position = torch.tensor([at], dtype=torch.int32)
         (found,) = runnable(program)(x, position)
         torch.testing.assert_close(found, module(x, position), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_a_small_table_may_have_wide_rows(tokens: int):
+    module = Biases(tokens)
+    program, report = rewritten(module, tokens, TabulatePositions(positions=POSITIONS))
+    assert report.rewrites == 1
+    assert not {aten.cos.default, aten.log1p.default} & set(kinds(program))
+    for at in (0, 9, POSITIONS - tokens):
+        x = torch.randn(1, 3, tokens, 8)
+        position = torch.tensor([at], dtype=torch.int32)
+        (found,) = runnable(program)(x, position)
+        torch.testing.assert_close(found, module(x, position), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("model", "reason"), [(Masked, "mask"), (Wide, "no row for each token")])

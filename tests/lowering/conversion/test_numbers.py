@@ -173,6 +173,21 @@ def test_integers_beyond_int32_are_refused(hashed: Callable[[Tensor], Tensor]):
     results(Of(hashed), x, wide=True)
 
 
+@pytest.mark.parametrize("scale", [3.0, 7.7, 16.0])
+def test_integers_of_infinities_that_are_not_selected(scale: float):
+    """The logarithm of 0 among T5's buckets."""
+
+    def bucket(x: Tensor) -> Tensor:
+        far = 16 + (torch.log(x / 16) * scale).long()
+        near = x.long()
+        return torch.where(near < 16, near, far.clamp(max=31)).float()
+
+    x = torch.arange(0.0, 200.0).reshape(1, 8, 1, 25)
+    found = results(Of(bucket), x)[0]
+    np.testing.assert_array_equal(found.reshape(-1)[:16], np.arange(16))
+    assert np.abs(found - bucket(x).numpy()).max() <= 1  # float16 may miss the end of a bucket
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (1, 2, 3, 4)])
 def test_products_of_integers(shape: tuple[int, ...]):
     weight = torch.arange(20).reshape(4, 5) - 7
