@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import coremltools as ct
 import numpy as np
 import pytest
@@ -173,13 +175,14 @@ def test_lstm_of_torch_is_the_one_written_out(
     torch.manual_seed(0)
     x, h, c = torch.randn(7, 3, 5), torch.randn(3, 4), torch.randn(3, 4)
     weights = torch.randn(16, 5) / 2, torch.randn(16, 4) / 2
-    options = {
-        "bias": torch.randn(16) if with_bias else None,
-        "direction": direction,
-        "output_sequence": output_sequence,
-    }
-    found = lstm(x, h, c, *weights, **options)
-    written_out = lstm(x, h, c, *weights, **options, clip=1e9)
+    run = partial(
+        lstm,
+        *(x, h, c, *weights),
+        bias=torch.randn(16) if with_bias else None,
+        direction=direction,
+        output_sequence=output_sequence,
+    )
+    found, written_out = run(), run(clip=1e9)
     for got, want in zip(found, written_out, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
