@@ -22,7 +22,7 @@ from lowering.package.saving import package_path
 _PREFILL = 64
 # Memory that an export needs at its peak beside the model's weights, in sizes of these: the largest
 # function in float16, and coremltools' copies of it (*measured* by benchmarks.decoder_large).
-_BESIDE_WEIGHTS = 1.5
+_BESIDE_WEIGHTS = 1.9
 LOGITS = ("needed", "all", "last", "argmax")
 """What functions return: ``needed`` the logits of all tokens of a decode step, and of the last of
 a prompt; ``all`` of all, ``last`` of the last, always; ``argmax`` the likeliest token alone, of the
