@@ -8,7 +8,7 @@ tokens of (B, S, C). A minimum cut decides, a conversion costing the bytes that 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -109,24 +109,28 @@ class _Layout:
             if node not in self.placements or not is_tensor(node):
                 continue
             own, chosen = self.placements[node], self.plans.get(node)
-            wanted = [
-                placement
-                for user in node.users
-                if user in self.plans
-                for source, placement in self.plans[user].inputs
-                if source is node and placement.order == own.order
-            ]
+            wanted = [p for p in self._wanted(node) if p.order == own.order]
             finest = max(wanted, key=lambda placement: placement.parts, default=own)
             if finest.parts <= own.parts:
                 continue
             if chosen is not None and chosen.emit is None:
-                self.plans[node] = replace(chosen, output=finest)
+                moves = is_call(node, aten.permute.default)
+                inputs = tuple(pull(node, finest)) if moves else chosen.inputs
+                self.plans[node] = replace(chosen, inputs=inputs, output=finest)
             elif chosen is not None:
                 again = plan(node, self.placements, finest)
                 if again is None or again.output != finest:
                     continue
                 self.plans[node] = again
             self.placements[node] = finest
+
+    def _wanted(self, node: fx.Node) -> Iterator[Placement]:
+        """The placements in which its users take ``node``."""
+        for user in node.users:
+            if is_image_native(user) and user.args[0] is node:
+                yield plain_placement(node)
+            elif user in self.plans:
+                yield from (p for source, p in self.plans[user].inputs if source is node)
 
     def _drop_plain_plans(self) -> None:
         """Forgets plans whose tensors and work are the plain ones."""

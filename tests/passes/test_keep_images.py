@@ -160,3 +160,16 @@ def test_each_image_keeps_its_own_height_and_width(size):
     assert_same(model, after, x)
     assert count(after, RESHAPE) <= (1 if size == (H, W) else 4), after.graph
     assert_differs_when_perturbed(after, model, x)
+
+
+@pytest.mark.parametrize("spelled", [convolved, pooled, rolled])
+def test_the_layout_keeps_what_was_kept(spelled):
+    """Through convolutions and attention, too: values between images are not merged again."""
+    model, x = Net(lambda m, x: spelled(m, spelled(m, x))), seeded(1, H, W, C)
+    if spelled is rolled:
+        model = Net(lambda m, x: image(rolled(m, image(rolled(m, x)))))
+    _, after, _ = run_pass(model, x, *default_pipeline())
+    # Each attention over all pixels takes queries as a row, gives one back, and has a row of keys.
+    assert count(after, RESHAPE) <= (6 if spelled is pooled else 0), after.graph
+    assert_same(model, after, x, atol=5e-6)
+    assert_differs_when_perturbed(after, model, x)
