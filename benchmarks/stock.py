@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import coremltools as ct
 import numpy as np
 import torch
+from numpy.lib import NumpyVersion
 from torch import nn
 
 from lowering.support.quiet import quiet_coremltools
 
 # Added to the scores of masked keys: far below any score, and finite in fp16.
 MASKED = -1e4
+# From here on numpy makes numbers of arrays without dimensions alone; coremltools' trace route asks
+# them of arrays (1,).
+_SCALARS_ONLY = "2.4.0"
 # What coremltools and torch raise for models that they cannot take; anything else is our fault.
 FAILURES = (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, AssertionError)
 
@@ -106,8 +110,16 @@ def stock_failures(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dic
         try:
             attempt(module, inputs)
         except FAILURES as error:
-            found[route] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            found[route] = said(error)
     return found
+
+
+def said(error: Exception) -> str:
+    """One of ``FAILURES`` in a line, and what would help where it is known."""
+    text = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    if isinstance(error, TypeError) and NumpyVersion(np.__version__) >= _SCALARS_ONLY:
+        text += f" (the trace route of coremltools 9.0 needs numpy below {_SCALARS_ONLY[:-2]})"
+    return text
 
 
 def _by_trace(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> object:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import demo, minilm
+from benchmarks import demo, minilm, stock
 from lowering.reference import predict
 
 
@@ -38,6 +38,21 @@ def test_real_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hidden = predict(found["package"], inputs)["last_hidden_state"]
     got = minilm.sentence_vector(torch.from_numpy(hidden), inputs["attention_mask"])
     assert float(want @ got) > 0.9999
+
+
+def test_stock_that_cannot_convert_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stock, "stock_convert", refuse)
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    result = CliRunner().invoke(demo.main, ["--attention", "batched"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.split())
+    assert "trace with a ready mask: TypeError: only 0-dimensional" in told
+    assert "needs numpy below 2.4)" in told
+    assert demo.COLUMNS[0] not in told.split("in MIL")[1].split("trace with")[0]
 
 
 def test_sentence_vector_leaves_padding_out():
