@@ -24,6 +24,7 @@ from torch.export import ExportedProgram
 from benchmarks import ablation
 from benchmarks.zoo.catalog import entries
 from benchmarks.zoo.entry import Entry
+from frontend.errors import AnePassesError
 from lowering.cli.common import (
     EXIT_CHECK_FAILED,
     guarded,
@@ -48,7 +49,8 @@ class Row:
         model: its name.
         system: oldest system, such as ``iOS18``.
         chip: such as ``M4``.
-        without_ms: without passes; ``None`` where nothing runs on the ANE.
+        without_ms: without passes; ``None`` where nothing runs on the ANE, or the program cannot
+            be converted.
         with_ms: with the default passes; likewise.
     """
 
@@ -142,7 +144,7 @@ def rows_of(
         program = passes.optimize_for_ane(model, (), kwargs=inputs, pipeline=()).program
     for system in systems:
         with step(f"{name}, {system}: without passes"):
-            before = latencies(program, system, chips)
+            before = _without_passes(name, program, system, chips)
         # Chips that ask for one form share one program.
         known: dict[str, dict[str, float | None]] = {}
         for chip in chips:
@@ -155,6 +157,18 @@ def rows_of(
                 if text not in known:
                     known[text] = latencies(rewritten, system, chips)
             yield Row(name, system, chip, before[chip], known[text][chip])
+
+
+def _without_passes(
+    name: str, program: ExportedProgram, system: str, chips: Sequence[str]
+) -> dict[str, float | None]:
+    """Latencies of the program as it was captured; what refuses it is told."""
+    try:
+        return latencies(program, system, chips)
+    except AnePassesError as error:
+        reason = str(error).splitlines()[0]
+        click.echo(f"{name}, {system}: cannot be converted without passes: {reason}", err=True)
+        return dict.fromkeys(chips)
 
 
 def latencies(

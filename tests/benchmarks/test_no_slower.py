@@ -71,6 +71,20 @@ def test_untargeted_asks_for_no_chip(monkeypatch):
     assert asked == [None, "M2", "M4"]
 
 
+class Powers(nn.Module):
+    """A complex product: Core ML has none, and passes write it in real numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_real(torch.fft.rfft(x) * 2j)
+
+
+def test_a_model_that_only_the_passes_convert_is_told(capsys):
+    made = (Powers(), {"x": torch.randn(1, 64)})
+    (row,) = no_slower.rows_of("powers", made, ("iOS17",), ("M4",))
+    assert "powers, iOS17: cannot be converted without passes: " in capsys.readouterr().err
+    assert row.without_ms is None and not row.slower
+
+
 @pytest.mark.parametrize(
     ("without", "with_passes", "slower"),
     [
