@@ -15,7 +15,17 @@ from frontend.schema import arguments
 from frontend.sizes import same_size, same_sizes
 from passes.attention_mask import MASKED_SCORE
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, axis, dtype, input_of, is_call, is_tensor, shape
+from passes.patterns.nodes import (
+    argument,
+    aten,
+    axis,
+    dtype,
+    input_of,
+    is_call,
+    is_tensor,
+    permuted_axes,
+    shape,
+)
 from passes.patterns.operators import MATMULS, SOFTMAXES
 from passes.rewriter import Rewriter
 
@@ -211,10 +221,8 @@ def _turned(rw: Rewriter, key_t: fx.Node) -> fx.Node:
     """(..., D, S) -> (..., S, D); a permutation that swaps them is taken back."""
     rank = len(shape(key_t))
     swapped = [*range(rank - 2), rank - 1, rank - 2]
-    if is_call(key_t, aten.permute.default):
-        order = cast(Sequence[int], key_t.args[1])
-        if [axis(a, rank) for a in order] == swapped:
-            return cast(fx.Node, key_t.args[0])
+    if is_call(key_t, aten.permute.default) and permuted_axes(key_t) == swapped:
+        return input_of(key_t)
     return rw.emit(aten.permute.default, key_t, swapped)
 
 

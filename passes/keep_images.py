@@ -17,11 +17,11 @@ from passes.patterns.nodes import (
     argument,
     aten,
     axes,
-    axis,
     input_of,
     is_call,
     is_static,
     is_tensor,
+    permuted_axes,
     replaced,
     shape,
 )
@@ -137,7 +137,7 @@ class _Tokens:
         if len(shape(node)) != _RANK or shape(node)[place] != self.height * self.width:
             return None
         if is_call(node, aten.permute.default):
-            return [(input_of(node), _order(node)[place])]
+            return [(input_of(node), permuted_axes(node)[place])]
         if is_pointwise_call(node):
             inputs = [x for x in node.all_input_nodes if is_tensor(x)]
             there = [(x, place - _RANK + len(shape(x))) for x in inputs]
@@ -210,7 +210,7 @@ class _Tokens:
         if operands is None:
             return self._reshaped(input_of(node), self._image_shape(node, place))
         if is_call(node, aten.permute.default):
-            (x, at), order = operands[0], _order(node)
+            (x, at), order = operands[0], permuted_axes(node)
             order = [a + (a > at) for a in order]
             order[place : place + 1] = [at, at + 1]
             return self.rw.emit(aten.permute.default, self._image(x, at), order)
@@ -238,17 +238,12 @@ class _Tokens:
         return x if shape(x) == sizes else self.rw.emit(aten.reshape.default, x, list(sizes))
 
 
-def _order(permute: fx.Node) -> list[int]:
-    order = argument(permute, "dims")
-    return [axis(a, len(order)) for a in order]
-
-
 def _axis_behind(user: fx.Node, x: fx.Node, place: int) -> int | None:
     """Where the axis ``place`` of ``x`` is in a result of as many axes."""
     if not is_tensor(user) or len(shape(user)) != _RANK:
         return None
     if is_call(user, aten.permute.default):
-        return _order(user).index(place)
+        return permuted_axes(user).index(place)
     return place + _RANK - len(shape(x))
 
 

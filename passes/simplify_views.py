@@ -10,7 +10,7 @@ from torch import fx
 from frontend.sizes import same_sizes
 from passes.base import Pass
 from passes.layout.placement import blocks
-from passes.patterns.nodes import aten, axis, is_call, is_static, shape
+from passes.patterns.nodes import aten, is_call, is_static, permuted_axes, shape
 from passes.patterns.operators import RESHAPES
 from passes.rewriter import Rewriter
 
@@ -43,11 +43,11 @@ class SimplifyViews(Pass):
 
 def _permutation(rw: Rewriter, node: fx.Node) -> fx.Node | None:
     source: Any = node.args[0]
-    order = _order(node)
+    order = permuted_axes(node)
     if order == sorted(order):
         return source
     if is_call(source, aten.permute.default):
-        inner = _order(source)
+        inner = permuted_axes(source)
         order = [inner[a] for a in order]
         source = source.args[0]
         if order == sorted(order):
@@ -76,7 +76,7 @@ def _in_front_of_reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:
     if pairs is None:
         return None
     sizes, first = shape(reshape), {new[0]: (old, new) for old, new in pairs}
-    wanted = [a for a in _order(node) if sizes[a] != 1]
+    wanted = [a for a in permuted_axes(node) if sizes[a] != 1]
     moved: list[int] = []
     while wanted:
         old, new = first.get(wanted[0], ((), ()))
@@ -85,7 +85,7 @@ def _in_front_of_reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:
         moved.extend(old)
         wanted = wanted[len(new) :]
     ones = [a for a in range(len(shape(inner))) if a not in moved]
-    before = _order(inner)
+    before = permuted_axes(inner)
     order = [before[a] for a in (*ones, *moved)]
     source: Any = inner.args[0]
     if order == sorted(order):
@@ -101,11 +101,6 @@ def _is_read(view: fx.Node) -> bool:
     if not is_call(view, aten.permute.default, *RESHAPES):
         return True
     return any(map(_is_read, view.users))
-
-
-def _order(node: fx.Node) -> list[int]:
-    order: Any = node.args[1]
-    return [axis(a, len(order)) for a in order]
 
 
 def _reshape(rw: Rewriter, node: fx.Node) -> fx.Node | None:

@@ -11,7 +11,16 @@ from torch import fx
 
 from frontend.ops import layer_norm, rms_norm
 from passes.base import Pass
-from passes.patterns.nodes import argument, aten, axis, is_call, is_static, is_tensor, shape
+from passes.patterns.nodes import (
+    argument,
+    aten,
+    axis,
+    is_call,
+    is_static,
+    is_tensor,
+    permuted_axes,
+    shape,
+)
 from passes.patterns.operators import RESHAPES
 from passes.patterns.pointwise import is_pointwise_call
 from passes.rewriter import Rewriter
@@ -103,8 +112,7 @@ def _is_swap(node: fx.Node) -> bool:
     """Whether a move of a value does nothing but swap its last two axes."""
     source = node.all_input_nodes[0]
     if is_call(node, aten.permute.default):
-        order: Any = node.args[1]
-        return tuple(axis(a, _RANK) for a in order) == _SWAPPED
+        return tuple(permuted_axes(node)) == _SWAPPED
     return shape(source)[_TOKEN] == 1 and shape(node) == _swapped(shape(source))
 
 

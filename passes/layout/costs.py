@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx
 
 from passes.layout.placement import Conversion, Placement, convert
 from passes.layout.plan import LayoutPlan, sizes
-from passes.patterns.nodes import aten, axis, is_call
+from passes.patterns.nodes import aten, input_of, is_call, permuted_axes
 
 # Costs are in bytes that a conversion moves, fp16. A reshape that changes the grouping of axes
 # is charged a quarter: it re-tiles channels but keeps memory order (assumed; the M4 dispatcher
@@ -80,19 +79,17 @@ def plain_cost(node: fx.Node) -> int:
     """Cost of running ``node`` as the program spells it."""
     moved = _elements(node) * _FP16_BYTES
     if is_call(node, aten.permute.default):
-        source, order = cast(fx.Node, node.args[0]), cast(list[int], node.args[1])
-        axes = [a for a in order if sizes(source)[a] != 1]
-        is_free = axes == sorted(axes) or _is_flag(node, order)
+        axes = [a for a in permuted_axes(node) if sizes(input_of(node))[a] != 1]
+        is_free = axes == sorted(axes) or _is_flag(node)
         return _PLAIN_PENALTY if is_free else moved + _PER_CONVERSION
     if is_call(node, aten.reshape.default):
         return moved // _RESHAPE_SHARE + _PER_CONVERSION
     return _PLAIN_PENALTY
 
 
-def _is_flag(permute: fx.Node, order: Sequence[int]) -> bool:
+def _is_flag(permute: fx.Node) -> bool:
     """True if the last two axes are swapped for products alone: MIL's matmul does it by a flag."""
+    order = permuted_axes(permute)
     rank = len(order)
     swapped = [*range(rank - 2), rank - 1, rank - 2]
-    return [axis(a, rank) for a in order] == swapped and all(
-        is_call(user, aten.matmul.default) for user in permute.users
-    )
+    return order == swapped and all(is_call(user, aten.matmul.default) for user in permute.users)

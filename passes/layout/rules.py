@@ -18,7 +18,17 @@ from frontend.schema import arguments
 from passes.layout import matmul, split_and_concat
 from passes.layout.placement import Placement, isolated, through_reshape
 from passes.layout.plan import MAX_RANK, LayoutPlan, Placements, sizes
-from passes.patterns.nodes import argument, aten, axes, axis, input_of, is_call, is_tensor, shape
+from passes.patterns.nodes import (
+    argument,
+    aten,
+    axes,
+    axis,
+    input_of,
+    is_call,
+    is_tensor,
+    permuted_axes,
+    shape,
+)
 from passes.patterns.operators import (
     LOG_SOFTMAXES,
     MATMULS,
@@ -60,7 +70,7 @@ def pull(node: fx.Node, placement: Placement) -> list[tuple[fx.Node, Placement]]
     if is_call(node, *_SAME_SHAPE):
         return [(input_of(node), placement)]
     if is_call(node, aten.permute.default):
-        order = _order(node)
+        order = permuted_axes(node)
         return [(input_of(node), placement.renamed(lambda a: order[a]))]
     if is_call(node, *split_and_concat.LENGTH_CHANGES):
         return split_and_concat.pull(node, placement)
@@ -189,12 +199,8 @@ def _permute(node: fx.Node, placements: Placements, wanted: Placement | None) ->
     placement = placements.get(input_of(node))
     if placement is None:
         return None
-    return LayoutPlan(((input_of(node), placement),), placement.renamed(_order(node).index), None)
-
-
-def _order(permute: fx.Node) -> list[int]:
-    order = argument(permute, "dims")
-    return [axis(a, len(order)) for a in order]
+    output = placement.renamed(permuted_axes(node).index)
+    return LayoutPlan(((input_of(node), placement),), output, None)
 
 
 def _reshape(node: fx.Node, placements: Placements, wanted: Placement | None) -> LayoutPlan | None:

@@ -26,6 +26,7 @@ from passes.patterns.nodes import (
     input_of,
     is_call,
     is_tensor,
+    permuted_axes,
 )
 from passes.patterns.operators import (
     LOG_SOFTMAXES,
@@ -50,8 +51,8 @@ def _same_elements(low: StandIns, node: fx.Node) -> Value:
 
 
 def _permute(low: StandIns, node: fx.Node) -> Value:
-    source, order = arguments(node).values()
-    return low.permuted(source, low.shape(source), [axis(a, len(order)) for a in order])
+    source = input_of(node)
+    return low.permuted(source, low.shape(source), permuted_axes(node))
 
 
 def _expand(low: StandIns, node: fx.Node) -> Value:

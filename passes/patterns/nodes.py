@@ -78,6 +78,12 @@ def axes(node: fx.Node, name: str, rank: int) -> list[int] | None:
     return [axis(index, rank) for index in named]
 
 
+def permuted_axes(permute: fx.Node) -> list[int]:
+    """The axes that a permutation moves to 0, 1, ..., none of them negative."""
+    named = argument(permute, "dims")
+    return [axis(a, len(named)) for a in named]
+
+
 def replaced(
     node: fx.Node, instead: Mapping[fx.Node, fx.Node]
 ) -> tuple[tuple[Argument, ...], dict[str, Argument]]:

@@ -8,13 +8,12 @@ from torch import fx
 
 from frontend.sizes import same_size, same_sizes
 from passes.patterns.nodes import (
-    argument,
     aten,
-    axis,
     input_of,
     is_call,
     is_tensor,
     only_user,
+    permuted_axes,
     shape,
 )
 from passes.patterns.operators import RESHAPES
@@ -94,7 +93,7 @@ def _stands_in_front(linear: fx.Node) -> bool:
     while is_call(above, *RESHAPES):
         above = input_of(above)
     if is_call(above, aten.permute.default):
-        first, second = _order(above)[:2]
+        first, second = permuted_axes(above)[:2]
         if first > second:
             return True
     below = only_user(linear)
@@ -102,10 +101,5 @@ def _stands_in_front(linear: fx.Node) -> bool:
         below = only_user(below)
     if not is_call(below, aten.permute.default):
         return False
-    order = _order(below)
+    order = permuted_axes(below)
     return order.index(0) > order.index(1)
-
-
-def _order(permute: fx.Node) -> list[int]:
-    order = argument(permute, "dims")
-    return [axis(a, len(order)) for a in order]
