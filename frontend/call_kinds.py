@@ -10,11 +10,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Container, Hashable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import fx
 from torch._ops import OperatorBase, OpOverload
+from torch.utils import _pytree as pytree
 
 from frontend.fake_calls import fake_call
 from frontend.preserve import PRESERVED
@@ -119,8 +120,8 @@ def piece_like(piece: Piece, example: fx.Node, call: fx.Node, target: OpOverload
     if _is_whole(piece, example, target):
         args, kwargs = fx.map_arg((call.args, call.kwargs), stand_ins.__getitem__)
         step = given.call_function(target, args, kwargs)
-        step.meta["val"] = _detached(call.meta["val"])
-        results = [step] if isinstance(step.meta["val"], torch.Tensor) else parts_of(step)
+        step.meta["val"] = pytree.tree_map_only(torch.Tensor, _detached, call.meta["val"])
+        results = results_of(step)
         steps = results if step in results else [step, *results]
         return Piece(tuple(stand_ins.values()), tuple(steps), tuple(results))
     if target not in _SIZELESS:
@@ -144,9 +145,7 @@ def _value(step: fx.Node) -> object:
     return fake_call(step.target, step.args, step.kwargs, first.fake_mode)
 
 
-def _detached(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(_detached(part) for part in value)
+def _detached(value: torch.Tensor) -> torch.Tensor:
     return value.detach() if value.requires_grad else value
 
 
@@ -164,6 +163,11 @@ def _is_whole(piece: Piece, call: fx.Node, target: OpOverload) -> bool:
         result is step or (result.target is operator.getitem and result.args == (step, place))
         for place, result in enumerate(piece.results)
     )
+
+
+def results_of(call: fx.Node) -> list[fx.Node]:
+    """``call`` itself, or :func:`parts_of` it where it gives several tensors."""
+    return [call] if isinstance(call.meta["val"], torch.Tensor) else parts_of(call)
 
 
 def parts_of(call: fx.Node) -> list[fx.Node]:

@@ -40,6 +40,7 @@ from frontend.call_kinds import (
     kind_of,
     parts_of,
     piece_like,
+    results_of,
     tensors_of,
 )
 
@@ -153,16 +154,17 @@ def _pieces(
     if not examples:
         return None
     families: dict[Hashable, Hashable] = {}  # and the first kind of each
+    firsts: dict[Hashable, Hashable] = {}
     for kind, node in examples.items():
-        families.setdefault(_family(node, calls, operators), kind)
+        firsts[kind] = families.setdefault(_family(node, calls, operators), kind)
     asked = {kind: examples[kind] for kind in families.values()}
     pieces = _asked(program, calls, asked, take_apart)
     if pieces is None:
         return None
     left: dict[Hashable, fx.Node] = {}
     for kind, node in examples.items():
-        first = families[_family(node, calls, operators)]
-        if kind in pieces:
+        first = firsts[kind]
+        if first == kind:
             continue
         piece = piece_like(pieces[first], examples[first], node, calls[node][0])
         if piece is not None and _is_like(node, piece.results):
@@ -200,7 +202,7 @@ def _asked(
         args, kwargs = fx.map_arg((node.args, node.kwargs), stand_in.__getitem__)
         call = graph.call_function(calls[node][0], args, kwargs)
         call.meta = dict(node.meta)
-        results[kind] = [call] if isinstance(node.meta["val"], torch.Tensor) else parts_of(call)
+        results[kind] = results_of(call)
     graph.output(tuple(result for parts in results.values() for result in parts))
     apart = take_apart(_program(program, graph))
     nodes = list(apart.graph.nodes)
