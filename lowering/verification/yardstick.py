@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,44 +69,23 @@ def loosenings(original: Original, tolerable: float) -> tuple[Loosening, ...]:
         original: with the inputs and buffers of the call.
         tolerable: relative errors up to this one are no matter.
     """
-    exact: dict[str, object] = {}
-
-    def keep(node: fx.Node, value: object) -> object:
-        exact[node.name] = value
-        return value
-
     errors: dict[str, float] = {}
     overflowed: set[str] = set()
     found: list[Loosening] = []
 
-    def compare(node: fx.Node, value: object) -> object:
-        want = exact.get(node.name)
-        if isinstance(value, Tensor) and isinstance(want, Tensor) and want.is_floating_point():
-            errors[node.name] = error = _error(value, want)
-            read = {other.name for other in node.all_input_nodes}
-            inherited = max((errors.get(name, 0.0) for name in read), default=0.0)
-            if _overflows(value, want):
-                overflowed.add(node.name)
-                if not read & overflowed:
-                    found.append(_at(node, "overflow", error, _peak(want)))
-            elif tolerable < error and inherited * _OWN < error:
-                found.append(_at(node, "error", error, 0.0))
-        return value
+    def compare(node: fx.Node, value: Tensor, want: Tensor) -> None:
+        errors[node.name] = error = _error(value, want)
+        read = {other.name for other in node.all_input_nodes}
+        inherited = max((errors.get(name, 0.0) for name in read), default=0.0)
+        if _overflows(value, want):
+            overflowed.add(node.name)
+            if not read & overflowed:
+                found.append(_at(node, "overflow", error, _peak(want)))
+        elif tolerable < error and inherited * _OWN < error:
+            found.append(_at(node, "error", error, 0.0))
 
-    program = original.first
-    fx_values.run(program, original.leaves, buffers=original.buffers, visit=keep)
-    try:
-        fx_values.run(
-            program,
-            [halved(leaf) for leaf in original.leaves],
-            buffers=original.buffers,
-            visit=compare,
-            weights=halved,
-        )
-    except HALF_ERRORS as error:
-        text = first_line(error)
-        found.append(not_run(text))
-    return tuple(found)
+    refusal = _beside_half(original, compare)
+    return (*found, not_run(refusal)) if refusal else tuple(found)
 
 
 def overflows(original: Original) -> bool:
@@ -116,18 +96,35 @@ def overflows(original: Original) -> bool:
     Args:
         original: with the inputs and buffers of the call.
     """
-    exact: dict[str, Tensor] = {}
     found: list[str] = []
+
+    def compare(node: fx.Node, value: Tensor, want: Tensor) -> None:
+        if _overflows(value, want):
+            found.append(node.name)
+
+    _beside_half(original, compare)
+    return bool(found)
+
+
+def _beside_half(
+    original: Original, compare: Callable[[fx.Node, Tensor, Tensor], None]
+) -> str | None:
+    """Shows ``compare`` each tensor of floats in half precision beside the one in float32.
+
+    Returns:
+        What torch says where it has no half precision for an operator and stops there.
+    """
+    exact: dict[str, Tensor] = {}
 
     def keep(node: fx.Node, value: object) -> object:
         if isinstance(value, Tensor) and value.is_floating_point():
             exact[node.name] = value
         return value
 
-    def compare(node: fx.Node, value: object) -> object:
+    def show(node: fx.Node, value: object) -> object:
         want = exact.get(node.name)
-        if want is not None and isinstance(value, Tensor) and _overflows(value, want):
-            found.append(node.name)
+        if want is not None and isinstance(value, Tensor):
+            compare(node, value, want)
         return value
 
     program, leaves = original.first, original.leaves
@@ -137,12 +134,12 @@ def overflows(original: Original) -> bool:
             program,
             list(map(halved, leaves)),
             buffers=original.buffers,
-            visit=compare,
+            visit=show,
             weights=halved,
         )
-    except HALF_ERRORS:
-        return bool(found)
-    return bool(found)
+    except HALF_ERRORS as error:
+        return first_line(error)
+    return None
 
 
 def not_run(text: str) -> Loosening:
