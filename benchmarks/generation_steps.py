@@ -14,6 +14,7 @@ from frontend.decoder.probing import probe
 from frontend.decoder.source import LENGTH
 from frontend.decoder.step import CallForm, DecoderStep, rooms
 from frontend.errors import AnePassesError
+from lowering.generation.contract import StepContract
 from lowering.generation.settings import WantedFunction, functions
 from lowering.generation.stepping import Stepper, call_forms
 
@@ -107,8 +108,8 @@ class TorchGenerator:
 
     def _checked(
         self, stepper: Stepper, function: WantedFunction, tiny: Tiny
-    ) -> tuple[WantedFunction, DecoderStep, bool, bool]:
-        """A step, whether it takes fewer tokens than fit, and whether it must be the first."""
+    ) -> tuple[StepContract, DecoderStep]:
+        """A step, and when it may be called."""
         failures: list[AnePassesError] = []
         for form in call_forms(self._decoder):
             try:
@@ -116,7 +117,9 @@ class TorchGenerator:
             except AnePassesError as error:
                 failures.append(error)
                 continue
-            return function, self._step(tiny, function, form), padded, from_start
+            tokens, context, last = function.tokens, function.context, function.last
+            contract = StepContract(tokens, context, last, padded, from_start)
+            return contract, self._step(tiny, function, form)
         raise failures[0]
 
     def _step(self, tiny: Tiny, function: WantedFunction, form: CallForm) -> DecoderStep:
@@ -139,24 +142,21 @@ class TorchGenerator:
         """(vocabulary,) behind the last of ``pending``."""
         logits = torch.empty(0)
         while pending:
-            function, step, count = max(self._fitting(len(pending)), key=lambda fit: fit[2])
-            ids = torch.tensor([[*pending[:count], *pending[-1:] * (function.tokens - count)]])
-            last = {"last": torch.tensor([count - 1])} if function.last else {}
+            contract, step = max(
+                self._fitting(len(pending)), key=lambda fit: min(fit[0].tokens, len(pending))
+            )
+            count = min(contract.tokens, len(pending))
+            ids = torch.tensor([[*pending[:count], *pending[-1:] * (contract.tokens - count)]])
+            last = {"last": torch.tensor([count - 1])} if contract.last else {}
             place = torch.tensor([self._position]).int()
             with torch.no_grad(), FirstOfEquals():
                 said = step(input_ids=ids.int(), position=place, **last, **self._given)
-            logits = said["logits"][0, 0 if function.last else count - 1]
+            logits = said["logits"][0, 0 if contract.last else count - 1]
             self._position += count
             pending = pending[count:]
         return logits
 
-    def _fitting(self, pending: int) -> list[tuple[WantedFunction, DecoderStep, int]]:
-        """Steps that can be the next, single tokens first, and how many tokens each would take."""
-        found = []
-        for function, step, padded, from_start in self._steps:
-            tokens = function.tokens
-            crosses = any(self._position % ring + tokens > ring for ring in self._rooms.rings)
-            fits = self._position + tokens <= function.context and not crosses
-            if fits and (tokens <= pending or padded) and not (from_start and self._position):
-                found.append((function, step, min(tokens, pending)))
-        return found
+    def _fitting(self, pending: int) -> list[tuple[StepContract, DecoderStep]]:
+        """Steps that can be the next, single tokens first."""
+        rings = self._rooms.rings
+        return [fit for fit in self._steps if fit[0].fits(self._position, pending, rings)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,6 +64,21 @@ class StepContract:
     padded: bool
     from_start: bool
     best: int | None = None
+
+    def fits(self, position: int, pending: int, rings: Collection[int]) -> bool:
+        """Whether it can be called with ``position`` tokens in the cache.
+
+        Args:
+            position: how many tokens are in the cache.
+            pending: how many are to come.
+            rings: lengths of the rings whose end no step may cross.
+        """
+        return (
+            position + self.tokens <= self.context
+            and (self.tokens <= pending or self.padded)
+            and not (self.from_start and position)
+            and not any(position % ring + self.tokens > ring for ring in rings)
+        )
 
 
 @dataclass(frozen=True)

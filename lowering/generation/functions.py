@@ -65,14 +65,9 @@ class Functions:
             position: how many tokens are in the cache.
             pending: how many are to come.
         """
-        step = self.contract.steps[name]
-        crosses = any(position % ring + step.tokens > ring for ring in self.contract.rings)
-        return (
-            position + step.tokens <= step.context
-            and (step.tokens <= pending or step.padded)
-            and not (step.from_start and position)
-            and not (crosses and self.contract.form != "state-blend")
-        )
+        # A blend finds the row of each token by a mask, on both sides of a ring's end.
+        rings = () if self.contract.form == "state-blend" else self.contract.rings
+        return self.contract.steps[name].fits(position, pending, rings)
 
     def check_ready(self) -> None:
         """Raises ``GenerationError`` while an encoder has read nothing."""
