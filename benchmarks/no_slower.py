@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 from benchmarks import ablation
 from benchmarks.zoo.catalog import entries
 from benchmarks.zoo.entry import Entry
-from frontend.errors import AnePassesError
+from frontend.errors import AnePassesError, first_line
 from lowering.cli.common import (
     EXIT_CHECK_FAILED,
     guarded,
@@ -166,7 +166,7 @@ def _without_passes(
     try:
         return latencies(program, system, chips)
     except AnePassesError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         click.echo(f"{name}, {system}: cannot be converted without passes: {reason}", err=True)
         return dict.fromkeys(chips)
 

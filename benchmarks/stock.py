@@ -14,6 +14,7 @@ import torch
 from numpy.lib import NumpyVersion
 from torch import nn
 
+from frontend.errors import kind_and_line
 from lowering.support.quiet import quiet_coremltools
 
 # Added to the scores of masked keys: far below any score, and finite in fp16.
@@ -116,7 +117,7 @@ def stock_failures(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dic
 
 def said(error: Exception) -> str:
     """One of ``FAILURES`` in a line, and what would help where it is known."""
-    text = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    text = kind_and_line(error)
     if isinstance(error, TypeError) and NumpyVersion(np.__version__) >= _SCALARS_ONLY:
         text += f" (the trace route of coremltools 9.0 needs numpy below {_SCALARS_ONLY[:-2]})"
     return text
